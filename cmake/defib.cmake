@@ -1,0 +1,112 @@
+# How every module, program and test of this project is built.
+
+set(CMAKE_CXX_STANDARD 23)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+
+find_program(DEFIB_CCACHE ccache)
+if(DEFIB_CCACHE)
+  set(CMAKE_C_COMPILER_LAUNCHER ${DEFIB_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${DEFIB_CCACHE})
+endif()
+
+# Frame pointers and build ids are what the postmortem's unwinder relies on.
+add_compile_options(
+  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Werror -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
+  add_compile_options(-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong
+                      -fstack-clash-protection -fcf-protection)
+endif()
+add_link_options(-Wl,-z,relro,-z,now,--build-id=sha1)
+
+set(DEFIB_SANITIZER "" CACHE STRING "address or thread")
+if(DEFIB_SANITIZER STREQUAL "address")
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined)
+  add_link_options(-fsanitize=address,undefined)
+elseif(DEFIB_SANITIZER STREQUAL "thread")
+  # The kernel facilities that fences would stand for are not instrumented; we use none.
+  add_compile_options(-fsanitize=thread -Wno-tsan)
+  add_link_options(-fsanitize=thread)
+endif()
+
+set(DEFIB_MODULES "" CACHE INTERNAL "")
+
+# defib_module(NAME [DEPS module...] [LINK target...] [PUBLIC_LINK target...])
+# One library from every .cc of the folder, and one test binary from every *_test.cc.
+# DEPS are modules by their short name; LINK are third-party targets, private to the module.
+function(defib_module name)
+  cmake_parse_arguments(M "" "" "DEPS;LINK;PUBLIC_LINK;EXCLUDE;TEST_LINK" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS *.cc)
+  file(GLOB tests CONFIGURE_DEPENDS *_test.cc)
+  file(GLOB fuzzers CONFIGURE_DEPENDS *_fuzz.cc)
+  file(GLOB headers CONFIGURE_DEPENDS *.h)
+  list(REMOVE_ITEM sources ${tests} ${fuzzers})
+  foreach(excluded ${M_EXCLUDE})
+    list(REMOVE_ITEM sources ${CMAKE_CURRENT_SOURCE_DIR}/${excluded})
+  endforeach()
+  add_library(defib_${name} STATIC ${sources})
+  add_library(defib::${name} ALIAS defib_${name})
+  set_target_properties(defib_${name} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(defib_${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  list(TRANSFORM M_DEPS PREPEND defib::)
+  target_link_libraries(defib_${name} PUBLIC ${M_DEPS} ${M_PUBLIC_LINK} PRIVATE ${M_LINK})
+  target_compile_features(defib_${name} PUBLIC cxx_std_23)
+  target_sources(defib_${name} PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}
+                 FILES ${headers})
+  set_target_properties(defib_${name} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+  install(TARGETS defib_${name} EXPORT defib-${name} FILE_SET HEADERS
+          DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+  install(EXPORT defib-${name} NAMESPACE defib:: FILE defib-${name}.cmake
+          DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/defib)
+  set(DEFIB_MODULES "${DEFIB_MODULES};${name}" CACHE INTERNAL "")
+  if(DEFIB_TESTS AND tests)
+    add_executable(${name}_test ${tests})
+    target_link_libraries(${name}_test PRIVATE defib::${name} ${M_TEST_LINK} GTest::gmock
+                          GTest::gtest_main)
+    add_test(NAME ${name} COMMAND ${name}_test --gtest_brief=1)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300)
+  endif()
+  if(DEFIB_FUZZERS)
+    foreach(fuzzer ${fuzzers})
+      get_filename_component(fuzzer_name ${fuzzer} NAME_WE)
+      add_executable(${fuzzer_name} ${fuzzer})
+      target_compile_options(${fuzzer_name} PRIVATE -fsanitize=fuzzer)
+      target_link_options(${fuzzer_name} PRIVATE -fsanitize=fuzzer)
+      target_link_libraries(${fuzzer_name} PRIVATE defib::${name} ${M_TEST_LINK})
+    endforeach()
+  endif()
+endfunction()
+
+# defib_app(NAME [SOURCES file...] [DEPS module...] [LINK target...]): an installed program.
+function(defib_app name)
+  cmake_parse_arguments(A "NO_INSTALL" "" "SOURCES;DEPS;LINK" ${ARGN})
+  if(NOT A_SOURCES)
+    file(GLOB A_SOURCES CONFIGURE_DEPENDS *.cc)
+    file(GLOB tests CONFIGURE_DEPENDS *_test.cc)
+    list(REMOVE_ITEM A_SOURCES ${tests})
+  endif()
+  add_executable(${name} ${A_SOURCES})
+  list(TRANSFORM A_DEPS PREPEND defib::)
+  target_link_libraries(${name} PRIVATE ${A_DEPS} ${A_LINK})
+  if(NOT A_NO_INSTALL)
+    install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  endif()
+endfunction()
+
+# find_package(defib COMPONENTS store) gives defib::store and what lies under it, nothing else.
+function(defib_install_package)
+  include(CMakePackageConfigHelpers)
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/defibConfig.cmake.in
+                 ${PROJECT_BINARY_DIR}/defibConfig.cmake @ONLY)
+  write_basic_package_version_file(${PROJECT_BINARY_DIR}/defibConfigVersion.cmake
+                                   COMPATIBILITY SameMinorVersion)
+  install(FILES ${PROJECT_BINARY_DIR}/defibConfig.cmake
+                ${PROJECT_BINARY_DIR}/defibConfigVersion.cmake
+          DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/defib)
+endfunction()
