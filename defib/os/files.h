@@ -1,0 +1,77 @@
+// Files: the one seam to the file system. Everything durable goes through it, so that a simulated
+// disk can drop, tear, reorder and misdirect what was not synced, and fail any call.
+//
+// Durability contract, which the simulator enforces: the bytes of a file are durable after
+// File::sync() returned success; a name (creation, rename, removal) is durable after sync_dir() of
+// its directory returned success. Nothing else is durable.
+//
+// Thread rule: Files and File may be used from several threads at once; writes to overlapping
+// ranges of one file are the caller's to order.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "defib/base/error.h"
+
+namespace defib::os {
+
+class File {
+ public:
+  virtual ~File() = default;
+  // Reads up to `size` bytes at `offset`; fewer only at the end of the file.
+  virtual Result<std::size_t> read_at(std::uint64_t offset, char* to, std::size_t size) = 0;
+  // Writes all of `bytes` or fails; after a failure any part of them may have been written.
+  virtual Result<> write_at(std::uint64_t offset, std::string_view bytes) = 0;
+  // fdatasync(2): data and size. A failure is SyncFailed and must never be retried.
+  virtual Result<> sync() = 0;
+  virtual Result<> truncate(std::uint64_t size) = 0;
+  virtual Result<std::uint64_t> size() = 0;
+  // Drops clean pages from the page cache, so that the next read comes from the device.
+  virtual Result<> drop_cache() = 0;
+  // An exclusive advisory lock of the open file description (F_OFD_SETLK), held until close.
+  // Fails with DatabaseLocked when another description holds it.
+  virtual Result<> try_lock() = 0;
+};
+
+enum class OpenMode {
+  kRead,          // must exist
+  kWrite,         // read and write; must exist
+  kCreate,        // read and write; created if absent, mode 0600
+  kCreateNew,     // as kCreate, but FileExists if it is there
+};
+
+class Files {
+ public:
+  virtual ~Files() = default;
+  virtual Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) = 0;
+  virtual Result<> rename(const std::string& from, const std::string& to) = 0;
+  virtual Result<> remove(const std::string& path) = 0;
+  // Makes the directory and its missing parents, mode 0700.
+  virtual Result<> create_dirs(const std::string& path) = 0;
+  virtual Result<> sync_dir(const std::string& path) = 0;
+  // Names without "." and "..", sorted.
+  virtual Result<std::vector<std::string>> list(const std::string& path) = 0;
+  virtual bool exists(const std::string& path) = 0;
+  virtual bool is_dir(const std::string& path) = 0;
+  // Bytes free to this user on the file system that holds `path`.
+  virtual Result<std::uint64_t> free_space(const std::string& path) = 0;
+};
+
+// The kernel's file system. Lives for ever.
+Files& real_files();
+
+// Conveniences over the seam.
+Result<std::string> read_file(Files& files, const std::string& path,
+                              std::uint64_t max_size = 64 << 20);
+// Writes a new file `path`.tmp, syncs, renames over `path`, syncs the directory.
+Result<> write_file_atomically(Files& files, const std::string& path, std::string_view content);
+std::string parent_dir(std::string_view path);
+std::string join_path(std::string_view a, std::string_view b);
+
+}  // namespace defib::os
