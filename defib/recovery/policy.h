@@ -1,0 +1,127 @@
+// Policy: when to try again, how often, and when to stop. Process restarts, connection retries and
+// worker respawns use the same three parts.
+
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "defib/base/error.h"
+#include "defib/os/clock.h"
+#include "defib/os/files.h"
+#include "defib/os/random.h"
+
+namespace defib::recovery {
+
+// Exponential back-off with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS 2015):
+// the n-th delay is uniform in [floor, min(cap, base * multiplier^n)].
+struct BackoffOptions {
+  os::Duration base = std::chrono::milliseconds(100);
+  os::Duration cap = std::chrono::seconds(30);
+  double multiplier = 2.0;
+  bool jitter = true;                    // false: exactly the upper end
+  os::Duration floor{0};
+  bool first_immediate = false;          // the first delay is zero
+  os::Duration reset_after{0};           // healthy for so long: counted from the start; 0: never
+};
+
+class Backoff {
+ public:
+  Backoff(BackoffOptions options, os::Random random) : options_(options), random_(random) {}
+  // The delay before the next attempt; each call counts one attempt.
+  os::Duration next();
+  // Tells that the last attempt lasted so long in health.
+  void succeeded_for(os::Duration healthy);
+  void reset() { attempts_ = 0; }
+  int attempts() const { return attempts_; }
+
+ private:
+  BackoffOptions options_;
+  os::Random random_;
+  int attempts_ = 0;
+};
+
+// Budget: at most `limit` events in a sliding window, kept in a small file that is synced before
+// the event is allowed, so that neither a crash nor a reboot nor a clock step forgets or invents
+// one. Each event is stamped {boot id, monotonic, wall}: within one boot the monotonic clock
+// decides, over boots the wall clock, and an event that seems to lie in the future counts.
+//
+// A ticket is the permission for the *next* event, made durable in advance while there is time:
+// prepare() writes it, use_prepared() spends it without touching the disk; a ticket that was
+// prepared and not yet stamped counts as spent when the file is next opened.
+class Budget {
+ public:
+  struct Options {
+    std::string path;
+    int limit = 10;
+    os::Duration window = std::chrono::hours(1);
+  };
+  // Corrupted says so when the file is damaged; nothing is changed then.
+  static Result<Budget> open(os::Files& files, const os::Clock& clock, Options options);
+
+  int used() const;                        // events in the window, a prepared ticket not counted
+  int limit() const { return options_.limit; }
+  bool exhausted() const { return used() >= options_.limit; }
+  // Records one event durably. BudgetExhausted names the count, the window, and when it frees.
+  Result<> spend();
+  // Makes a ticket durable; no effect where one is. BudgetExhausted as in spend().
+  Result<> prepare();
+  bool prepared() const { return prepared_; }
+  // Spends the ticket; its time stamp reaches the disk with settle(). Precondition: prepared().
+  void use_prepared();
+  // Writes what use_prepared() left in memory. Cheap where there is nothing.
+  Result<> settle();
+  // A human's decision: forgets all events.
+  Result<> reset();
+  // Changes the bound without touching the events.
+  void set_limit(int limit, os::Duration window);
+
+ private:
+  struct Event {
+    std::string boot_id;
+    std::int64_t mono_ns = 0;
+    std::int64_t wall_ns = 0;
+  };
+  Budget(os::Files& files, const os::Clock& clock, Options options)
+      : files_(&files), clock_(&clock), options_(std::move(options)) {}
+  Result<> write();
+  bool in_window(const Event& event) const;
+  Event stamp() const;
+
+  os::Files* files_;
+  const os::Clock* clock_;
+  Options options_;
+  std::vector<Event> events_;
+  bool prepared_ = false;
+  bool dirty_ = false;
+};
+
+// CircuitBreaker: closed -> open after `failures` in a row -> half-open after `open_for` -> closed
+// by one success, open again by one failure. Thread rule: one thread at a time.
+class CircuitBreaker {
+ public:
+  enum class State { kClosed, kOpen, kHalfOpen };
+  struct Options {
+    int failures = 5;
+    os::Duration open_for = std::chrono::seconds(30);
+  };
+  CircuitBreaker(Options options, const os::Clock& clock) : options_(options), clock_(&clock) {}
+  // BreakerOpen with the last failure as its cause. In half-open state one caller is let through.
+  Result<> allow();
+  void succeeded();
+  void failed(const Error& error);
+  State state() const { return state_; }
+
+ private:
+  Options options_;
+  const os::Clock* clock_;
+  State state_ = State::kClosed;
+  int failures_ = 0;
+  std::int64_t opened_at_ = 0;
+  bool probing_ = false;
+  std::optional<Error> last_;
+};
+
+}  // namespace defib::recovery

@@ -1,0 +1,100 @@
+// HTTP/1.1: a client (libcurl) and a server (cpp-httplib), neither of which shows its library.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "defib/base/error.h"
+#include "defib/os/clock.h"
+
+namespace defib::wire {
+
+using Headers = std::vector<std::pair<std::string, std::string>>;
+
+struct HttpRequest {
+  std::string method = "GET";
+  std::string url;      // client: "http://127.0.0.1:8080/path?query"; server: path and query
+  Headers headers;
+  std::string body;
+};
+
+struct HttpResponse {
+  int status = 0;
+  Headers headers;
+  std::string body;
+  // Case-insensitive; empty where absent.
+  std::string_view header(std::string_view name) const;
+};
+
+// Keeps its connections alive. Thread rule: one thread at a time; make one a thread.
+//
+// Errors tell what a caller must know about effects: HttpConnectFailed = no byte of the request
+// left this machine; HttpOutcomeUnknown = the request may have been executed (time-out, reset, cut
+// or oversized answer after the first byte was sent). Any complete answer, whatever its status, is
+// a success here. Never retries by itself: also a reused connection that was closed by the server
+// before the first byte of an answer is HttpOutcomeUnknown for any method but GET.
+class HttpClient {
+ public:
+  struct Options {
+    os::Duration connect_timeout = std::chrono::seconds(5);
+    os::Duration timeout = std::chrono::seconds(10);     // of the whole exchange
+    std::size_t max_body = 64 << 20;                     // larger answers are refused
+  };
+  explicit HttpClient(Options options);
+  HttpClient() : HttpClient(Options()) {}
+  ~HttpClient();
+  HttpClient(HttpClient&&) noexcept;
+  HttpClient& operator=(HttpClient&&) noexcept;
+  Result<HttpResponse> send(const HttpRequest& request);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Answers every request by one handler, called from a bounded pool of threads.
+class HttpServer {
+ public:
+  // What becomes of the connection after the handler.
+  enum class Delivery {
+    kNormal,         // send the response
+    kDropConnection, // close without a byte of answer (fault injection)
+    kCutBody,        // announce the whole length, send half of the body, close
+  };
+  struct Reply {
+    HttpResponse response;
+    Delivery delivery = Delivery::kNormal;
+  };
+  using Handler = std::function<Reply(const HttpRequest& request)>;
+
+  struct Options {
+    std::string host = "127.0.0.1";
+    std::uint16_t port = 0;          // 0: any free one
+    int threads = 4;
+    std::size_t max_body = 8 << 20;
+  };
+  // Listens before it returns. HttpListenFailed names the address and its holder's error.
+  static Result<std::unique_ptr<HttpServer>> start(Options options, Handler handler);
+  ~HttpServer();  // stops and joins
+  std::uint16_t port() const;
+
+ private:
+  struct Impl;
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Percent-encodes everything but unreserved characters (RFC 3986, 2.3).
+std::string url_encode(std::string_view text);
+// False where an escape is malformed. '+' is a space, as in forms.
+bool url_decode(std::string_view text, std::string& out);
+// "a=1&b=2" in order, decoded; a part without '=' has an empty value.
+std::vector<std::pair<std::string, std::string>> parse_query(std::string_view query);
+
+}  // namespace defib::wire
