@@ -1,0 +1,122 @@
+// Venue: one exchange account behind one interface. Adapters translate; they decide nothing.
+//
+// Amounts are exact (Decimal). What became of an order is never guessed: a request whose outcome
+// the venue did not tell is VenueOutcomeUnknown, and only VenueRejected means "not accepted".
+// Thread rule: one thread at a time.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "defib/base/decimal.h"
+#include "defib/base/error.h"
+#include "defib/os/clock.h"
+
+namespace defib::venue {
+
+enum class Side { kBuy, kSell };
+enum class OrderType { kLimit, kMarket };
+enum class TimeInForce { kGtc, kIoc };
+enum class OrderStatus { kNew, kPartiallyFilled, kFilled, kCancelled, kRejected, kExpired, kUnknown };
+std::string_view to_string(Side side);
+std::string_view to_string(OrderStatus status);
+inline bool is_terminal(OrderStatus status) {
+  return status == OrderStatus::kFilled || status == OrderStatus::kCancelled ||
+         status == OrderStatus::kRejected || status == OrderStatus::kExpired;
+}
+
+struct OrderRequest {
+  std::string client_id;         // [A-Za-z0-9]{1,18}
+  std::string symbol;            // the venue's own: "BTCUSDT"
+  Side side = Side::kBuy;
+  OrderType type = OrderType::kLimit;
+  TimeInForce time_in_force = TimeInForce::kGtc;
+  Decimal quantity;
+  Decimal price;                 // kLimit only
+  // The fence: the venue refuses the request when it arrives later (venue's clock, ms since 1970).
+  std::int64_t timestamp_ms = 0;
+  std::int64_t expires_ms = 0;
+};
+
+struct Order {
+  std::string client_id;
+  std::string venue_id;
+  std::string symbol;
+  Side side = Side::kBuy;
+  OrderStatus status = OrderStatus::kUnknown;
+  Decimal quantity;
+  Decimal price;
+  Decimal filled;
+  Decimal filled_quote;          // money exchanged so far
+  std::int64_t created_ms = 0;
+  std::int64_t updated_ms = 0;
+};
+
+struct Fill {
+  std::string trade_id;
+  std::string venue_order_id;
+  std::string symbol;
+  Side side = Side::kBuy;
+  Decimal quantity;
+  Decimal price;
+  Decimal fee;
+  std::string fee_asset;
+  std::int64_t time_ms = 0;
+};
+
+struct Balance {
+  std::string asset;
+  Decimal free;
+  Decimal locked;
+  Decimal total() const { return free + locked; }
+};
+
+struct SymbolRules {
+  std::string symbol;
+  std::string base_asset;
+  std::string quote_asset;
+  Decimal tick;
+  Decimal lot;
+  Decimal min_notional;
+  bool trading = false;          // false: halted or in a break
+};
+
+struct Quote {
+  std::string symbol;
+  Decimal bid, bid_quantity, ask, ask_quantity;
+  Decimal mid() const { return Decimal::from_units((bid.units() + ask.units()) / 2); }
+};
+
+class Venue {
+ public:
+  virtual ~Venue() = default;
+  virtual std::string name() const = 0;                         // "binance"
+  virtual Result<std::int64_t> server_time_ms() = 0;
+  virtual Result<std::vector<SymbolRules>> rules() = 0;
+  virtual Result<Quote> quote(const std::string& symbol) = 0;
+  virtual Result<std::vector<Quote>> quotes() = 0;
+  // VenueRejected, VenueOutcomeUnknown, VenueUnreachable (nothing was sent), VenueRateLimited
+  // (refused before acceptance), VenueAuthFailed, VenueClockSkew.
+  virtual Result<Order> place(const OrderRequest& request) = 0;
+  // The order after the cancel; OrderNotFound where the venue does not know it or it has ended.
+  virtual Result<Order> cancel(const std::string& symbol, const std::string& client_id) = 0;
+  virtual Result<> cancel_all(const std::string& symbol) = 0;
+  // OrderNotFound where the venue does not know it now.
+  virtual Result<Order> order(const std::string& symbol, const std::string& client_id) = 0;
+  // All pages; empty symbol: all symbols.
+  virtual Result<std::vector<Order>> open_orders(const std::string& symbol = {}) = 0;
+  virtual Result<std::vector<Balance>> balances() = 0;
+  // Fills with trade id greater than `after` (empty: from the first), oldest first, all pages.
+  virtual Result<std::vector<Fill>> fills(const std::string& symbol, const std::string& after) = 0;
+  // Checks an order without placing it: authentication, clock, filters.
+  virtual Result<> test_order(const OrderRequest& request) = 0;
+  // How long the request that the fence bounds may live, and how late its order may become visible.
+  virtual std::int64_t recv_window_ms() const = 0;
+  virtual std::int64_t visibility_lag_ms() const = 0;
+};
+
+}  // namespace defib::venue
