@@ -19,7 +19,7 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 
 struct HttpRequest {
   std::string method = "GET";
-  std::string url;      // client: "http://127.0.0.1:8080/path?query"; server: path and query
+  std::string url;  // client: "http://127.0.0.1:8080/path?query"; server: path and query
   Headers headers;
   std::string body;
 };
@@ -43,8 +43,8 @@ class HttpClient {
  public:
   struct Options {
     os::Duration connect_timeout = std::chrono::seconds(5);
-    os::Duration timeout = std::chrono::seconds(10);     // of the whole exchange
-    std::size_t max_body = 64 << 20;                     // larger answers are refused
+    os::Duration timeout = std::chrono::seconds(10);  // of the whole exchange
+    std::size_t max_body = 64 << 20;                  // larger answers are refused
   };
   explicit HttpClient(Options options);
   HttpClient() : HttpClient(Options()) {}
@@ -63,9 +63,9 @@ class HttpServer {
  public:
   // What becomes of the connection after the handler.
   enum class Delivery {
-    kNormal,         // send the response
-    kDropConnection, // close without a byte of answer (fault injection)
-    kCutBody,        // announce the whole length, send half of the body, close
+    kNormal,          // send the response
+    kDropConnection,  // close without a byte of answer (fault injection)
+    kCutBody,         // announce the whole length, send half of the body, close
   };
   struct Reply {
     HttpResponse response;
@@ -75,7 +75,7 @@ class HttpServer {
 
   struct Options {
     std::string host = "127.0.0.1";
-    std::uint16_t port = 0;          // 0: any free one
+    std::uint16_t port = 0;  // 0: any free one
     int threads = 4;
     std::size_t max_body = 8 << 20;
   };
