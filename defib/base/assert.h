@@ -12,13 +12,13 @@ namespace defib {
 
 }  // namespace defib
 
-#define DEFIB_ASSERT(expression)                                                \
-  (static_cast<bool>(expression)                                                \
-       ? static_cast<void>(0)                                                   \
+#define DEFIB_ASSERT(expression) \
+  (static_cast<bool>(expression) \
+       ? static_cast<void>(0)    \
        : ::defib::assertion_failed(#expression, nullptr, __FILE__, __LINE__))
-#define DEFIB_ASSERT_MESSAGE(expression, message)                               \
-  (static_cast<bool>(expression)                                                \
-       ? static_cast<void>(0)                                                   \
+#define DEFIB_ASSERT_MESSAGE(expression, message) \
+  (static_cast<bool>(expression)                  \
+       ? static_cast<void>(0)                     \
        : ::defib::assertion_failed(#expression, message, __FILE__, __LINE__))
 #define DEFIB_UNREACHABLE(message) \
   ::defib::assertion_failed("unreachable", message, __FILE__, __LINE__)

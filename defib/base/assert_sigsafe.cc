@@ -1,7 +1,7 @@
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
-
-#include <unistd.h>
 
 #include "defib/base/assert.h"
 

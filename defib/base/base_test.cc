@@ -17,14 +17,20 @@ namespace {
 using testing::HasSubstr;
 
 TEST(Codes, RecoveryCodesStandAtTheirFixedNumbers) {
-  const std::pair<int, std::string_view> fixed[] = {
-      {-70, "RecoveryImpossible"},        {-71, "WalCorrupted"},
-      {-72, "InsufficientResources"},     {-73, "DatabaseLocked"},
-      {-74, "PartialRecoveryFailure"},    {-75, "InconsistentState"},
-      {-76, "RecoveryConfigurationError"}, {-77, "RecoveryPermissionError"},
-      {-78, "RecoveryDependencyError"},   {-79, "RecoveryTimeout"},
-      {-80, "RecoveryProgress"},          {-81, "RecoveryRollbackFailed"},
-      {-82, "RecoveryStageDependencyFailed"}, {-83, "RecoveryVerificationFailed"}};
+  const std::pair<int, std::string_view> fixed[] = {{-70, "RecoveryImpossible"},
+                                                    {-71, "WalCorrupted"},
+                                                    {-72, "InsufficientResources"},
+                                                    {-73, "DatabaseLocked"},
+                                                    {-74, "PartialRecoveryFailure"},
+                                                    {-75, "InconsistentState"},
+                                                    {-76, "RecoveryConfigurationError"},
+                                                    {-77, "RecoveryPermissionError"},
+                                                    {-78, "RecoveryDependencyError"},
+                                                    {-79, "RecoveryTimeout"},
+                                                    {-80, "RecoveryProgress"},
+                                                    {-81, "RecoveryRollbackFailed"},
+                                                    {-82, "RecoveryStageDependencyFailed"},
+                                                    {-83, "RecoveryVerificationFailed"}};
   for (const auto& [number, name] : fixed) {
     const auto info = find_code(std::to_string(number));
     ASSERT_TRUE(info) << number;
@@ -153,7 +159,8 @@ TEST(DecimalTest, ParsesExactlyOrRefuses) {
   EXPECT_EQ(Decimal::parse("12.5")->units(), 1'250'000'000);
   EXPECT_EQ(Decimal::parse("-0.00000001")->units(), -1);
   EXPECT_EQ(Decimal::parse("0.1000000000")->to_string(), "0.1");
-  for (const char* bad : {"", "-", ".", "1e5", "1.2.3", "0.000000001", "92233720369", " 1", "nan"}) {
+  for (const char* bad :
+       {"", "-", ".", "1e5", "1.2.3", "0.000000001", "92233720369", " 1", "nan"}) {
     EXPECT_FALSE(Decimal::parse(bad)) << bad;
   }
 }

@@ -70,9 +70,15 @@ bool unescape(std::string_view escaped, std::string& out) {
     }
     if (++i == escaped.size()) return false;
     switch (escaped[i]) {
-      case 't': out += '\t'; break;
-      case 'n': out += '\n'; break;
-      case '\\': out += '\\'; break;
+      case 't':
+        out += '\t';
+        break;
+      case 'n':
+        out += '\n';
+        break;
+      case '\\':
+        out += '\\';
+        break;
       case 'x': {
         if (i + 2 >= escaped.size()) return false;
         const int high = hex_value(escaped[i + 1]);
@@ -82,7 +88,8 @@ bool unescape(std::string_view escaped, std::string& out) {
         i += 2;
         break;
       }
-      default: return false;
+      default:
+        return false;
     }
   }
   return true;

@@ -53,7 +53,9 @@ Result<Decimal> Decimal::parse(std::string_view text) {
   return Decimal(static_cast<std::int64_t>(negative ? -units : units));
 }
 
-std::string Decimal::to_string() const { return to_string(0); }
+std::string Decimal::to_string() const {
+  return to_string(0);
+}
 
 std::string Decimal::to_string(int digits) const {
   const std::uint64_t magnitude =
@@ -69,9 +71,15 @@ Decimal Decimal::round_down_to(Decimal step) const {
   return Decimal(units_ - units_ % step.units_);
 }
 
-Decimal operator+(Decimal a, Decimal b) { return Decimal(narrow(Wide{a.units_} + b.units_)); }
-Decimal operator-(Decimal a, Decimal b) { return Decimal(narrow(Wide{a.units_} - b.units_)); }
-Decimal operator-(Decimal a) { return Decimal(narrow(-Wide{a.units_})); }
+Decimal operator+(Decimal a, Decimal b) {
+  return Decimal(narrow(Wide{a.units_} + b.units_));
+}
+Decimal operator-(Decimal a, Decimal b) {
+  return Decimal(narrow(Wide{a.units_} - b.units_));
+}
+Decimal operator-(Decimal a) {
+  return Decimal(narrow(-Wide{a.units_}));
+}
 Decimal operator*(Decimal a, Decimal b) {
   return Decimal(narrow(Wide{a.units_} * b.units_ / Decimal::kScale));
 }

@@ -43,7 +43,9 @@ bool equals_ignoring_case(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::span<const CodeInfo> all_codes() { return kCodes; }
+std::span<const CodeInfo> all_codes() {
+  return kCodes;
+}
 
 const CodeInfo& code_info(Code code) {
   for (const CodeInfo& info : kCodes) {
@@ -67,10 +69,14 @@ std::optional<CodeInfo> find_code(std::string_view text) {
 
 std::string_view to_string(ErrorClass error_class) {
   switch (error_class) {
-    case ErrorClass::kNone: return "none";
-    case ErrorClass::kCritical: return "critical";
-    case ErrorClass::kRetryable: return "retryable";
-    case ErrorClass::kRecoverable: return "recoverable";
+    case ErrorClass::kNone:
+      return "none";
+    case ErrorClass::kCritical:
+      return "critical";
+    case ErrorClass::kRetryable:
+      return "retryable";
+    case ErrorClass::kRecoverable:
+      return "recoverable";
   }
   DEFIB_UNREACHABLE("ErrorClass");
 }
@@ -137,27 +143,41 @@ Error Error::suggest(std::string action) && {
   return std::move(*this);
 }
 
-Code Error::code() const { return state_->code; }
-std::string_view Error::kind() const { return code_info(state_->code).name; }
-ErrorClass Error::error_class() const { return code_info(state_->code).error_class; }
-const std::string& Error::message() const { return state_->message; }
+Code Error::code() const {
+  return state_->code;
+}
+std::string_view Error::kind() const {
+  return code_info(state_->code).name;
+}
+ErrorClass Error::error_class() const {
+  return code_info(state_->code).error_class;
+}
+const std::string& Error::message() const {
+  return state_->message;
+}
 std::string Error::suggested_action() const {
   return state_->action.empty() ? std::string(code_info(state_->code).guidance) : state_->action;
 }
-std::span<const Error::Field> Error::fields() const { return state_->fields; }
+std::span<const Error::Field> Error::fields() const {
+  return state_->fields;
+}
 std::string_view Error::field(std::string_view key) const {
   for (const Field& field : state_->fields) {
     if (field.key == key) return field.value;
   }
   return {};
 }
-const Error* Error::cause() const { return state_->cause ? &*state_->cause : nullptr; }
+const Error* Error::cause() const {
+  return state_->cause ? &*state_->cause : nullptr;
+}
 const Error& Error::root() const {
   const Error* error = this;
   while (error->cause() != nullptr) error = error->cause();
   return *error;
 }
-std::source_location Error::location() const { return state_->location; }
+std::source_location Error::location() const {
+  return state_->location;
+}
 
 std::string Error::to_text() const {
   std::string text = fmt::format("error[{} {}]: {}", number(), kind(), message());
@@ -176,8 +196,14 @@ std::string Error::to_line() const {
   return line;
 }
 
-bool is_critical(const Error& error) { return error.error_class() == ErrorClass::kCritical; }
-bool is_retryable(const Error& error) { return error.error_class() == ErrorClass::kRetryable; }
-bool is_recoverable(const Error& error) { return error.error_class() == ErrorClass::kRecoverable; }
+bool is_critical(const Error& error) {
+  return error.error_class() == ErrorClass::kCritical;
+}
+bool is_retryable(const Error& error) {
+  return error.error_class() == ErrorClass::kRetryable;
+}
+bool is_recoverable(const Error& error) {
+  return error.error_class() == ErrorClass::kRecoverable;
+}
 
 }  // namespace defib

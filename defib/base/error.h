@@ -114,10 +114,10 @@ class [[nodiscard]] Result<void> : public std::expected<void, Error> {
 };
 
 // Returns the error of `expression` from the enclosing function.
-#define DEFIB_TRY(expression)                                        \
-  do {                                                               \
-    if (auto defib_try_result = (expression); !defib_try_result)     \
-      return ::defib::Error(std::move(defib_try_result.error()));    \
+#define DEFIB_TRY(expression)                                     \
+  do {                                                            \
+    if (auto defib_try_result = (expression); !defib_try_result)  \
+      return ::defib::Error(std::move(defib_try_result.error())); \
   } while (false)
 
 // auto declaration = value of expression, or return its error.
@@ -125,9 +125,9 @@ class [[nodiscard]] Result<void> : public std::expected<void, Error> {
   DEFIB_TRY_ASSIGN_IMPL(DEFIB_TRY_CONCAT(defib_try_, __LINE__), declaration, expression)
 #define DEFIB_TRY_CONCAT_IMPL(a, b) a##b
 #define DEFIB_TRY_CONCAT(a, b) DEFIB_TRY_CONCAT_IMPL(a, b)
-#define DEFIB_TRY_ASSIGN_IMPL(temporary, declaration, expression)              \
-  auto temporary = (expression);                                               \
-  if (!temporary) return ::defib::Error(std::move(temporary.error()));         \
+#define DEFIB_TRY_ASSIGN_IMPL(temporary, declaration, expression)      \
+  auto temporary = (expression);                                       \
+  if (!temporary) return ::defib::Error(std::move(temporary.error())); \
   declaration = std::move(*temporary)
 
 }  // namespace defib

@@ -40,10 +40,10 @@ class File {
 };
 
 enum class OpenMode {
-  kRead,          // must exist
-  kWrite,         // read and write; must exist
-  kCreate,        // read and write; created if absent, mode 0600
-  kCreateNew,     // as kCreate, but FileExists if it is there
+  kRead,       // must exist
+  kWrite,      // read and write; must exist
+  kCreate,     // read and write; created if absent, mode 0600
+  kCreateNew,  // as kCreate, but FileExists if it is there
 };
 
 class Files {

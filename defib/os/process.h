@@ -16,21 +16,21 @@
 namespace defib::os {
 
 struct SpawnOptions {
-  std::vector<std::string> argv;                            // argv[0] is looked up in PATH
-  std::vector<std::pair<std::string, std::string>> env;     // added to, or replacing, ours
-  bool clear_env = false;                                   // start from an empty environment
-  std::string working_directory;                            // empty: ours
+  std::vector<std::string> argv;                         // argv[0] is looked up in PATH
+  std::vector<std::pair<std::string, std::string>> env;  // added to, or replacing, ours
+  bool clear_env = false;                                // start from an empty environment
+  std::string working_directory;                         // empty: ours
   // {ours, theirs}: `ours` becomes descriptor `theirs` in the child. All others are closed.
   std::vector<std::pair<int, int>> fds;
-  bool new_session = false;                                 // setsid(2)
-  int parent_death_signal = 0;                              // PR_SET_PDEATHSIG; 0: none
+  bool new_session = false;     // setsid(2)
+  int parent_death_signal = 0;  // PR_SET_PDEATHSIG; 0: none
 };
 
 struct ExitStatus {
   bool known = false;
-  bool exited = false;   // by exit(code)
-  int code = 0;          // exit code when `exited`
-  int signal = 0;        // the signal when killed by one
+  bool exited = false;  // by exit(code)
+  int code = 0;         // exit code when `exited`
+  int signal = 0;       // the signal when killed by one
   bool core_dumped = false;
   // "exit code 3", "signal 11 (SIGSEGV), core dumped", "unknown".
   std::string to_string() const;
@@ -81,8 +81,8 @@ ExitStatus exit_status_of(int pidfd);
 
 struct ProcessUsage {
   std::uint64_t rss_bytes = 0;
-  std::uint64_t pss_bytes = 0;       // 0 where smaps_rollup is not readable
-  std::int64_t cpu_ns = 0;           // user + system time since its start
+  std::uint64_t pss_bytes = 0;  // 0 where smaps_rollup is not readable
+  std::int64_t cpu_ns = 0;      // user + system time since its start
   int threads = 0;
   int open_fds = 0;
 };
