@@ -1,0 +1,116 @@
+// The trading checkpoint: a self-contained statement of positions, balances and fill cursors at one
+// moment, from which, with the fills booked since, the ledger must follow exactly.
+//
+// Validation is a list of named rules, each a finding of its own; from the findings and the known
+// rate limits comes the decision where the state is loaded from. Pure but for read and write.
+
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "defib/base/decimal.h"
+#include "defib/base/error.h"
+#include "defib/os/clock.h"
+#include "defib/store/store.h"
+#include "defib/trading/ledger.h"
+#include "defib/wire/json.h"
+
+namespace defib::trading {
+
+inline constexpr int kCheckpointVersion = 1;
+
+struct Checkpoint {
+  int version = kCheckpointVersion;
+  std::uint64_t epoch = 0;
+  std::int64_t wall_ns = 0;
+  std::map<std::string, Position> positions;
+  std::map<std::string, Decimal> balances;
+  std::map<std::string, std::string> cursors;
+  std::map<std::string, Decimal> marks;  // middle of the market at that moment
+  int open_orders = 0;
+  wire::Json to_json() const;  // with "checksum", SHA-256 over the rest
+  static Result<Checkpoint> from_json(const wire::Json& json);  // does not check the checksum
+};
+
+Checkpoint make_checkpoint(const LedgerState& state, std::map<std::string, Decimal> marks,
+                           std::uint64_t epoch, std::int64_t wall_ns);
+Result<> write_checkpoint(store::Store& store, const Checkpoint& checkpoint,
+                          store::Durability durability);
+// The text as stored; nullopt where there is none.
+Result<std::optional<std::string>> read_checkpoint_text(const store::Snapshot& snapshot);
+// The fills booked after the checkpoint's cursors, in booking order.
+Result<std::vector<venue::Fill>> fills_since(const store::Snapshot& snapshot,
+                                             const std::map<std::string, std::string>& cursors);
+
+enum class Severity { kInfo, kWarning, kCritical };
+std::string_view to_string(Severity severity);
+
+struct CheckpointFinding {
+  // exists checksum version timestamp_future age quantity notional price balance cursor_regressed
+  // ledger_follows
+  std::string rule;
+  Severity severity = Severity::kInfo;
+  std::string subject;  // symbol or asset; may be empty
+  std::string input;
+  std::string threshold;
+  std::string detail;
+  wire::Json to_json() const;
+};
+
+struct CheckpointRules {
+  os::Duration future_allowance = std::chrono::seconds(1);
+  os::Duration max_age = std::chrono::hours(1);             // a warning beyond
+  Decimal max_quantity = Decimal::from_integer(1'000'000);  // where a symbol has no own cap
+  std::map<std::string, Decimal> max_quantity_by_symbol;
+  Decimal max_notional = Decimal::from_integer(1'000'000'000);
+  bool margin_account = false;          // negative balances are legal then (a warning)
+  bool prices_may_be_negative = false;  // spreads and some futures
+};
+
+struct CheckpointVerdict {
+  std::optional<Checkpoint> checkpoint;     // none: absent or unreadable
+  std::vector<CheckpointFinding> findings;  // in the order of the rules
+  Severity worst = Severity::kInfo;
+  bool usable() const { return checkpoint.has_value() && worst != Severity::kCritical; }
+  // CheckpointInvalid naming the first critical rule; none where usable.
+  std::optional<Error> error() const;
+  wire::Json to_json() const;
+};
+
+// `text`: as stored, none where there is no checkpoint. `state` and `fills`: for ledger_follows.
+CheckpointVerdict validate_checkpoint(const std::optional<std::string>& text,
+                                      const LedgerState& state,
+                                      const std::vector<venue::Fill>& fills_since_checkpoint,
+                                      const CheckpointRules& rules, std::int64_t now_wall_ns);
+
+// Positions and balances that follow from a checkpoint and the fills after it.
+LedgerState derive_from_checkpoint(const Checkpoint& checkpoint, const LedgerState& instruments_of,
+                                   const std::vector<venue::Fill>& fills);
+
+enum class StateSource { kLedger, kCheckpoint, kVenue };
+std::string_view to_string(StateSource source);
+
+struct RebuildCost {
+  std::int64_t requests = 0;
+  std::int64_t weight = 0;  // in the venue's own unit
+  std::int64_t weight_per_minute = 0;
+  os::Duration estimate{0};
+};
+// Binance spot: open orders 80, account 20, 20 for each page of 1000 fills of each symbol.
+RebuildCost estimate_rebuild(std::size_t symbols, std::uint64_t fills_expected,
+                             std::int64_t weight_per_minute = 6'000);
+
+struct SourceDecision {
+  StateSource source = StateSource::kLedger;
+  std::string reason;
+  RebuildCost rebuild;  // what asking the venue for everything would cost
+  wire::Json to_json() const;
+};
+SourceDecision choose_source(const CheckpointVerdict& verdict, const LedgerState& state,
+                             const RebuildCost& rebuild);
+
+}  // namespace defib::trading

@@ -1,0 +1,49 @@
+// TradingConfig: everything that [venue] and [trading] of the configuration say, with defaults.
+// No limits table means no limits, and no limits means no trading.
+
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "defib/base/error.h"
+#include "defib/os/clock.h"
+#include "defib/store/store.h"
+#include "defib/trading/checkpoint.h"
+#include "defib/trading/gates.h"
+#include "defib/trading/gateway.h"
+#include "defib/trading/ramp.h"
+#include "defib/trading/reconcile.h"
+
+namespace defib::trading {
+
+struct VenueConfig {
+  std::string kind = "binance";
+  std::string url = "https://api.binance.com";
+  std::string api_key;  // resolved; the file holds env:NAME or file:PATH
+  std::string api_secret;
+  std::int64_t recv_window_ms = 1'000;
+  std::int64_t visibility_lag_ms = 1'000;
+  os::Duration timeout = std::chrono::seconds(5);
+  std::vector<std::string> symbols;
+};
+
+struct TradingConfig {
+  VenueConfig venue;
+  std::string owner = "dfb";  // three characters of [a-z0-9]
+  std::vector<std::string> strategies;
+  store::Durability intent_durability = store::Durability::kProcess;
+  os::Duration checkpoint_every = std::chrono::seconds(30);
+  Tolerance tolerance;
+  std::optional<Limits> limits;  // [trading.limits]; none: nothing may trade
+  CheckpointRules checkpoint;
+  GateThresholds gates;  // [trading.gates]
+  RampOptions ramp;      // [trading.ramp]
+};
+
+// Reads [venue] and [trading] of a TOML file; the Config* errors name file, line and column.
+Result<TradingConfig> load_trading_config(const std::string& path);
+
+}  // namespace defib::trading

@@ -1,0 +1,93 @@
+// Gates: the rules between a recovered state and trading again, as recovery::Rules over evidence.
+//
+// Evidence is collected by the steps; the rules read no clock and ask nobody, so that a verdict can
+// be reproduced from the decision's own evidence (`defib explain`). Unresolved intents do not hold
+// the gate by themselves: they count as exposure.
+
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "defib/base/decimal.h"
+#include "defib/base/error.h"
+#include "defib/os/clock.h"
+#include "defib/recovery/decision.h"
+#include "defib/trading/checkpoint.h"
+#include "defib/trading/reconcile.h"
+
+namespace defib::trading {
+
+struct GateThresholds {
+  int max_crashes = 3;  // more: approval
+  os::Duration crash_window = std::chrono::minutes(5);
+  os::Duration max_checkpoint_age = std::chrono::hours(1);
+  Decimal max_exposure = Decimal::from_integer(1'000'000);
+  Decimal max_volatility = Decimal::from_units(5'000'000);  // 0.05
+  // Marks older than this say nothing about volatility.
+  os::Duration volatility_window = std::chrono::minutes(15);
+  os::Duration max_price_age = std::chrono::seconds(10);
+  os::Duration max_clock_skew = std::chrono::seconds(1);
+  bool approval_always = false;  // every recovery needs a person
+};
+
+// What the rules read. to_evidence() is the one place where names are given.
+struct GateEvidence {
+  bool limits_loaded = false;
+  bool permissions_verified = false;  // a test order was accepted by the venue
+  int crashes = 0;                    // within thresholds.crash_window
+  bool checkpoint_usable = false;
+  std::string checkpoint_rule;  // the first critical finding
+  StateSource state_source = StateSource::kLedger;
+  std::int64_t checkpoint_age_ns = 0;
+  std::size_t discrepancies = 0;
+  std::size_t unexplained = 0;  // that were not applied
+  std::size_t duplicate_orders = 0;
+  Exposure exposure;
+  std::size_t unknown_intents = 0;
+  Decimal volatility;
+  std::string volatility_symbol;
+  std::vector<std::string> halted_symbols;
+  std::int64_t price_age_ns = -1;  // the oldest quote; negative: a symbol has none
+  std::string stale_symbol;
+  std::int64_t clock_skew_ms = 0;
+  recovery::Evidence to_evidence() const;
+};
+
+// In the order in which they are asked:
+//   duplicate_orders     any                                       -> refuse
+//   limits_loaded        no                                        -> refuse
+//   permissions          a test order was not accepted             -> refuse
+//   clock_skew           beyond max_clock_skew                     -> refuse
+//   unexplained          any discrepancy that nothing explains     -> need approval
+//   checkpoint_verdict   not usable, state not taken from the venue-> need approval
+//   repeated_crashes     more than max_crashes in crash_window     -> need approval
+//   exposure             beyond max_exposure                       -> need approval
+//   volatility           beyond max_volatility                     -> need approval
+//   stale_prices         older than max_price_age, or none         -> need approval
+//   approval             approval_always                           -> need approval
+//   market_state         a symbol is halted                        -> monitor only
+//   checkpoint_age       beyond max_checkpoint_age                 -> warn
+std::vector<recovery::Rule> gate_rules(const GateThresholds& thresholds);
+
+// Volatility of a symbol: |now / before - 1| between the mark recorded last before the recovery and
+// the middle of the market now; zero where the old mark is older than the window or missing.
+// The greatest over all symbols decides.
+struct Volatility {
+  Decimal value;
+  std::string symbol;
+};
+Volatility volatility_of(const std::map<std::string, Decimal>& before, std::int64_t before_age_ns,
+                         const std::map<std::string, Decimal>& now, os::Duration window);
+
+// What a verdict means for trading.
+enum class GateOutcome { kOpen, kMonitorOnly, kNeedsApproval, kRefused };
+std::string_view to_string(GateOutcome outcome);
+GateOutcome outcome_of(const recovery::Decision& decision);
+// GateClosed, ApprovalRequired, LimitsNotLoaded, DuplicateOrder or TradingHalted, by the rule that
+// decided; none where the gate is open.
+std::optional<Error> gate_error(const recovery::Decision& decision);
+
+}  // namespace defib::trading

@@ -1,0 +1,142 @@
+// OrderGateway: the only way to a venue. Permit and limits are checked, the intent is made durable,
+// the request leaves, the outcome is recorded; in this order, with named failure points between.
+//
+// Invariants: without limits nothing leaves; without a permit nothing leaves; nothing is ever sent
+// twice. An outcome that the venue did not tell leaves the intent UNKNOWN, which is not an error of
+// submit(): the engine goes on, and the FenceResolver settles it.
+//
+// Thread rule: one thread at a time.
+
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "defib/base/decimal.h"
+#include "defib/base/error.h"
+#include "defib/os/clock.h"
+#include "defib/trading/ids.h"
+#include "defib/trading/intents.h"
+#include "defib/trading/ledger.h"
+#include "defib/venue/venue.h"
+
+namespace defib::trading {
+
+// Called by name as each point is passed; a test or a drill lets the process die there.
+//   before_intent     checks passed, nothing durable
+//   intent_durable    durable, nothing sent
+//   request_sent      the exchange with the venue is over, its reply not yet looked at; the venue
+//                     adapter calls it (BinanceOptions::after_exchange)
+//   reply_seen        the reply is understood, nothing recorded
+//   outcome_recorded  done
+using FailurePoints = std::function<void(std::string_view point)>;
+
+// Amounts in quote currency. A ramp step scales all but the counts.
+struct Limits {
+  Decimal max_order_notional = Decimal::from_integer(50'000);
+  Decimal max_position_notional = Decimal::from_integer(500'000);  // per symbol
+  Decimal max_exposure = Decimal::from_integer(1'000'000);         // of everything
+  int max_open_orders = 1'000;                                     // open and unresolved
+  int max_orders_per_second = 100;
+  int max_unknown_intents = 16;  // more: nothing new until they are settled
+  // How far a limit price may lie from the mark, as a part of it; zero: no collar.
+  Decimal price_collar = Decimal::from_units(10'000'000);  // 0.1
+};
+
+// What the ramp allows at this moment.
+struct TradingPermit {
+  bool open = false;
+  int percent = 0;  // of the limits
+  RiskLevel max_risk = RiskLevel::kLow;
+  std::string reason = "recovery has not allowed trading yet";
+};
+
+struct OrderDraft {
+  std::string symbol;
+  venue::Side side = venue::Side::kBuy;
+  venue::OrderType type = venue::OrderType::kLimit;
+  venue::TimeInForce time_in_force = venue::TimeInForce::kGtc;
+  Decimal quantity;
+  Decimal price;  // kLimit
+  std::string strategy;
+  RiskLevel risk = RiskLevel::kLow;
+  std::string parent;
+};
+
+struct Submitted {
+  std::string client_id;
+  IntentState state =
+      IntentState::kUnknown;   // accepted filled cancelled expired rejected not_sent unknown
+  venue::Order order;          // where the venue told it
+  std::optional<Error> error;  // why it is rejected, not_sent or unknown
+};
+
+class OrderGateway {
+ public:
+  struct Parts {
+    venue::Venue* venue = nullptr;
+    Ledger* ledger = nullptr;
+    IdSource* ids = nullptr;
+    const os::Clock* clock = nullptr;
+    std::optional<Limits> limits;  // none: LimitsNotLoaded for every order
+    FailurePoints failure_points;  // may be empty
+  };
+  explicit OrderGateway(Parts parts);
+
+  void set_permit(TradingPermit permit) { permit_ = std::move(permit); }
+  const TradingPermit& permit() const { return permit_; }
+  // The last known middle of the market; orders are measured and collared by it.
+  void set_mark(const std::string& symbol, Decimal mark) { marks_[symbol] = mark; }
+  const std::map<std::string, Decimal>& marks() const { return marks_; }
+  // Learns the venue's clock, so that fences lie on it; the offset to this machine's, ms.
+  Result<std::int64_t> sync_clock();
+  std::int64_t venue_now_ms() const;
+
+  // LimitsNotLoaded, TradingHalted, LimitBreached, or the store's error: nothing was sent then.
+  Result<Submitted> submit(const OrderDraft& draft);
+  // What became of the order. OrderNotFound and lost outcomes are settled by reading it back;
+  // VenueOutcomeUnknown where that fails as well: it is then still open as far as we know.
+  Result<venue::Order> cancel(const std::string& client_id);
+  // Refreshes the believed orders of a symbol: fills first, then the open list; an order that left
+  // the list is read by its id. How many orders changed.
+  Result<int> sync_orders(const std::string& symbol);
+
+  // Would this order be let through? Pure but for the rate; the first breach as LimitBreached.
+  Result<> check(const OrderDraft& draft) const;
+  Exposure exposure() const;
+  std::uint64_t sent() const { return sent_; }
+
+ private:
+  Result<> check_permit(const OrderDraft& draft) const;
+  Result<> check_limits(const OrderDraft& draft, Decimal reference) const;
+  Result<Submitted> record(const Intent& intent, Result<venue::Order> reply);
+  void at(std::string_view point) const;
+
+  Parts parts_;
+  TradingPermit permit_;
+  std::map<std::string, Decimal> marks_;
+  std::int64_t clock_offset_ms_ = 0;
+  std::deque<std::int64_t> recent_;  // mono_ns of orders in the last second, bounded by the limit
+  std::uint64_t sent_ = 0;
+};
+
+struct EmergencyReport {
+  bool verified = false;  // nothing was open at the last reading
+  int rounds = 0;
+  std::vector<venue::Order> still_open;
+  std::vector<Error> errors;
+  wire::Json to_json() const;
+};
+// Closes the permit, cancels everything of `symbols`, and reads back until nothing is open, at most
+// `max_rounds` times. A cancel that timed out is UNKNOWN too: only the reading counts.
+EmergencyReport emergency_stop(OrderGateway& gateway, venue::Venue& venue, const os::Clock& clock,
+                               const std::vector<std::string>& symbols, std::string reason,
+                               int max_rounds = 5);
+
+}  // namespace defib::trading

@@ -1,0 +1,185 @@
+// Ledger: what the engine believes: positions, balances, open orders, and how far it has read the
+// venue's fills. All of it stands in store tables; memory holds a copy of the small parts.
+//
+// Invariants:
+//   - a fill is applied exactly once: its record, the cursor of its symbol, the position, the
+//     balances, its order and its intent change in one transaction;
+//   - position.quantity is the sum of the applied fills (fees in the base asset included) since
+//     the baseline; base-asset holding at the venue = baseline + quantity (spot);
+//   - memory changes only after the transaction has been committed.
+//
+// Thread rule: one thread at a time.
+
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "defib/base/decimal.h"
+#include "defib/base/error.h"
+#include "defib/store/store.h"
+#include "defib/trading/intents.h"
+#include "defib/venue/venue.h"
+#include "defib/wire/json.h"
+
+namespace defib::trading {
+
+// What the ledger must know of a symbol to book a fill.
+struct Instrument {
+  std::string symbol;
+  std::string base_asset;
+  std::string quote_asset;
+  Decimal tick;
+  Decimal lot;
+  friend bool operator==(const Instrument&, const Instrument&) = default;
+};
+
+struct Position {
+  std::string symbol;
+  Decimal quantity;             // signed
+  Decimal cost;                 // of what is held, at average price, in quote; signed like quantity
+  Decimal realized;             // profit of what was closed, before fees in other assets
+  Decimal baseline;             // base-asset holding that was there before the ledger began
+  std::int64_t updated_ms = 0;  // venue's clock, of the last fill
+  // Zero where flat.
+  Decimal average_price() const;
+  friend bool operator==(const Position&, const Position&) = default;
+};
+
+// An order that is open at the venue as far as the ledger knows. Keyed by its client id.
+struct TrackedOrder {
+  venue::Order order;
+  bool external = false;  // placed by somebody else: no intent of ours stands behind it
+  std::string strategy;
+  std::string key() const;  // the client id, or "#" + venue id where there is none
+};
+
+// The position after `fill`, by average cost; pure.
+Position position_after(Position position, const venue::Fill& fill, const Instrument& instrument);
+// The totals by asset after `fill`; pure.
+void apply_to_balances(std::map<std::string, Decimal>& totals, const venue::Fill& fill,
+                       const Instrument& instrument);
+// A key that sorts trade ids by their number.
+std::string fill_key(std::string_view symbol, std::string_view trade_id);
+// a < b by number where both are numbers, else by text.
+bool trade_id_less(std::string_view a, std::string_view b);
+
+// A copy of everything: for reconciliation, gates, checkpoints, and reading beside the engine.
+struct LedgerState {
+  bool initialized = false;  // a baseline was taken from the venue
+  std::map<std::string, Instrument> instruments;
+  std::map<std::string, Position> positions;
+  std::map<std::string, Decimal> balances;     // totals by asset
+  std::map<std::string, TrackedOrder> orders;  // open ones, by key
+  std::map<std::string, std::string> cursors;  // symbol -> last trade id
+  std::map<std::string, Intent> intents;       // not terminal, by id
+};
+Result<LedgerState> read_ledger_state(const store::Snapshot& snapshot);
+
+class Ledger;
+
+// One atomic change of ledger and intents. Collects in memory; commit() writes one transaction.
+class LedgerUpdate {
+ public:
+  explicit LedgerUpdate(Ledger& ledger) : ledger_(&ledger) {}
+
+  // Books the fill unless it was booked before (false then). NotFound where the symbol has no
+  // instrument.
+  Result<bool> apply_fill(const venue::Fill& fill);
+  // Moves the cursor forward, also where no fill was new.
+  void set_cursor(const std::string& symbol, const std::string& trade_id);
+  // An order as the venue shows it: kept while open, forgotten when terminal. Moves its intent.
+  Result<> set_order(const venue::Order& order, std::string_view why, bool external = false);
+  void forget_order(const std::string& key);
+  void set_intent(Intent intent);
+  void set_instrument(Instrument instrument);
+  void set_position(Position position);
+  void set_balance(const std::string& asset, Decimal total);
+  void mark_initialized() { initialize_ = true; }
+  // A line of the journal of corrections, written with the change that it explains.
+  void journal(wire::Json line);
+
+  bool empty() const;
+  // Nothing of it is there after an error.
+  Result<> commit(std::int64_t wall_ns);
+  Result<> commit(std::int64_t wall_ns, store::Durability durability);
+
+ private:
+  friend class Ledger;
+  const Position position(const std::string& symbol) const;
+  std::optional<TrackedOrder> tracked(const std::string& key) const;
+  std::optional<Intent> intent(const std::string& id) const;
+  Result<> write(store::Transaction& transaction, std::int64_t wall_ns) const;
+  Result<> book_against_order(const venue::Fill& fill);
+
+  Ledger* ledger_;
+  std::map<std::string, venue::Fill> fills_;  // by fill_key
+  std::map<std::string, std::string> cursors_;
+  std::map<std::string, std::optional<TrackedOrder>> orders_;
+  std::map<std::string, Intent> intents_;
+  std::map<std::string, Instrument> instruments_;
+  std::map<std::string, Position> positions_;
+  std::map<std::string, Decimal> balances_;
+  std::vector<wire::Json> journal_;
+  bool initialize_ = false;
+};
+
+class Ledger {
+ public:
+  static Result<std::unique_ptr<Ledger>> open(store::Store& store, IntentLog& intents);
+
+  // Takes instruments, balances and baselines from the venue where the ledger is new, and moves
+  // the fill cursors to the venue's present, so that only what happens from now on is booked.
+  // Fills and balances are read until two readings agree. No effect where it was done before.
+  Result<> initialize(venue::Venue& venue, const std::vector<std::string>& symbols,
+                      std::int64_t wall_ns);
+  // Reads and books the fills of one symbol behind its cursor; how many were new.
+  Result<int> sync_fills(venue::Venue& venue, const std::string& symbol, std::int64_t wall_ns);
+
+  LedgerState state() const;
+  bool initialized() const { return initialized_; }
+  const std::map<std::string, Position>& positions() const { return positions_; }
+  const std::map<std::string, Decimal>& balances() const { return balances_; }
+  const std::map<std::string, TrackedOrder>& orders() const { return orders_; }
+  const std::map<std::string, Instrument>& instruments() const { return instruments_; }
+  // Empty before the first fill.
+  std::string cursor(const std::string& symbol) const;
+  // Was this trade booked?
+  Result<bool> has_fill(const std::string& symbol, const std::string& trade_id) const;
+  // The client id behind a venue's order id, also of orders that have ended; empty if unknown.
+  Result<std::string> client_id_of(const std::string& venue_order_id) const;
+  IntentLog& intents() const { return *intents_; }
+  store::Store& store() const { return *store_; }
+
+ private:
+  friend class LedgerUpdate;
+  Ledger(store::Store& store, IntentLog& intents) : store_(&store), intents_(&intents) {}
+  store::Store* store_;
+  IntentLog* intents_;
+  bool initialized_ = false;
+  std::uint64_t journal_next_ = 1;
+  std::map<std::string, Instrument> instruments_;
+  std::map<std::string, Position> positions_;
+  std::map<std::string, Decimal> balances_;
+  std::map<std::string, TrackedOrder> orders_;
+  std::map<std::string, std::string> cursors_;
+};
+
+// Exposure in quote currency: |position x mark| + open remainders + unresolved intents in full.
+struct Exposure {
+  Decimal positions;
+  Decimal open_orders;
+  Decimal unknown;
+  Decimal total() const { return positions + open_orders + unknown; }
+  wire::Json to_json() const;
+};
+// A position without a mark counts at its average price. An intent whose order is tracked counts
+// once, as the order.
+Exposure exposure_of(const LedgerState& state, const std::map<std::string, Decimal>& marks);
+
+}  // namespace defib::trading
