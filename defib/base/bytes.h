@@ -37,7 +37,7 @@ T load(const void* from) {
 }
 template <typename T>
   requires std::is_trivially_copyable_v<T>
-void store(void* to, T value) {
+void store_value(void* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 

@@ -55,7 +55,7 @@ std::string sha256(std::string_view bytes) {
   tail[rest] = 0x80;
   const std::size_t tail_size = rest < 56 ? 64 : 128;
   const std::uint64_t bits = std::byteswap(static_cast<std::uint64_t>(bytes.size()) * 8);
-  store(tail.data() + tail_size - 8, bits);
+  store_value(tail.data() + tail_size - 8, bits);
   for (std::size_t at = 0; at < tail_size; at += 64) compress(state, tail.data() + at);
   std::string digest;
   Writer writer(digest);
