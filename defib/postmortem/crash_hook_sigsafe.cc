@@ -90,6 +90,66 @@ void copy_abort_message(CrashPage& page) {
   page.message[size] = '\0';
 }
 
+#if defined(__x86_64__)
+
+void copy_registers(CrashPage& page, const ucontext_t& context) {
+  // The kernel's order, put into the order of the System V ABI's DWARF numbers.
+  constexpr int kOrder[] = {REG_RAX, REG_RDX, REG_RCX, REG_RBX, REG_RSI, REG_RDI, REG_RBP, REG_RSP,
+                            REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+  const auto& registers = context.uc_mcontext.gregs;
+  for (size_t i = 0; i < sizeof kOrder / sizeof kOrder[0]; ++i) {
+    page.registers[i] = static_cast<uint64_t>(registers[kOrder[i]]);
+  }
+  page.registers[kCrashPcRegister] = static_cast<uint64_t>(registers[REG_RIP]);
+  page.machine = EM_X86_64;
+  // The page fault's error code: bit 1 write, bit 4 instruction fetch (Intel SDM vol. 3, 4.7).
+  constexpr greg_t kPageFault = 14;
+  if (registers[REG_TRAPNO] != kPageFault) return;
+  const greg_t error = registers[REG_ERR];
+  const CrashAccess access = (error & 16) != 0  ? CrashAccess::kExecute
+                             : (error & 2) != 0 ? CrashAccess::kWrite
+                                                : CrashAccess::kRead;
+  page.access = static_cast<uint32_t>(access);
+}
+
+#elif defined(__aarch64__)
+
+void copy_registers(CrashPage& page, const ucontext_t& context) {
+  const mcontext_t& registers = context.uc_mcontext;
+  for (size_t i = 0; i < 31; ++i) page.registers[i] = registers.regs[i];
+  page.registers[31] = registers.sp;
+  page.registers[kCrashPcRegister] = registers.pc;
+  page.machine = EM_AARCH64;
+  // The kernel's list of extra records; the one with the syndrome register has the write bit 6
+  // for data aborts (exception classes 0x24, 0x25) (Arm ARM, ESR_ELx).
+  const auto* record = reinterpret_cast<const unsigned char*>(registers.__reserved);
+  for (size_t at = 0; at + 16 <= sizeof registers.__reserved;) {
+    uint32_t magic = 0;
+    uint32_t size = 0;
+    uint64_t syndrome = 0;
+    __builtin_memcpy(&magic, record + at, 4);
+    __builtin_memcpy(&size, record + at + 4, 4);
+    __builtin_memcpy(&syndrome, record + at + 8, 8);
+    if (magic == 0 || size < 16) return;
+    constexpr uint32_t kSyndromeMagic = 0x45535201;
+    if (magic == kSyndromeMagic) {
+      const uint64_t exception_class = syndrome >> 26 & 0x3f;
+      CrashAccess access = CrashAccess::kUnknown;
+      if (exception_class == 0x20 || exception_class == 0x21) access = CrashAccess::kExecute;
+      if (exception_class == 0x24 || exception_class == 0x25) {
+        access = (syndrome >> 6 & 1) != 0 ? CrashAccess::kWrite : CrashAccess::kRead;
+      }
+      page.access = static_cast<uint32_t>(access);
+      return;
+    }
+    at += size;
+  }
+}
+
+#else
+#error "the crash hook knows x86-64 and AArch64"
+#endif
+
 void fill(CrashPage& page, int tid, int signal, const siginfo_t& info, void* context) {
   page.pid = own_pid();
   page.tid = tid;
@@ -102,6 +162,8 @@ void fill(CrashPage& page, int tid, int signal, const siginfo_t& info, void* con
   page.context_address = reinterpret_cast<uint64_t>(context);
   page.crashed_mono_ns = mono_ns();
   page.captured_mono_ns = 0;
+  page.access = static_cast<uint32_t>(CrashAccess::kUnknown);
+  copy_registers(page, *static_cast<const ucontext_t*>(context));
   // Only abort() leaves a message, and a stale one must not explain another signal.
   if (signal == SIGABRT) {
     copy_abort_message(page);
