@@ -11,14 +11,19 @@
 //
 // Durability: append(..., kSync) returns after the line and all before it are on disk; kSoon lines
 // are synced by sync_if_due(), at latest 100 ms later. A torn last line (the writer was killed) is
-// cut when the incident is opened again, which is itself recorded as event "writer_restarted".
-// Thread rule: one thread at a time.
+// cut when the incident is opened again, which is itself recorded as event "writer_restarted" with
+// the number and the SHA-256 of the bytes that were cut. A failed write leaves no part of its line
+// and may be tried again (a full disk); after a failed sync every append repeats that error.
+// Nothing follows the line "closed".
+// File format: docs/formats/incident.md. Thread rule: one thread at a time; one writer an incident.
 
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "defib/base/error.h"
@@ -32,12 +37,12 @@ inline constexpr std::string_view kNoHash =
     "0000000000000000000000000000000000000000000000000000000000000000";
 
 struct IncidentSummary {
-  std::string id;            // "20261120T130558Z-1a2b3c"
+  std::string id;  // "20261120T130558Z-1a2b3c"
   std::string service;
-  std::string opened_at;     // RFC 3339
-  std::string closed_at;     // empty: open
-  std::string cause;         // the vocabulary of docs/cli.md; "unknown" until classified
-  std::string outcome;       // open recovered restarted stopped awaiting_approval failed
+  std::string opened_at;  // RFC 3339
+  std::string closed_at;  // empty: open
+  std::string cause;      // the vocabulary of docs/cli.md; "unknown" until classified
+  std::string outcome;    // open recovered restarted stopped awaiting_approval failed
   std::string head_hash;
   std::string path;
   wire::Json to_json() const;
@@ -45,11 +50,19 @@ struct IncidentSummary {
 
 enum class Durability { kSync, kSoon };
 
+inline constexpr os::Duration kIncidentSyncDelay = std::chrono::milliseconds(100);
+inline constexpr std::size_t kMaxIncidentLine = 4 << 20;  // LimitExceeded beyond
+inline constexpr std::size_t kMaxIncidentFile = 64 << 20;
+
 class Incident {
  public:
-  // One event without seq, times and hashes: {"event":"detected", ...}.
+  // One event; `fields` are its own, without seq, times and hashes (InvalidArgument names a field
+  // that the line has already). list() shows the text "cause" of the latest "opened", "classified"
+  // or "closed"; an open incident whose last line has the outcome "awaiting_approval" is shown so.
   Result<> append(std::string_view event, wire::Json fields, Durability durability);
-  // Appends "closed" with the outcome, synced; returns the closing hash.
+  // Appends "closed" with the outcome and the last known cause, synced; returns the closing hash.
+  // InvalidArgument where the outcome is not one of recovered, restarted, stopped,
+  // awaiting_approval, failed.
   Result<std::string> close(std::string_view outcome, wire::Json fields = wire::Json::object());
   // Syncs kSoon lines; call from a timer. When the next call is due, or 0.
   Result<> sync_if_due();
@@ -62,46 +75,65 @@ class Incident {
  private:
   friend class IncidentLog;
   Incident(os::Files& files, const os::Clock& clock) : files_(&files), clock_(&clock) {}
+  Result<> append_any(std::string_view event, wire::Json fields, Durability durability);
+  Result<> write_line(std::string_view line);
+  Result<> sync();
   os::Files* files_;
   const os::Clock* clock_;
   std::unique_ptr<os::File> file_;
   std::string id_, path_, head_;
+  std::string cause_ = "unknown";
   std::uint64_t size_ = 0;
   std::int64_t next_seq_ = 1;
-  std::int64_t unsynced_since_ = 0;
+  std::int64_t unsynced_since_ = 0;  // 0: all is synced
+  bool has_partial_line_ = false;    // a failed write may have left bytes behind size_
+  std::optional<Error> sync_error_;  // sticky
   bool closed_ = false;
-};
-
-// The incidents of one state directory, DIR/incidents/*.jsonl.
-class IncidentLog {
- public:
-  static Result<IncidentLog> open(os::Files& files, const os::Clock& clock, std::string dir);
-  // Starts a new one, chained to the newest before it; its first line is synced.
-  Result<Incident> create(std::string_view service, wire::Json fields);
-  // Continues one that was left open.
-  Result<Incident> resume(const std::string& id);
-  // Newest first. Files that cannot be read appear with outcome "failed" and their error as cause.
-  Result<std::vector<IncidentSummary>> list() const;
-  // All lines of an incident.
-  Result<std::vector<wire::Json>> read(const std::string& id) const;
-  // "latest" or a unique prefix of an id.
-  Result<std::string> find(std::string_view id_or_prefix) const;
-
- private:
-  IncidentLog(os::Files& files, const os::Clock& clock, std::string dir)
-      : files_(&files), clock_(&clock), dir_(std::move(dir)) {}
-  os::Files* files_;
-  const os::Clock* clock_;
-  std::string dir_;
 };
 
 struct VerifyResult {
   bool intact = false;
-  std::int64_t lines = 0;
-  std::string head_hash;
+  std::int64_t lines = 0;      // before the problem, if there is one
+  std::string head_hash;       // of the last of them
+  std::int64_t head_line = 0;  // the line whose hash is the expected head; 0: none was expected
   std::string problem;         // empty when intact: "line 7: hash does not match its content"
 };
-// Checks one incident's text; `expected_head` (from an alert) may be empty.
+// Checks one incident's text. `expected_head` (from an alert; may be empty) must be the hash of one
+// of its lines: an incident goes on after the alert, but never loses what the alert has seen.
 VerifyResult verify_incident(std::string_view text, std::string_view expected_head = {});
+
+// The incidents of one state directory, DIR/incidents/*.jsonl.
+class IncidentLog {
+ public:
+  // Writes nothing; the directory is made with the first incident.
+  static Result<IncidentLog> open(os::Files& files, const os::Clock& clock, std::string dir);
+  // Starts a new one, chained to the newest before it; its first line is synced. The file appears
+  // with its whole first line or not at all.
+  Result<Incident> create(std::string_view service, wire::Json fields);
+  // Continues one that was left open. IncidentChainBroken where more than its torn end is wrong;
+  // nothing is changed then.
+  Result<Incident> resume(const std::string& id);
+  // Newest first, by the first and last lines alone where an incident is closed. Files that cannot
+  // be read appear with outcome "failed" and their error as cause.
+  Result<std::vector<IncidentSummary>> list() const;
+  // All lines of an incident.
+  Result<std::vector<wire::Json>> read(const std::string& id) const;
+  // "latest" or a unique prefix of an id. NotFound, or InvalidArgument with the ids that fit.
+  Result<std::string> find(std::string_view id_or_prefix) const;
+  // As verify_incident(), and that the incident's first line continues the chain of the incident
+  // that it names as the one before it.
+  Result<VerifyResult> verify(const std::string& id, std::string_view expected_head) const;
+
+ private:
+  IncidentLog(os::Files& files, const os::Clock& clock, std::string dir)
+      : files_(&files), clock_(&clock), dir_(std::move(dir)) {}
+  std::string path_of(const std::string& id) const;
+  // Ascending; empty where there is no directory.
+  Result<std::vector<std::string>> ids() const;
+  Result<std::string> newest() const;
+  os::Files* files_;
+  const os::Clock* clock_;
+  std::string dir_;  // DIR/incidents
+};
 
 }  // namespace defib::recovery

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "defib/base/error.h"
@@ -16,15 +17,15 @@
 namespace defib::recovery {
 
 // Exponential back-off with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS 2015):
-// the n-th delay is uniform in [floor, min(cap, base * multiplier^n)].
+// the n-th delay, n from 0, is uniform in [floor, min(cap, base * multiplier^n)].
 struct BackoffOptions {
   os::Duration base = std::chrono::milliseconds(100);
   os::Duration cap = std::chrono::seconds(30);
   double multiplier = 2.0;
-  bool jitter = true;                    // false: exactly the upper end
+  bool jitter = true;  // false: exactly the upper end
   os::Duration floor{0};
-  bool first_immediate = false;          // the first delay is zero
-  os::Duration reset_after{0};           // healthy for so long: counted from the start; 0: never
+  bool first_immediate = false;  // the first delay is zero, and the series starts after it
+  os::Duration reset_after{0};   // healthy for so long: counted from the start; 0: never
 };
 
 class Backoff {
@@ -46,11 +47,16 @@ class Backoff {
 // Budget: at most `limit` events in a sliding window, kept in a small file that is synced before
 // the event is allowed, so that neither a crash nor a reboot nor a clock step forgets or invents
 // one. Each event is stamped {boot id, monotonic, wall}: within one boot the monotonic clock
-// decides, over boots the wall clock, and an event that seems to lie in the future counts.
+// decides. The first open after a reboot re-stamps the events of earlier boots once, by the wall
+// clock, but never younger than this boot and never in the future (an event that seems to lie in
+// the future happened just before the boot); from then on wall clock steps cannot touch them.
 //
 // A ticket is the permission for the *next* event, made durable in advance while there is time:
 // prepare() writes it, use_prepared() spends it without touching the disk; a ticket that was
-// prepared and not yet stamped counts as spent when the file is next opened.
+// prepared and not yet stamped counts as spent when the file is next opened. Who can prove that
+// nothing happened (an orderly end; the service is still the same process) gives it back.
+//
+// File format: docs/formats/budget.md. Thread rule: one thread at a time, one object a file.
 class Budget {
  public:
   struct Options {
@@ -58,21 +64,28 @@ class Budget {
     int limit = 10;
     os::Duration window = std::chrono::hours(1);
   };
-  // Corrupted says so when the file is damaged; nothing is changed then.
+  // A missing file is an empty budget. Corrupted says so when the file is damaged; nothing is
+  // changed then. What opening itself has to change (a reboot, a ticket) and cannot write, for
+  // example on a full disk, is kept in memory and written with the next change.
   static Result<Budget> open(os::Files& files, const os::Clock& clock, Options options);
 
-  int used() const;                        // events in the window, a prepared ticket not counted
+  int used() const;  // events in the window, an unused ticket not counted
   int limit() const { return options_.limit; }
   bool exhausted() const { return used() >= options_.limit; }
   // Records one event durably. BudgetExhausted names the count, the window, and when it frees.
   Result<> spend();
-  // Makes a ticket durable; no effect where one is. BudgetExhausted as in spend().
+  // Makes a ticket durable; no effect where one is. BudgetExhausted as in spend(). A ticket that
+  // lies unused while the window moves stays valid.
   Result<> prepare();
   bool prepared() const { return prepared_; }
   // Spends the ticket; its time stamp reaches the disk with settle(). Precondition: prepared().
   void use_prepared();
   // Writes what use_prepared() left in memory. Cheap where there is nothing.
   Result<> settle();
+  // Gives the unused ticket back, also one that open() took for spent; no effect where none is.
+  Result<> give_back();
+  // open() found a ticket without a stamp and counted it as spent.
+  bool presumed_spent() const;
   // A human's decision: forgets all events.
   Result<> reset();
   // Changes the bound without touching the events.
@@ -83,12 +96,18 @@ class Budget {
     std::string boot_id;
     std::int64_t mono_ns = 0;
     std::int64_t wall_ns = 0;
+    bool presumed = false;  // not in the file: stands for a ticket whose use nobody saw
   };
   Budget(os::Files& files, const os::Clock& clock, Options options)
       : files_(&files), clock_(&clock), options_(std::move(options)) {}
   Result<> write();
-  bool in_window(const Event& event) const;
+  Result<> load(std::string_view content);
+  void rebase();
+  Result<> check_free() const;
+  os::Duration age(const Event& event) const;
+  bool in_window(const Event& event) const { return age(event) < options_.window; }
   Event stamp() const;
+  void add_event();
 
   os::Files* files_;
   const os::Clock* clock_;
@@ -99,7 +118,8 @@ class Budget {
 };
 
 // CircuitBreaker: closed -> open after `failures` in a row -> half-open after `open_for` -> closed
-// by one success, open again by one failure. Thread rule: one thread at a time.
+// by one success, open again by one failure. Results of calls that were let through before it
+// opened do not count while it is open. Thread rule: one thread at a time.
 class CircuitBreaker {
  public:
   enum class State { kClosed, kOpen, kHalfOpen };
@@ -108,7 +128,8 @@ class CircuitBreaker {
     os::Duration open_for = std::chrono::seconds(30);
   };
   CircuitBreaker(Options options, const os::Clock& clock) : options_(options), clock_(&clock) {}
-  // BreakerOpen with the last failure as its cause. In half-open state one caller is let through.
+  // BreakerOpen with the last failure as its cause. In half-open state one caller is let through;
+  // if it does not report within `open_for`, another one is.
   Result<> allow();
   void succeeded();
   void failed(const Error& error);
@@ -120,7 +141,7 @@ class CircuitBreaker {
   State state_ = State::kClosed;
   int failures_ = 0;
   std::int64_t opened_at_ = 0;
-  bool probing_ = false;
+  std::int64_t probe_started_at_ = 0;
   std::optional<Error> last_;
 };
 

@@ -16,8 +16,8 @@ namespace defib::recovery {
 
 struct ProbeResult {
   bool healthy = false;
-  std::string detail;             // "HTTP 200 in 3 ms"
-  std::optional<Error> error;     // set when not healthy
+  std::string detail = {};          // "HTTP 200 in 3 ms"
+  std::optional<Error> error = {};  // set when not healthy
 };
 
 class Probe {
