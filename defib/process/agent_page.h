@@ -28,12 +28,20 @@ inline constexpr std::uint32_t kAgentPageVersion = 1;
 inline constexpr std::size_t kAgentPageSize = 8192;
 inline constexpr std::size_t kMaxStages = 62;
 
+// Whose a slot is. Only kWatched slots have a deadline; the service alone changes it.
+enum class StageUse : std::uint32_t {
+  kFree = 0,
+  kWatched = 1,
+  kClaiming = 2,  // its name and deadline are being written
+  kPaused = 3,    // claimed, and at rest on purpose
+};
+
 // One heartbeat. beats grows by one a beat (the service, relaxed); a stage is armed by its first
 // beat, and hung when beats stands still for deadline_ms.
 struct alignas(64) HeartbeatStage {
   std::atomic<std::uint64_t> beats;
   std::atomic<std::uint32_t> deadline_ms;   // 0: the supervisor's default
-  std::atomic<std::uint32_t> in_use;        // 1 when the service claimed the slot
+  std::atomic<std::uint32_t> in_use;        // a StageUse
   char name[40];                            // NUL-terminated
 };
 
@@ -42,7 +50,8 @@ struct AgentPage {
   std::uint32_t version;            // written by the shim
   std::int32_t event_fd;            // in the service: eventfd that wakes the shim; -1: none
   std::atomic<std::int32_t> agent_pid;      // written by the agent when it attached; 0 before
-  std::uint32_t reserved[11];
+  std::atomic<std::uint32_t> image_id;      // written by the agent: which exec'd image attached
+  std::uint32_t reserved[10];
   HeartbeatStage stages[kMaxStages];
   alignas(4096) postmortem::CrashPage crash;
 };

@@ -1,7 +1,9 @@
-// HTTP/1.1: a client (libcurl) and a server (cpp-httplib), neither of which shows its library.
+// HTTP/1.1: a client (libcurl) and a server (libmicrohttpd), neither of which shows its library.
+// Linked by defib::http; defib::wire alone brings no HTTP into a program.
 
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -22,6 +24,8 @@ struct HttpRequest {
   std::string url;  // client: "http://127.0.0.1:8080/path?query"; server: path and query
   Headers headers;
   std::string body;
+  // Case-insensitive; empty where absent.
+  std::string_view header(std::string_view name) const;
 };
 
 struct HttpResponse {
@@ -36,9 +40,13 @@ struct HttpResponse {
 //
 // Errors tell what a caller must know about effects: HttpConnectFailed = no byte of the request
 // left this machine; HttpOutcomeUnknown = the request may have been executed (time-out, reset, cut
-// or oversized answer after the first byte was sent). Any complete answer, whatever its status, is
-// a success here. Never retries by itself: also a reused connection that was closed by the server
-// before the first byte of an answer is HttpOutcomeUnknown for any method but GET.
+// or oversized answer after sending began). Any complete answer, whatever its status, is a success
+// here. Redirects are answers too. Malformed requests are InvalidArgument, and nothing is sent.
+//
+// Invariant: a request other than GET and HEAD is sent at most once. A reused connection that turns
+// out to be closed is HttpOutcomeUnknown for them, and a GET is sent anew. Where an answer's end
+// shows only by the end of the connection (no length, not chunked), it is complete for GET, and
+// HttpOutcomeUnknown for the rest. Proxy settings of the environment are not used.
 class HttpClient {
  public:
   struct Options {
@@ -58,7 +66,10 @@ class HttpClient {
   std::unique_ptr<Impl> impl_;
 };
 
-// Answers every request by one handler, called from a bounded pool of threads.
+// Answers every request by one handler. Each open connection has a thread, so that a slow handler
+// or peer delays nobody else; the number of connections is bounded.
+// Thread rule: the handler is called from many threads at once. An exception that leaves it is
+// answered by 500.
 class HttpServer {
  public:
   // What becomes of the connection after the handler.
@@ -76,8 +87,9 @@ class HttpServer {
   struct Options {
     std::string host = "127.0.0.1";
     std::uint16_t port = 0;  // 0: any free one
-    int threads = 4;
-    std::size_t max_body = 8 << 20;
+    int threads = 64;        // connections at the same time; further ones are closed unserved
+    std::size_t max_body = 8 << 20;         // of a request; 413 beyond
+    std::chrono::seconds idle_timeout{75};  // closes a connection that says nothing; 0: never
   };
   // Listens before it returns. HttpListenFailed names the address and its holder's error.
   static Result<std::unique_ptr<HttpServer>> start(Options options, Handler handler);

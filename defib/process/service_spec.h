@@ -1,0 +1,90 @@
+// ServiceSpec: everything that the supervisor must know about one service.
+//
+// A spec is a value: it is validated once, written to the service's directory as spec.json, and
+// compared on reload. Durations are std::chrono; sizes are bytes; the meaning of each edge value
+// stands beside its field. Thread rule: like std::string.
+
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "defib/base/error.h"
+#include "defib/os/clock.h"
+#include "defib/wire/json.h"
+
+namespace defib::process {
+
+// Longest service name; names consist of letters, digits and "._-", and begin with none of these
+// three.
+inline constexpr std::size_t kMaxServiceName = 64;
+
+enum class RestartPolicy : std::uint8_t { kAlways, kOnFailure, kNever };
+// How much is learnt from a crash: by the preloaded agent's handler, by ptrace, by a core, or not.
+enum class CaptureMode : std::uint8_t { kLive, kPtrace, kCore, kNone };
+// What a limit or a lost heartbeat leads to.
+enum class LimitAction : std::uint8_t { kAlert, kRestart };
+
+struct ServiceSpec {
+  std::string name;
+  std::vector<std::string> argv;                         // argv[0] is looked up in PATH
+  std::vector<std::pair<std::string, std::string>> env;  // added to the supervisor's own
+  std::string working_directory;                         // empty: the supervisor's own
+
+  RestartPolicy restart = RestartPolicy::kOnFailure;
+  int max_restarts = 10;  // automatic restarts within the window; 0: none
+  os::Duration restart_window = std::chrono::hours(1);
+  // The first restart is immediate; the next waits for restart_delay, and each further one twice
+  // as long, up to the cap. So many healthy seconds, and it begins anew. 0: always immediate.
+  os::Duration restart_delay = std::chrono::seconds(1);
+  os::Duration restart_delay_cap = std::chrono::minutes(5);
+  os::Duration healthy_after = std::chrono::seconds(30);
+
+  // A service is running when READY=1 arrived (sd_notify), else as soon as its program started.
+  bool expects_ready = false;
+  os::Duration ready_timeout = std::chrono::seconds(90);  // counts as a failure; 0: for ever
+
+  // Silence after which an armed heartbeat counts as lost. Stages with a deadline of their own
+  // keep it. A heartbeat is armed by its first beat, so 0 (off) is rarely needed.
+  os::Duration heartbeat_timeout = std::chrono::seconds(10);
+  LimitAction on_heartbeat_lost = LimitAction::kRestart;
+
+  int stop_signal = 15;                                  // SIGTERM
+  os::Duration stop_timeout = std::chrono::seconds(10);  // then SIGKILL to the whole group
+
+  CaptureMode capture = CaptureMode::kLive;
+  os::Duration capture_timeout = std::chrono::seconds(2);  // a hung service waits so long to die
+
+  std::uint64_t max_memory_bytes = 0;  // resident; 0: no limit
+  double max_cpu_percent = 0;          // of one processor; 0: no limit
+  LimitAction on_limit = LimitAction::kAlert;
+  os::Duration sample_interval = std::chrono::seconds(5);
+
+  // An unhealthy service (Supervisor::report_health) is degraded; with kRestart it is replaced.
+  LimitAction on_unhealthy = LimitAction::kRestart;
+
+  std::uint64_t log_max_bytes = 16u << 20;  // of logs/current before it is rotated
+  int log_files = 4;                        // rotated files kept beside it
+
+  friend bool operator==(const ServiceSpec&, const ServiceSpec&) = default;
+};
+
+// ConfigBadValue names the field and its allowed values.
+Result<> validate(const ServiceSpec& spec);
+// The form of spec.json (docs/formats/state_dir.md). The environment's values are left out: they
+// may be secrets.
+wire::Json to_json(const ServiceSpec& spec);
+
+std::string_view to_string(RestartPolicy policy);  // "always" "on-failure" "never"
+std::string_view to_string(CaptureMode mode);      // "live" "ptrace" "core" "none"
+std::string_view to_string(LimitAction action);    // "alert" "restart"
+// InvalidArgument lists the allowed words.
+Result<RestartPolicy> parse_restart_policy(std::string_view word);
+Result<CaptureMode> parse_capture_mode(std::string_view word);
+Result<LimitAction> parse_limit_action(std::string_view word);
+
+}  // namespace defib::process

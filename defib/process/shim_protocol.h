@@ -1,0 +1,315 @@
+// What a supervisor and a shim say to one another, and what the shim leaves on disk.
+//
+// The shim is a static program without a C++ runtime to speak of: this header holds plain structs,
+// constants and inline functions only, and includes nothing of defib. docs/formats/shim.md tells
+// the same as prose.
+//
+// Transport: UNIX SOCK_SEQPACKET `shim.sock` in the service's directory; one message a packet:
+// MessageHeader, then the struct of that type, then (where the type says so) bytes up to the end of
+// the packet. Both ends are of the same user (SO_PEERCRED) and of the same protocol version.
+// Events carry a sequence number; the shim keeps each until it is acknowledged and sends them again
+// to the next supervisor, so that none is lost by a death of either.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace defib::process::shim {
+
+inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
+inline constexpr std::uint16_t kProtocolVersion = 1;
+inline constexpr std::size_t kMaxMessage = 16384;
+
+// Names inside the service's directory, which is the shim's working directory.
+inline constexpr char kSocketName[] = "shim.sock";
+inline constexpr char kNotifyName[] = "notify.sock";
+inline constexpr char kStatusName[] = "status";
+inline constexpr char kShimLockName[] = "shim.lock";
+inline constexpr char kStdoutName[] = "stdout.fifo";
+inline constexpr char kStderrName[] = "stderr.fifo";
+inline constexpr char kWakeName[] = "wake.fifo";
+inline constexpr char kLogDir[] = "logs";
+inline constexpr char kLogCurrent[] = "logs/current";
+inline constexpr char kCaptureDir[] = "capture";
+inline constexpr char kPageMemfdName[] = "defib-agent";
+
+// Descriptors of the service beyond 0, 1, 2. High, so that LISTEN_FDS (3...) stays free.
+inline constexpr int kAgentPageFd = 30;
+inline constexpr int kAgentWakeFd = 31;
+
+enum class Type : std::uint16_t {
+  // Supervisor to shim.
+  kHello = 1,        // Hello
+  kConfigure = 2,    // Configure, with the launch description as a descriptor (memfd)
+  kStart = 3,        // Start
+  kStop = 4,         // Stop
+  kSignal = 5,       // SignalRequest
+  kTicket = 6,       // Ticket: permission for the next start, and its delay
+  kRevoke = 7,       // no body: takes the ticket back
+  kPassThrough = 8,  // PassThrough, with two descriptors (stdout, stderr) or none (end)
+  kLogFeed = 9,      // LogFeed
+  kAck = 10,         // Ack
+  kShutdown = 11,    // no body: ends the shim; refused while the service lives
+  kReaped = 12,      // ExitInfo: the status of an adopted service, by the supervisor's own wait
+  // Shim to supervisor; those marked E carry a sequence and are kept until acknowledged.
+  kWelcome = 33,      // Welcome, with the agent page (where there is one)
+  kStarted = 34,      // E Started, with the agent page
+  kStartFailed = 35,  // E StartFailed
+  kExited = 36,       // E Exited
+  kCrashFlag = 37,    // E CrashFlag
+  kCaptured = 38,     // E Captured
+  kNotify = 39,       // E Notify, then the datagram's bytes
+  kPageChanged = 40,  // no body: the agent rang (a stage was armed)
+  kLog = 41,          // Log, then bytes; never kept, dropped while the supervisor is slow
+  kRefused = 42,      // Refused
+};
+
+struct MessageHeader {
+  std::uint32_t magic;
+  std::uint16_t version;
+  Type type;
+  std::uint64_t sequence;  // of events marked E; else 0
+};
+static_assert(sizeof(MessageHeader) == 16);
+
+struct Hello {
+  std::int32_t supervisor_pid;
+  std::uint32_t reserved;
+};
+
+enum class ShimRestart : std::uint32_t { kAlways = 0, kOnFailure = 1, kNever = 2 };
+
+struct Start {
+  std::uint32_t automatic;  // 1: counts as a restart
+  std::uint32_t reserved;
+};
+
+enum class StopReason : std::uint32_t {
+  kNone = 0,       // it died by itself
+  kRequested = 1,  // stop or restart on request
+  kHung = 2,
+  kUnhealthy = 3,
+  kLimit = 4,
+  kNotReady = 5,
+};
+
+struct Stop {
+  StopReason reason;
+  std::int32_t signal;    // sent to the main process first; 0: none
+  std::int64_t grace_ns;  // then SIGKILL to everything of the service
+};
+
+struct SignalRequest {
+  std::int32_t signal;
+  std::uint32_t group;  // 1: to the whole process group
+};
+
+// Valid for one start after a failure exit as `restart` defines it; also when the supervisor is
+// gone by then.
+struct Ticket {
+  std::int64_t delay_ns;  // between the death and the start; 0: at once
+  std::uint64_t id;       // echoed in Started
+  ShimRestart restart;
+  std::uint32_t reserved;
+};
+
+struct PassThrough {
+  std::uint32_t on;
+  std::uint32_t reserved;
+};
+
+struct LogFeed {
+  std::uint32_t on;
+  std::uint32_t reserved;
+};
+
+struct Ack {
+  std::uint64_t sequence;  // this one and all before it
+};
+
+// Where an exit status was learnt.
+enum class StatusSource : std::uint32_t {
+  kUnknown = 0,
+  kWait = 1,        // waitid by the parent
+  kProcStat = 2,    // the zombie's /proc/PID/stat, field 52
+  kPidfdInfo = 3,   // PIDFD_GET_INFO with PIDFD_INFO_EXIT (Linux 6.15)
+  kSupervisor = 4,  // the supervisor had become the parent and waited
+};
+
+struct ExitInfo {
+  std::uint64_t generation;
+  std::int32_t pid;
+  std::int32_t wait_status;  // as by wait(2); meaningless where source is kUnknown
+  StatusSource source;
+  StopReason reason;
+  std::int64_t noticed_mono_ns;  // when the shim woke up for it
+  std::int64_t reaped_mono_ns;   // when the status was known
+  std::int64_t noticed_wall_ns;
+  std::int64_t crashed_mono_ns;  // by the crash page; 0: no crash flag
+  std::int64_t cpu_ns;           // user and system; 0: unknown
+  std::uint64_t max_rss_bytes;   // 0: unknown
+};
+static_assert(sizeof(ExitInfo) == 72);
+
+// The phases of a service as its status file tells them.
+enum class Phase : std::uint32_t {
+  kNone = 0,      // never started
+  kStarting = 1,  // forked, the program not yet executed
+  kRunning = 2,
+  kExited = 3,
+};
+
+// One slot of the file `status`. The file is two slots of kStatusSlot bytes, written alternately
+// with one pwrite; the valid slot with the higher sequence counts, so a reader never sees half.
+struct StatusRecord {
+  std::uint64_t magic;    // kStatusMagic
+  std::uint32_t version;  // kStatusVersion
+  std::uint32_t crc;      // CRC32C of the record with this field zero
+  std::uint64_t sequence;
+  std::uint64_t generation;    // counts the starts in this directory, from 1
+  std::uint64_t acknowledged;  // the generation whose exit a supervisor has acknowledged
+  Phase phase;
+  std::int32_t pid;
+  std::uint64_t start_time;      // /proc/PID/stat field 22
+  std::int64_t started_mono_ns;  // exec succeeded
+  std::int64_t started_wall_ns;
+  std::uint64_t restarts;  // automatic ones since the last start by request
+  std::int32_t shim_pid;
+  std::uint32_t ready;  // READY=1 came
+  char boot_id[40];
+  char state_word[24];  // the last X_DEFIB_STATE
+  ExitInfo exit;        // of the last process that ended; generation 0: none
+};
+inline constexpr std::uint64_t kStatusMagic = 0x3154415453464544;  // "DEFSTAT1"
+inline constexpr std::uint32_t kStatusVersion = 1;
+inline constexpr std::size_t kStatusSlot = 512;
+static_assert(sizeof(StatusRecord) == 224);
+static_assert(offsetof(StatusRecord, boot_id) == 88);
+static_assert(offsetof(StatusRecord, exit) == 152);
+
+struct Welcome {
+  std::int32_t shim_pid;
+  std::uint32_t adopted;            // 1: the service was started by a shim before this one
+  std::uint64_t events_dropped;     // the journal was full while no supervisor listened
+  std::uint64_t log_bytes_dropped;  // the disk was full
+  std::uint64_t ticket_id;          // held now; 0: none
+  StatusRecord status;
+};
+
+struct Started {
+  std::uint64_t generation;
+  std::uint64_t start_time;
+  std::int64_t started_mono_ns;
+  std::int64_t started_wall_ns;
+  std::uint64_t ticket_id;  // 0: by request
+  std::int32_t pid;
+  std::uint32_t automatic;
+};
+
+enum class StartStage : std::uint32_t {
+  kNotConfigured = 1,
+  kFork = 2,
+  kDirectory = 3,
+  kExec = 4,
+  kDescriptors = 5,
+};
+
+struct StartFailed {
+  std::uint64_t generation;
+  std::uint64_t ticket_id;
+  StartStage stage;
+  std::int32_t error_number;
+};
+
+struct Exited {
+  ExitInfo exit;
+  std::uint64_t ticket_id;  // the ticket that starts the replacement; 0: none does
+  std::int64_t restart_delay_ns;
+  std::uint32_t capture_running;  // 1: Captured follows
+  std::uint32_t reserved;
+};
+
+struct CrashFlag {
+  std::uint64_t generation;
+  std::int32_t pid;
+  std::int32_t signal;
+  std::int64_t crashed_mono_ns;
+  std::int64_t noticed_mono_ns;
+};
+
+struct Captured {
+  std::uint64_t generation;  // the report is capture/crash-GENERATION.json
+  std::int32_t wait_status;  // of defib-capture; negative: -errno, it could not be started
+  std::uint32_t reserved;
+};
+
+struct Notify {
+  std::uint64_t generation;
+  std::int32_t pid;  // the sender, by SCM_CREDENTIALS
+  std::uint32_t size;
+};
+
+struct Log {
+  std::uint32_t stream;  // 1 stdout, 2 stderr
+  std::uint32_t size;
+  std::uint64_t dropped;  // bytes that the feed lost so far
+};
+
+struct Refused {
+  Type request;
+  std::uint16_t reserved;
+  std::int32_t error_number;
+};
+
+// The launch description: LaunchHeader, then `bytes` bytes of NUL-terminated strings in this order:
+// program, directory, capture helper (empty: none), notify address (abstract name; empty:
+// notify.sock), argv..., env... . It travels as a memfd, because an environment may be large and
+// may hold secrets that must not reach the disk.
+struct LaunchHeader {
+  std::uint32_t magic;  // kLaunchMagic
+  std::uint32_t version;
+  std::uint32_t bytes;
+  std::uint32_t argc;
+  std::uint32_t envc;                // the shim replaces DEFIB_GENERATION= in place
+  std::uint32_t agent;               // 1: make an agent page for each start
+  std::uint32_t capture_timeout_ms;  // into the page; 0: the crash handler does not wait
+  std::uint32_t log_files;
+  std::uint64_t log_max_bytes;
+};
+inline constexpr std::uint32_t kLaunchMagic = 0x434e4c44;  // "DLNC"
+inline constexpr std::uint32_t kMaxLaunchBytes = 4u << 20;
+inline constexpr std::uint32_t kLaunchFixedStrings = 4;  // program, directory, capture, notify
+static_assert(sizeof(LaunchHeader) == 40);
+
+// CRC32C, bit by bit: the records are small, and the shim shall stay so too.
+inline std::uint32_t checksum(const void* bytes, std::size_t size) {
+  std::uint32_t crc = 0xffffffffu;
+  const auto* at = static_cast<const unsigned char*>(bytes);
+  for (std::size_t i = 0; i < size; ++i) {
+    crc ^= at[i];
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0x82f63b78u & (0u - (crc & 1u)));
+  }
+  return ~crc;
+}
+
+inline std::uint32_t status_checksum(StatusRecord record) {
+  record.crc = 0;
+  return checksum(&record, sizeof record);
+}
+inline bool status_valid(const StatusRecord& record) {
+  return record.magic == kStatusMagic && record.version == kStatusVersion &&
+         record.boot_id[sizeof record.boot_id - 1] == 0 &&
+         record.state_word[sizeof record.state_word - 1] == 0 &&
+         record.crc == status_checksum(record);
+}
+
+// Whether a ticket of this kind may start a replacement after that end. An unknown status counts as
+// a failure: staying down without knowing why is worse than one start too many.
+inline bool calls_for_restart(ShimRestart policy, const ExitInfo& exit) {
+  if (policy == ShimRestart::kNever || exit.reason == StopReason::kRequested) return false;
+  if (policy == ShimRestart::kAlways || exit.reason != StopReason::kNone) return true;
+  return exit.source == StatusSource::kUnknown || exit.wait_status != 0;
+}
+
+}  // namespace defib::process::shim

@@ -1,0 +1,218 @@
+// Supervisor: keeps services alive, on one event loop.
+//
+// Each service has a shim (apps/defib-shim), which is its parent; the supervisor talks to the shims
+// and holds nothing that it cannot rebuild from them and from the state directory. So:
+//   - kill -9 of the supervisor leaves shim and service running; the next one adopts them in add().
+//   - kill -9 of a shim leaves the service running; the supervisor starts another that adopts it.
+//   - a restart after a crash waits for nobody: the shim holds a ticket, the permission for the
+//   next
+//     start, which was made durable in the restart budget in advance.
+//
+// Invariants: never two processes of one service; an exit status is true or "unknown", never
+// invented; no disk sync lies between a death and the start of its replacement.
+// Thread rule: everything on the loop's thread; callbacks come there too.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "defib/base/error.h"
+#include "defib/os/event_loop.h"
+#include "defib/os/files.h"
+#include "defib/os/process.h"
+#include "defib/process/service_spec.h"
+#include "defib/process/service_state.h"
+#include "defib/process/state_dir.h"
+#include "defib/recovery/probe.h"
+
+namespace defib::process {
+
+// Why a process was ended by the supervisor, or that it was not.
+using shim::StopReason;
+
+struct StartInfo {
+  std::string service;
+  std::uint64_t generation = 0;  // counts the starts in this state directory, from 1
+  pid_t pid = 0;
+  std::int64_t mono_ns = 0;  // the program was executed
+  std::int64_t wall_ns = 0;
+  bool automatic = false;  // a restart, not a start by request
+  bool by_ticket = false;  // the shim did it by itself
+};
+
+struct ExitReport {
+  std::string service;
+  std::uint64_t generation = 0;
+  pid_t pid = 0;
+  os::ExitStatus status;  // `known` false: nobody could know
+  shim::StatusSource source = shim::StatusSource::kUnknown;
+  StopReason reason = StopReason::kNone;
+  std::int64_t noticed_mono_ns = 0;  // the shim woke up
+  std::int64_t reaped_mono_ns = 0;   // the status was known
+  std::int64_t noticed_wall_ns = 0;
+  std::int64_t crashed_mono_ns = 0;  // by the crash handler; 0: none spoke
+  std::int64_t cpu_ns = 0;
+  std::uint64_t max_rss_bytes = 0;
+  std::string capture_path;  // of the report that captured() will announce; empty: none
+  bool restarts = false;     // a replacement follows (or is running already)
+  os::Duration restart_delay{0};
+  bool while_away = false;  // it happened before this supervisor was there
+};
+
+struct CaptureReport {
+  std::string service;
+  std::uint64_t generation = 0;
+  std::string path;  // written by defib-capture; may be missing when !ok
+  bool ok = false;
+  std::optional<Error> error;
+};
+
+struct HangReport {
+  std::string service;
+  std::uint64_t generation = 0;
+  pid_t pid = 0;
+  std::string stage;  // the heartbeat's name; "sd_notify" for WATCHDOG=1
+  os::Duration silent_for{0};
+  os::Duration deadline{0};
+  bool kills = false;  // snapshot and replacement follow; else an alert only
+};
+
+struct LimitReport {
+  std::string service;
+  std::string what;  // "memory" or "cpu"
+  double value = 0;  // bytes or percent
+  double limit = 0;
+  bool kills = false;
+};
+
+struct NotifyEvent {
+  std::string service;
+  std::uint64_t generation = 0;
+  pid_t pid = 0;    // the sender
+  std::string key;  // "READY", "STATUS", "X_DEFIB_EVENT", ...
+  std::string value;
+};
+
+// What the supervisor tells. Every function may call back into the Supervisor, except to destroy
+// it. An exit is acknowledged to the shim when exited() returns: after a crash inside of it the
+// next supervisor hears of the exit again.
+class SupervisorObserver {
+ public:
+  virtual ~SupervisorObserver() = default;
+  virtual void started(const StartInfo&) {}
+  virtual void start_failed(const std::string& /*service*/, const Error&) {}
+  virtual void ready(const std::string& /*service*/) {}
+  // The crash handler rang: the process is about to die, and is being captured.
+  virtual void crash_flagged(const std::string& /*service*/, std::uint64_t /*generation*/,
+                             int /*signal*/, std::int64_t /*crashed_mono_ns*/) {}
+  virtual void exited(const ExitReport&) {}
+  // The report of a crash or of a hang has been written (or could not be).
+  virtual void captured(const CaptureReport&) {}
+  virtual void hung(const HangReport&) {}
+  virtual void limit_exceeded(const LimitReport&) {}
+  virtual void state_changed(const std::string& /*service*/, ServiceState /*from*/,
+                             ServiceState /*to*/) {}
+  virtual void notified(const NotifyEvent&) {}
+  // Output bytes of a service whose log feed is on; best effort, `lost` counts what was dropped.
+  virtual void log(const std::string& /*service*/, int /*stream*/, std::string_view /*bytes*/,
+                   std::uint64_t /*lost*/) {}
+  // The restart budget is used up: CrashLoop, with the BudgetExhausted as its cause.
+  virtual void crash_loop(const std::string& /*service*/, const Error&) {}
+  // The service was found running and taken over (`generation` as before).
+  virtual void adopted(const std::string& /*service*/, pid_t, std::uint64_t /*generation*/) {}
+  // The shim died and another one has taken over; the service went on.
+  virtual void shim_replaced(const std::string& /*service*/, pid_t /*old_shim*/,
+                             pid_t /*new_shim*/) {}
+};
+
+// What `defib status --json` needs.
+struct ServiceStatus {
+  std::string name;
+  ServiceState state = ServiceState::kStopped;
+  pid_t pid = 0;  // 0: not running
+  pid_t shim_pid = 0;
+  std::uint64_t generation = 0;
+  std::int64_t started_wall_ns = 0;  // 0: not running
+  os::Duration uptime{0};
+  std::uint64_t restart_count = 0;  // automatic ones since the last start by request
+  int restarts_in_window = 0;       // of the budget
+  int max_restarts = 0;
+  bool ready = false;
+  std::string status_text;  // the last STATUS=
+  std::optional<Error> last_error;
+  std::uint64_t memory_bytes = 0;  // of the last sample
+  double cpu_percent = 0;
+  std::optional<os::Duration> heartbeat_age;  // of the stage nearest to its deadline
+  std::int64_t next_start_mono_ns = 0;        // while backing off
+  std::optional<ExitReport> last_exit;
+  std::uint64_t log_bytes_dropped = 0;
+  std::uint64_t events_dropped = 0;
+};
+
+class Supervisor {
+ public:
+  struct Options {
+    std::string state_dir;
+    // Where defib-shim, defib-capture and libdefib-agent.so lie; empty: beside this program (and
+    // ../lib for the library).
+    std::string program_dir;
+    os::Files* files = nullptr;  // nullptr: the kernel's
+  };
+
+  // Opens the state directory (StateDirectoryForeign) and makes this process a subreaper.
+  static Result<std::unique_ptr<Supervisor>> create(os::EventLoop& loop, Options options,
+                                                    SupervisorObserver& observer);
+  // Leaves shims and services running.
+  ~Supervisor();
+  Supervisor(const Supervisor&) = delete;
+  Supervisor& operator=(const Supervisor&) = delete;
+
+  // Takes the name's lock (AlreadySupervised) and adopts the service if it runs already; else it is
+  // stopped until start(). Blocks for some milliseconds.
+  Result<> add(ServiceSpec spec);
+  // Changes the spec: what concerns a process takes effect with its next start.
+  Result<> update(ServiceSpec spec);
+  // Forgets a service that does not run, and ends its shim. AlreadyExists where it runs.
+  Result<> remove(const std::string& name);
+
+  // Returns at once; the outcome comes by the observer. No effect where it runs already.
+  Result<> start(const std::string& name);
+  Result<> stop(const std::string& name);
+  Result<> restart(const std::string& name);
+  // Ends a failure: forgets the restart budget's events, and starts the service.
+  Result<> reset(const std::string& name);
+  Result<> signal(const std::string& name, int signal);
+
+  // The result of a health check of the caller's: unhealthy is degraded, and replaced where the
+  // spec says so.
+  Result<> report_health(const std::string& name, recovery::Health health, std::string detail);
+
+  // From now on the service's output also goes to these descriptors, in order and without loss,
+  // until this supervisor dies. -1, -1 ends it.
+  Result<> pass_through(const std::string& name, int stdout_fd, int stderr_fd);
+  // Switches SupervisorObserver::log() on or off.
+  Result<> feed_log(const std::string& name, bool on);
+  // The last `max_bytes` of the service's log, whole lines.
+  Result<std::string> log_tail(const std::string& name, std::size_t max_bytes) const;
+
+  std::vector<ServiceStatus> status() const;
+  Result<ServiceStatus> status(const std::string& name) const;
+  const StateDir& state_dir() const;
+
+  // Stops every service (gracefully, then not), ends the shims, and calls `done`.
+  void shutdown(std::function<void()> done);
+
+ private:
+  struct Core;
+  explicit Supervisor(std::unique_ptr<Core> core);
+  std::unique_ptr<Core> core_;
+};
+
+}  // namespace defib::process
