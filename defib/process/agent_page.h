@@ -40,17 +40,17 @@ enum class StageUse : std::uint32_t {
 // beat, and hung when beats stands still for deadline_ms.
 struct alignas(64) HeartbeatStage {
   std::atomic<std::uint64_t> beats;
-  std::atomic<std::uint32_t> deadline_ms;   // 0: the supervisor's default
-  std::atomic<std::uint32_t> in_use;        // a StageUse
-  char name[40];                            // NUL-terminated
+  std::atomic<std::uint32_t> deadline_ms;  // 0: the supervisor's default
+  std::atomic<std::uint32_t> in_use;       // a StageUse
+  char name[40];                           // NUL-terminated
 };
 
 struct AgentPage {
-  std::uint64_t magic;              // written by the shim
-  std::uint32_t version;            // written by the shim
-  std::int32_t event_fd;            // in the service: eventfd that wakes the shim; -1: none
-  std::atomic<std::int32_t> agent_pid;      // written by the agent when it attached; 0 before
-  std::atomic<std::uint32_t> image_id;      // written by the agent: which exec'd image attached
+  std::uint64_t magic;                  // written by the shim
+  std::uint32_t version;                // written by the shim
+  std::int32_t event_fd;                // in the service: eventfd that wakes the shim; -1: none
+  std::atomic<std::int32_t> agent_pid;  // written by the agent when it attached; 0 before
+  std::atomic<std::uint32_t> image_id;  // written by the agent: which exec'd image attached
   std::uint32_t reserved[10];
   HeartbeatStage stages[kMaxStages];
   alignas(4096) postmortem::CrashPage crash;

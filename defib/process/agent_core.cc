@@ -1,0 +1,155 @@
+#include "defib/process/agent_core.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "defib/postmortem/crash_hook_sigsafe.h"
+
+namespace defib::process::agent_core {
+namespace {
+
+pthread_mutex_t attach_mutex = PTHREAD_MUTEX_INITIALIZER;  // guards the two below
+bool attach_tried = false;
+Attached attach_result = Attached::kNotSupervised;
+
+// Set once; nullptr again in a forked child. An atomic, because beats come from any thread.
+std::atomic<AgentPage*> current_page{nullptr};
+
+// A number from the environment, or -1.
+int descriptor_from_environment() {
+  const char* text = getenv("DEFIB_AGENT_FD");
+  if (text == nullptr || *text == '\0') return -1;
+  char* end = nullptr;
+  const long value = strtol(text, &end, 10);
+  return *end == '\0' && value >= 0 && value < 1 << 20 ? static_cast<int>(value) : -1;
+}
+
+// The descriptor's number may long be used for something else; the shim's memfd has these seals.
+bool is_sealed_page(int fd) {
+  struct stat status;
+  if (fstat(fd, &status) != 0 || status.st_size != static_cast<off_t>(kAgentPageSize)) return false;
+  const int seals = fcntl(fd, F_GET_SEALS);
+  return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
+}
+
+// Differs for every exec: the kernel gives each image 16 random bytes.
+std::uint32_t image_id() {
+  std::uint32_t id = 0;
+  const auto* random = reinterpret_cast<const void*>(getauxval(AT_RANDOM));
+  if (random != nullptr) memcpy(&id, random, sizeof id);
+  return id | 1;
+}
+
+// In a forked child: private, zeroed memory in the page's place. Beats go on costing nothing and
+// mean nothing, and a crash of the child is not taken for one of its parent.
+void detach_forked_child() {
+  AgentPage* page = current_page.load(std::memory_order_relaxed);
+  if (page == nullptr) return;
+  current_page.store(nullptr, std::memory_order_relaxed);
+  mmap(page, kAgentPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+       0);
+}
+
+// An image that replaced another one by exec finds the other one's stages: they are gone with it.
+void free_all_stages(AgentPage* page) {
+  for (HeartbeatStage& stage : page->stages) {
+    stage.in_use.store(static_cast<std::uint32_t>(StageUse::kFree), std::memory_order_release);
+    stage.beats.store(0, std::memory_order_relaxed);
+  }
+}
+
+// Makes the page ours, or says whose it is.
+Attached claim(AgentPage* page, bool crash_hook) {
+  if (page->magic != kAgentPageMagic) return Attached::kNotOurs;
+  if (page->version != kAgentPageVersion) return Attached::kVersion;
+  const std::int32_t own_pid = getpid();
+  std::int32_t holder = 0;
+  const bool first = page->agent_pid.compare_exchange_strong(holder, own_pid);
+  if (!first && holder != own_pid) return Attached::kNotOurs;
+
+  const std::uint32_t image = image_id();
+  const bool first_in_image = page->image_id.exchange(image) != image;
+  if (!first && first_in_image) free_all_stages(page);
+  current_page.store(page, std::memory_order_release);
+  // A second copy of the agent in one image (linked in, and preloaded) leaves it to the first one.
+  if (first_in_image && crash_hook) {
+    postmortem::install_crash_hook(&page->crash, page->event_fd, {.only_default = true});
+  }
+  pthread_atfork(nullptr, nullptr, detach_forked_child);
+  return Attached::kYes;
+}
+
+Attached attach_once(bool crash_hook) {
+  if (getenv("DEFIB_AGENT_FD") == nullptr) return Attached::kNotSupervised;
+  const int fd = descriptor_from_environment();
+  if (fd < 0 || !is_sealed_page(fd)) return Attached::kNotOurs;
+  void* memory = mmap(nullptr, kAgentPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED) return Attached::kSystem;
+  const Attached outcome = claim(static_cast<AgentPage*>(memory), crash_hook);
+  if (outcome != Attached::kYes) munmap(memory, kAgentPageSize);
+  return outcome;
+}
+
+}  // namespace
+
+Attached attach(bool crash_hook) {
+  const int saved_errno = errno;
+  pthread_mutex_lock(&attach_mutex);
+  if (!attach_tried) {
+    attach_tried = true;
+    attach_result = attach_once(crash_hook);
+  }
+  const Attached result = attach_result;
+  pthread_mutex_unlock(&attach_mutex);
+  if (result != Attached::kSystem) errno = saved_errno;
+  return result;
+}
+
+AgentPage* page() {
+  return current_page.load(std::memory_order_acquire);
+}
+
+HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32_t deadline_ms) {
+  AgentPage* own = page();
+  if (own == nullptr) return nullptr;
+  for (HeartbeatStage& stage : own->stages) {
+    auto expected = static_cast<std::uint32_t>(StageUse::kFree);
+    if (!stage.in_use.compare_exchange_strong(expected,
+                                              static_cast<std::uint32_t>(StageUse::kClaiming))) {
+      continue;
+    }
+    stage.beats.store(0, std::memory_order_relaxed);
+    stage.deadline_ms.store(deadline_ms, std::memory_order_relaxed);
+    const std::size_t size = name_size < sizeof stage.name ? name_size : sizeof stage.name - 1;
+    memcpy(stage.name, name, size);
+    memset(stage.name + size, 0, sizeof stage.name - size);
+    stage.in_use.store(static_cast<std::uint32_t>(StageUse::kWatched), std::memory_order_release);
+    return &stage;
+  }
+  return nullptr;
+}
+
+void release_stage(HeartbeatStage* stage) {
+  // After a fork the slot lies in private memory, and this changes nothing.
+  if (stage != nullptr) {
+    stage->in_use.store(static_cast<std::uint32_t>(StageUse::kFree), std::memory_order_release);
+  }
+}
+
+void ring() {
+  AgentPage* own = page();
+  if (own == nullptr || own->event_fd < 0) return;
+  const int saved_errno = errno;
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = write(own->event_fd, &one, sizeof one);
+  errno = saved_errno;
+}
+
+}  // namespace defib::process::agent_core

@@ -1,0 +1,42 @@
+// The agent's core: what must work inside any process, also one that was not built for defib.
+//
+// It is C in C++ clothing: no allocation, no exceptions, no C++ runtime, no threads, no
+// destructors, so that libdefib-agent.so can be preloaded into whatever program there is. agent.h
+// (C++) and agent_c.h (C) are its two faces.
+//
+// Thread rule: every function from any thread.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "defib/process/agent_page.h"
+
+namespace defib::process::agent_core {
+
+enum class Attached {
+  kYes,
+  kNotSupervised,  // no DEFIB_AGENT_FD in the environment
+  kNotOurs,        // the descriptor is closed, is something else, or belongs to our parent
+  kVersion,        // the page's layout is of another defib version
+  kSystem,         // the page could not be mapped; errno tells why
+};
+
+// Maps the page and claims it for this process; once per process, later calls answer the same.
+//
+// The page belongs to the process that the shim started. A process forked from it is not covered:
+// at the fork its mapping is replaced by private memory, so that neither its beats nor its crash
+// pass for its parent's. A program exec'd in the same process takes the page over.
+// `crash_hook`: install the handlers for fatal signals that still have their default action.
+Attached attach(bool crash_hook);
+// The page of this process, or nullptr where it is not attached.
+AgentPage* page();
+
+// A free slot, claimed, named (cut to 39 bytes) and not yet armed; nullptr where there is none.
+HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32_t deadline_ms);
+void release_stage(HeartbeatStage* stage);
+// Wakes the shim, so that the supervisor looks at the stages: one was armed.
+void ring();
+
+}  // namespace defib::process::agent_core

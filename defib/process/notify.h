@@ -1,0 +1,27 @@
+// The client's side of sd_notify(3), with defib's two own fields:
+//   X_DEFIB_STATE=recovering|ramping|degraded|running|...   the service's state for `defib status`
+//   X_DEFIB_EVENT={"event":"stage_started",...}             one event for the open incident
+//
+// A message never blocks for longer than kPatienceMs: a full queue is retried that long, then the
+// message is dropped and counted, and the next message that gets through tells the supervisor the
+// count (X_DEFIB_DROPPED). C only, as agent_core. Thread rule: every function from any thread.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace defib::process::notify {
+
+inline constexpr int kPatienceMs = 50;
+// Longest value of one field. A longer one is not sent, and counted as a drop.
+inline constexpr std::size_t kMaxValue = 64 * 1024;
+
+// Sends "KEY=value" to NOTIFY_SOCKET. Line breaks, which would start another field, become spaces.
+// False where it was not delivered: nobody listens (nothing is lost then), or it was dropped.
+bool send_field(const char* key, const char* value, std::size_t value_size);
+
+// Messages that were meant to be sent and were not.
+std::uint64_t drops();
+
+}  // namespace defib::process::notify
