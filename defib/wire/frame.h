@@ -39,7 +39,7 @@ class FrameDecoder {
   std::size_t held() const { return buffer_.size() - taken_; }
 
  private:
-  Error fail(std::string message);
+  Error fail(std::string message, std::optional<Error> cause = std::nullopt);
   std::string buffer_;
   std::size_t taken_ = 0;  // of buffer_, by messages that were popped
   std::optional<Error> failed_;
