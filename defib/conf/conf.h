@@ -134,7 +134,15 @@ class Section {
  private:
   friend class Document;
   struct State;
-  Section(State* state, const void* table, std::string path);
+  struct Place {
+    std::uint32_t line = 0;
+    std::uint32_t column = 0;
+  };
+  Section(State* state, const void* table, std::string path, Place place);
+  const void* find(std::string_view key) const;  // the library's node, or null
+  Place place_of(std::string_view key) const;
+  void wrong_type(std::string_view key, std::string_view expected);
+  void bad_value(std::string_view key, std::string_view expected);
   bool require(std::string_view key);
   bool read_integer(std::string_view key, std::int64_t& out, Range<std::int64_t> range);
   int read_word(std::string_view key, const std::vector<std::string_view>& words);
@@ -143,6 +151,7 @@ class Section {
   State* state_;
   const void* table_;  // the library's table; null where absent
   std::string path_;
+  Place place_;  // of the table's header, or of its parent's where it is absent
 };
 
 class Document {
