@@ -21,7 +21,15 @@ namespace defib::venue {
 enum class Side { kBuy, kSell };
 enum class OrderType { kLimit, kMarket };
 enum class TimeInForce { kGtc, kIoc };
-enum class OrderStatus { kNew, kPartiallyFilled, kFilled, kCancelled, kRejected, kExpired, kUnknown };
+enum class OrderStatus {
+  kNew,
+  kPartiallyFilled,
+  kFilled,
+  kCancelled,
+  kRejected,
+  kExpired,
+  kUnknown
+};
 std::string_view to_string(Side side);
 std::string_view to_string(OrderStatus status);
 inline bool is_terminal(OrderStatus status) {
@@ -30,13 +38,13 @@ inline bool is_terminal(OrderStatus status) {
 }
 
 struct OrderRequest {
-  std::string client_id;         // [A-Za-z0-9]{1,18}
-  std::string symbol;            // the venue's own: "BTCUSDT"
+  std::string client_id;  // [A-Za-z0-9]{1,18}
+  std::string symbol;     // the venue's own: "BTCUSDT"
   Side side = Side::kBuy;
   OrderType type = OrderType::kLimit;
   TimeInForce time_in_force = TimeInForce::kGtc;
   Decimal quantity;
-  Decimal price;                 // kLimit only
+  Decimal price;  // kLimit only
   // The fence: the venue refuses the request when it arrives later (venue's clock, ms since 1970).
   std::int64_t timestamp_ms = 0;
   std::int64_t expires_ms = 0;
@@ -51,7 +59,7 @@ struct Order {
   Decimal quantity;
   Decimal price;
   Decimal filled;
-  Decimal filled_quote;          // money exchanged so far
+  Decimal filled_quote;  // money exchanged so far
   std::int64_t created_ms = 0;
   std::int64_t updated_ms = 0;
 };
@@ -82,7 +90,7 @@ struct SymbolRules {
   Decimal tick;
   Decimal lot;
   Decimal min_notional;
-  bool trading = false;          // false: halted or in a break
+  bool trading = false;  // false: halted or in a break
 };
 
 struct Quote {
@@ -94,7 +102,7 @@ struct Quote {
 class Venue {
  public:
   virtual ~Venue() = default;
-  virtual std::string name() const = 0;                         // "binance"
+  virtual std::string name() const = 0;  // "binance"
   virtual Result<std::int64_t> server_time_ms() = 0;
   virtual Result<std::vector<SymbolRules>> rules() = 0;
   virtual Result<Quote> quote(const std::string& symbol) = 0;
