@@ -4,8 +4,8 @@
 // Counting is one relaxed atomic addition in shared memory (a histogram: three). A Registry that
 // opens the file of an earlier run goes on where that one stopped; `kill -9` loses nothing that
 // was counted (a power cut may). Handles are values of one pointer, always usable: what does not
-// fit (too many names, a name too long) counts into one spare slot, and the metric
-// `obs_metrics_refused` tells how many names that happened to.
+// fit (too many names, a name too long, one that is in use for another kind) counts into a spare
+// place, and the metric `defib_metrics_refused_total` tells how often that happened.
 //
 // The file's format is docs/formats/counters.md.
 // Thread rule: Registry's functions and the handles from any thread. Handles must not outlive it.
@@ -92,11 +92,12 @@ class Registry {
  public:
   struct Options {
     std::uint32_t max_metrics = 512;  // names, a name with other labels being another one
-    std::uint32_t max_slots = 16384;  // a counter or gauge has 1, a histogram Histogram::kSlots
+    std::uint32_t max_slots = 16384;  // a counter or gauge has 1, a histogram Histogram::kSlots;
+                                      // another kSlots are the spare place
   };
 
   // Opens or creates the file. A damaged one, or one of another version or size, is renamed to
-  // PATH.damaged and a new one begun; replaced() then tells why. DatabaseLocked where another
+  // PATH.replaced and a new one begun; replaced() then tells why. DatabaseLocked where another
   // process writes it.
   static Result<std::unique_ptr<Registry>> open(const std::string& path, Options options);
   static Result<std::unique_ptr<Registry>> open(const std::string& path) {
