@@ -1,0 +1,425 @@
+#include "defib/store/format.h"
+
+#include <fmt/core.h>
+
+#include <charconv>
+
+#include "defib/base/assert.h"
+#include "defib/base/bytes.h"
+
+namespace defib::store {
+namespace {
+
+constexpr std::string_view kIdentityMagic = "DEFIBSTO";
+constexpr std::string_view kSegmentMagic = "DEFIBWAL";
+constexpr std::string_view kCheckpointMagic = "DEFIBCKP";
+constexpr std::string_view kFooterMagic = "DEFIBEND";
+constexpr std::string_view kCleanMagic = "DEFIBCLN";
+constexpr std::uint32_t kBlockMagic = 0x4b4c4244;  // "DBLK"
+constexpr std::uint32_t kChunkMagic = 0x4b4e4843;  // "CHNK"
+
+constexpr std::size_t kBootIdSize = 36;
+constexpr std::size_t kIdentitySize = 128;
+constexpr std::size_t kCleanSize = 128;
+
+constexpr char kBegin = 'B';
+constexpr char kPut = 'P';
+constexpr char kErase = 'E';
+constexpr char kEnd = 'C';
+constexpr std::size_t kBeginSize = 1 + 8 + 4;
+constexpr std::size_t kEndSize = 1 + 8;
+
+// Pads to `size` bytes, of which the last four are the checksum of all before.
+std::string seal(std::string body, std::size_t size) {
+  DEFIB_ASSERT(body.size() + 4 <= size);
+  body.resize(size - 4, '\0');
+  const std::uint32_t crc = crc32c(body);
+  Writer(body).u32(crc);
+  return body;
+}
+
+// Checks size, magic, checksum and version, in the order that gives the most useful problem.
+bool open_sealed(std::string_view bytes, std::size_t size, std::string_view magic,
+                 std::string& problem) {
+  if (bytes.size() < size) {
+    problem = fmt::format("{} bytes where {} belong", bytes.size(), size);
+    return false;
+  }
+  bytes = bytes.substr(0, size);
+  if (bytes.substr(0, magic.size()) != magic) {
+    problem = "no magic number";
+    return false;
+  }
+  const auto stored = load<std::uint32_t>(bytes.data() + size - 4);
+  const std::uint32_t computed = crc32c(bytes.substr(0, size - 4));
+  if (stored != computed) {
+    problem = fmt::format("checksum {:08x}, computed {:08x}", stored, computed);
+    return false;
+  }
+  return true;
+}
+
+std::optional<std::uint64_t> parse_hex(std::string_view text, std::size_t digits) {
+  std::uint64_t value = 0;
+  if (text.size() != digits) return std::nullopt;
+  const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
+  if (ec != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+bool read_record(Reader& reader, RecordView& record) {
+  const std::uint8_t table_size = reader.u8();
+  const std::uint16_t key_size = reader.u16();
+  const std::uint32_t value_size = reader.u32();
+  record.table = reader.bytes(table_size);
+  record.key = reader.bytes(key_size);
+  record.value = reader.bytes(value_size);
+  return reader.ok() && table_size > 0;
+}
+
+void write_record(Writer& writer, std::string_view table, std::string_view key,
+                  std::string_view value) {
+  writer.u8(static_cast<std::uint8_t>(table.size()));
+  writer.u16(static_cast<std::uint16_t>(key.size()));
+  writer.u32(static_cast<std::uint32_t>(value.size()));
+  writer.bytes(table);
+  writer.bytes(key);
+  writer.bytes(value);
+}
+
+}  // namespace
+
+static_assert(kMaxTableName <= 0xff && kMaxKeySize <= 0xffff);
+
+std::uint64_t Identity::tag() const {
+  return parse_hex(uuid.substr(0, 16), 16).value_or(0);
+}
+
+std::string encode(const Identity& identity) {
+  std::string out(kIdentityMagic);
+  Writer writer(out);
+  writer.u32(identity.version);
+  writer.u32(identity.page_size);
+  writer.bytes(identity.uuid);
+  writer.i64(identity.created_wall_ns);
+  return seal(std::move(out), kIdentitySize);
+}
+
+std::optional<Identity> decode_identity(std::string_view bytes, std::string& problem) {
+  if (!open_sealed(bytes, kIdentitySize, kIdentityMagic, problem)) return std::nullopt;
+  Reader reader(bytes.substr(kIdentityMagic.size()));
+  Identity identity;
+  identity.version = reader.u32();
+  identity.page_size = reader.u32();
+  identity.uuid = reader.bytes(kUuidSize);
+  identity.created_wall_ns = reader.i64();
+  return identity;
+}
+
+std::string encode(const SegmentHeader& header) {
+  std::string out(kSegmentMagic);
+  Writer writer(out);
+  writer.u32(kFormatVersion);
+  writer.u32(kPageSize);
+  writer.bytes(header.uuid);
+  writer.u64(header.epoch);
+  writer.u64(header.first_lsn);
+  writer.u32(header.previous_crc);
+  writer.u32(0);
+  writer.i64(header.created_wall_ns);
+  std::string boot_id = header.boot_id;
+  boot_id.resize(kBootIdSize, ' ');
+  writer.bytes(boot_id);
+  return seal(std::move(out), kPageSize);
+}
+
+std::optional<SegmentHeader> decode_segment_header(std::string_view bytes, std::string& problem) {
+  if (!open_sealed(bytes, kPageSize, kSegmentMagic, problem)) return std::nullopt;
+  Reader reader(bytes.substr(kSegmentMagic.size()));
+  const std::uint32_t version = reader.u32();
+  if (version != kFormatVersion) {
+    problem = fmt::format("format version {}", version);
+    return std::nullopt;
+  }
+  reader.u32();
+  SegmentHeader header;
+  header.uuid = reader.bytes(kUuidSize);
+  header.epoch = reader.u64();
+  header.first_lsn = reader.u64();
+  header.previous_crc = reader.u32();
+  reader.u32();
+  header.created_wall_ns = reader.i64();
+  header.boot_id = reader.bytes(kBootIdSize);
+  return header;
+}
+
+void encode(BlockHeader& header, std::string& out) {
+  std::string body;
+  Writer writer(body);
+  writer.u64(header.epoch);
+  writer.u64(header.first_lsn);
+  writer.u32(header.count);
+  writer.u32(header.payload_size);
+  writer.u64(header.durable_lsn);
+  writer.u32(header.previous_crc);
+  writer.u32(header.payload_crc);
+  writer.u64(header.store_tag);
+  writer.u64(0);
+  header.header_crc = crc32c(body);
+  Writer whole(out);
+  whole.u32(kBlockMagic);
+  whole.u32(header.header_crc);
+  whole.bytes(body);
+}
+
+std::optional<BlockHeader> decode_block_header(std::string_view bytes, std::string& problem) {
+  if (bytes.size() < kBlockHeaderSize) {
+    problem = "the file ends inside a block's header";
+    return std::nullopt;
+  }
+  Reader reader(bytes.substr(0, kBlockHeaderSize));
+  if (reader.u32() != kBlockMagic) {
+    problem = "no block stands here";
+    return std::nullopt;
+  }
+  BlockHeader header;
+  header.header_crc = reader.u32();
+  const std::uint32_t computed = crc32c(bytes.substr(8, kBlockHeaderSize - 8));
+  if (header.header_crc != computed) {
+    problem =
+        fmt::format("block header checksum {:08x}, computed {:08x}", header.header_crc, computed);
+    return std::nullopt;
+  }
+  header.epoch = reader.u64();
+  header.first_lsn = reader.u64();
+  header.count = reader.u32();
+  header.payload_size = reader.u32();
+  header.durable_lsn = reader.u64();
+  header.previous_crc = reader.u32();
+  header.payload_crc = reader.u32();
+  header.store_tag = reader.u64();
+  return header;
+}
+
+std::string encode(const CheckpointHeader& header) {
+  std::string out(kCheckpointMagic);
+  Writer writer(out);
+  writer.u32(kFormatVersion);
+  writer.u32(kPageSize);
+  writer.bytes(header.uuid);
+  writer.u64(header.epoch);
+  writer.u64(header.lsn);
+  writer.u32(header.chain_crc);
+  writer.u32(header.chain_known ? 1 : 0);
+  writer.i64(header.created_wall_ns);
+  return seal(std::move(out), kPageSize);
+}
+
+std::optional<CheckpointHeader> decode_checkpoint_header(std::string_view bytes,
+                                                         std::string& problem) {
+  if (!open_sealed(bytes, kPageSize, kCheckpointMagic, problem)) return std::nullopt;
+  Reader reader(bytes.substr(kCheckpointMagic.size()));
+  const std::uint32_t version = reader.u32();
+  if (version != kFormatVersion) {
+    problem = fmt::format("format version {}", version);
+    return std::nullopt;
+  }
+  reader.u32();
+  CheckpointHeader header;
+  header.uuid = reader.bytes(kUuidSize);
+  header.epoch = reader.u64();
+  header.lsn = reader.u64();
+  header.chain_crc = reader.u32();
+  header.chain_known = reader.u32() == 1;
+  header.created_wall_ns = reader.i64();
+  return header;
+}
+
+std::string encode(const CheckpointFooter& footer) {
+  std::string out(kFooterMagic);
+  Writer writer(out);
+  writer.u64(footer.lsn);
+  writer.u64(footer.records);
+  writer.u64(footer.chunks);
+  writer.u64(footer.file_size);
+  return seal(std::move(out), kCheckpointFooterSize);
+}
+
+std::optional<CheckpointFooter> decode_checkpoint_footer(std::string_view bytes) {
+  std::string problem;
+  if (!open_sealed(bytes, kCheckpointFooterSize, kFooterMagic, problem)) return std::nullopt;
+  Reader reader(bytes.substr(kFooterMagic.size()));
+  CheckpointFooter footer;
+  footer.lsn = reader.u64();
+  footer.records = reader.u64();
+  footer.chunks = reader.u64();
+  footer.file_size = reader.u64();
+  return footer;
+}
+
+std::string encode(const ChunkHeader& header) {
+  std::string out;
+  Writer writer(out);
+  writer.u32(kChunkMagic);
+  writer.u32(header.records);
+  writer.u32(header.payload_size);
+  writer.u32(header.payload_crc);
+  writer.u64(header.index);
+  writer.u32(0);
+  const std::uint32_t crc = crc32c(out);
+  writer.u32(crc);
+  DEFIB_ASSERT(out.size() == kChunkHeaderSize);
+  return out;
+}
+
+std::optional<ChunkHeader> decode_chunk_header(std::string_view bytes) {
+  if (bytes.size() < kChunkHeaderSize) return std::nullopt;
+  Reader reader(bytes.substr(0, kChunkHeaderSize));
+  if (reader.u32() != kChunkMagic) return std::nullopt;
+  ChunkHeader header;
+  header.records = reader.u32();
+  header.payload_size = reader.u32();
+  header.payload_crc = reader.u32();
+  header.index = reader.u64();
+  reader.u32();
+  if (reader.u32() != crc32c(bytes.substr(0, kChunkHeaderSize - 4))) return std::nullopt;
+  return header;
+}
+
+std::string encode(const CleanRecord& record) {
+  std::string out(kCleanMagic);
+  Writer writer(out);
+  writer.u32(kFormatVersion);
+  writer.bytes(record.uuid);
+  writer.u64(record.lsn);
+  writer.u64(record.epoch);
+  return seal(std::move(out), kCleanSize);
+}
+
+std::optional<CleanRecord> decode_clean_record(std::string_view bytes, std::string& problem) {
+  if (!open_sealed(bytes, kCleanSize, kCleanMagic, problem)) return std::nullopt;
+  Reader reader(bytes.substr(kCleanMagic.size()));
+  if (const std::uint32_t version = reader.u32(); version != kFormatVersion) {
+    problem = fmt::format("format version {}", version);
+    return std::nullopt;
+  }
+  CleanRecord record;
+  record.uuid = reader.bytes(kUuidSize);
+  record.lsn = reader.u64();
+  record.epoch = reader.u64();
+  return record;
+}
+
+std::string segment_name(std::uint64_t first_lsn, std::uint64_t epoch) {
+  return fmt::format("{:016x}.{:08x}.wal", first_lsn, epoch);
+}
+
+std::string checkpoint_name(std::uint64_t lsn) {
+  return fmt::format("checkpoint-{:016x}.ckpt", lsn);
+}
+
+std::optional<SegmentName> parse_segment_name(std::string_view name) {
+  if (name.size() != 29 || name[16] != '.' || !name.ends_with(".wal")) return std::nullopt;
+  const auto lsn = parse_hex(name.substr(0, 16), 16);
+  const auto epoch = parse_hex(name.substr(17, 8), 8);
+  if (!lsn || !epoch) return std::nullopt;
+  return SegmentName{*lsn, *epoch};
+}
+
+std::optional<std::uint64_t> parse_checkpoint_name(std::string_view name) {
+  if (!name.starts_with("checkpoint-") || !name.ends_with(".ckpt")) return std::nullopt;
+  return parse_hex(name.substr(11, name.size() - 16), 16);
+}
+
+void TransactionEncoder::change(char operation, std::string_view table, std::string_view key,
+                                std::string_view value) {
+  if (bytes_.empty()) bytes_.resize(kBeginSize);  // Filled in by finish().
+  bytes_ += operation;
+  Writer writer(bytes_);
+  write_record(writer, table, key, value);
+  ++changes_;
+}
+
+void TransactionEncoder::put(std::string_view table, std::string_view key, std::string_view value) {
+  change(kPut, table, key, value);
+}
+
+void TransactionEncoder::erase(std::string_view table, std::string_view key) {
+  change(kErase, table, key, {});
+}
+
+std::string TransactionEncoder::finish(std::uint64_t number) {
+  DEFIB_ASSERT(changes_ > 0);
+  bytes_[0] = kBegin;
+  store_value<std::uint64_t>(bytes_.data() + 1, number);
+  store_value<std::uint32_t>(bytes_.data() + 9, changes_);
+  bytes_ += kEnd;
+  Writer(bytes_).u64(number);
+  std::string done = std::move(bytes_);
+  clear();
+  return done;
+}
+
+void TransactionEncoder::clear() {
+  bytes_.clear();
+  changes_ = 0;
+}
+
+std::optional<std::vector<TransactionView>> decode_transactions(std::string_view payload,
+                                                                std::uint64_t first_lsn,
+                                                                std::uint32_t count,
+                                                                std::string& problem) {
+  Reader reader(payload);
+  std::vector<TransactionView> transactions;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint64_t expected = first_lsn + i;
+    const char begin = static_cast<char>(reader.u8());
+    TransactionView transaction;
+    transaction.number = reader.u64();
+    const std::uint32_t changes = reader.u32();
+    if (!reader.ok() || begin != kBegin || transaction.number != expected ||
+        changes > reader.remaining()) {
+      problem = fmt::format("transaction {} does not begin where it should", expected);
+      return std::nullopt;
+    }
+    transaction.changes.resize(changes);
+    for (RecordView& change : transaction.changes) {
+      const char operation = static_cast<char>(reader.u8());
+      change.erased = operation == kErase;
+      if ((operation != kPut && operation != kErase) || !read_record(reader, change)) {
+        problem = fmt::format("transaction {} has a malformed change", expected);
+        return std::nullopt;
+      }
+    }
+    if (static_cast<char>(reader.u8()) != kEnd || reader.u64() != expected || !reader.ok()) {
+      problem = fmt::format("transaction {} has no end", expected);
+      return std::nullopt;
+    }
+    transactions.push_back(std::move(transaction));
+  }
+  if (!reader.finished()) {
+    problem = fmt::format("{} bytes after the last transaction", reader.remaining());
+    return std::nullopt;
+  }
+  return transactions;
+}
+
+void append_record(std::string& chunk, std::string_view table, std::string_view key,
+                   std::string_view value) {
+  Writer writer(chunk);
+  write_record(writer, table, key, value);
+}
+
+std::optional<std::vector<RecordView>> decode_records(std::string_view payload,
+                                                      std::uint32_t count) {
+  if (count > payload.size()) return std::nullopt;
+  Reader reader(payload);
+  std::vector<RecordView> records(count);
+  for (RecordView& record : records) {
+    if (!read_record(reader, record)) return std::nullopt;
+  }
+  if (!reader.finished()) return std::nullopt;
+  return records;
+}
+
+}  // namespace defib::store

@@ -1,0 +1,62 @@
+// StoreLock: one process at a time opens a store for writing.
+//
+// The lock is the kernel's (an advisory lock of the open file description on DIR/LOCK), so it is
+// free the moment its holder is gone; no age or pid file decides. The file's content only says who
+// holds it, for messages and for the recovery indicator: pid, start time and boot id together name
+// one process for ever.
+//
+// Thread rule: one thread at a time.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "defib/os/clock.h"
+#include "defib/os/files.h"
+
+namespace defib::store {
+
+struct LockRecord {
+  std::string state;  // recovering, open, closed
+  int pid = 0;
+  std::uint64_t start_time = 0;  // clock ticks since boot
+  std::string boot_id;
+  std::string since;  // RFC 3339
+  std::string program;
+};
+
+// One line of text under a checksum.
+std::string encode(const LockRecord& record);
+std::optional<LockRecord> decode_lock_record(std::string_view text);
+// None where there is no lock file or its content is unreadable.
+std::optional<LockRecord> read_lock_record(os::Files& files, const std::string& dir);
+
+enum class HolderState { kNone, kDead, kDying, kAlive };
+HolderState holder_state(const LockRecord& record, const os::Clock& clock);
+// "pid 123 (engine), since 2026-01-01T00:00:00Z"; empty where the record's process is not alive.
+std::string living_holder(const std::optional<LockRecord>& record, const os::Clock& clock);
+
+class StoreLock {
+ public:
+  // Waits up to `wait` for a holder that is dying; fails at once with DatabaseLocked, which names
+  // it, for one that lives.
+  static Result<StoreLock> acquire(os::Files& files, const std::string& dir, const os::Clock& clock,
+                                   os::Duration wait);
+  // Rewrites and syncs the record.
+  Result<> set_state(std::string_view state);
+  // What stood there before.
+  const std::optional<LockRecord>& previous() const { return previous_; }
+
+ private:
+  StoreLock(std::unique_ptr<os::File> file, std::optional<LockRecord> previous,
+            const os::Clock& clock)
+      : file_(std::move(file)), previous_(std::move(previous)), clock_(&clock) {}
+  std::unique_ptr<os::File> file_;
+  std::optional<LockRecord> previous_;
+  const os::Clock* clock_;
+};
+
+}  // namespace defib::store
