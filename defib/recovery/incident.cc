@@ -18,7 +18,7 @@ constexpr std::size_t kHashDigits = 64;
 // `,"hash":"` + 64 digits + `"}`
 constexpr std::size_t kSealSize = kHashKey.size() + kHashDigits + 2;
 constexpr std::string_view kSuffix = ".jsonl";
-constexpr std::size_t kFirstRead = 16 << 10;
+constexpr std::size_t kFirstRead = 4 << 10;
 constexpr std::size_t kIdTimeSize = 16;  // "20261120T130558Z"
 constexpr std::array<std::string_view, 5> kOutcomes = {"recovered", "restarted", "stopped",
                                                        "awaiting_approval", "failed"};

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <utility>
 
@@ -44,6 +45,8 @@ constexpr std::size_t kBudgetHeader = 16;  // magic, version, checksum
 constexpr std::size_t kMaxBudgetFile = 16 << 20;
 // Events that have left the window are kept up to this number, so that the window may be widened.
 constexpr std::size_t kKeptEvents = 1024;
+// The drift of the wall clock against the monotonic one that is not worth writing down.
+constexpr os::Duration kToleratedStep = std::chrono::seconds(1);
 
 Error damaged_budget(const std::string& path, std::string_view what) {
   return Error(Code::kCorrupted, fmt::format("the budget file {} is damaged: {}", path, what))
@@ -97,6 +100,7 @@ Result<> Budget::load(std::string_view content) {
     events_.push_back(std::move(event));
   }
   if (!reader.finished()) return damaged_budget(options_.path, "its length does not match");
+  if (!events_.empty()) written_offset_ = events_.back().wall_ns - events_.back().mono_ns;
   return {};
 }
 
@@ -106,6 +110,11 @@ Result<> Budget::write() {
     const auto excess = static_cast<std::ptrdiff_t>(events_.size() - kKeptEvents);
     const auto first_kept = std::find_if(events_.begin(), events_.begin() + excess, kept);
     events_.erase(events_.begin(), first_kept);
+  }
+  // Only the latest wall clock is worth comparing with that of another boot.
+  const std::int64_t offset = wall_offset();
+  for (Event& event : events_) {
+    if (event.boot_id == clock_->boot_id()) event.wall_ns = event.mono_ns + offset;
   }
   std::string body;
   Writer writer(body);
@@ -124,6 +133,7 @@ Result<> Budget::write() {
   DEFIB_ASSERT(content.size() == kBudgetHeader);
   DEFIB_TRY(os::write_file_atomically(*files_, options_.path, content + body));
   dirty_ = false;
+  written_offset_ = offset;
   return {};
 }
 
@@ -143,6 +153,10 @@ os::Duration Budget::age(const Event& event) const {
   if (event.boot_id == clock_->boot_id()) return os::Duration(mono - event.mono_ns);
   // It happened before this boot began, so it is at least as old as the boot.
   return os::Duration(std::max(clock_->wall_ns() - event.wall_ns, mono));
+}
+
+std::int64_t Budget::wall_offset() const {
+  return clock_->wall_ns() - clock_->mono_ns();
 }
 
 Budget::Event Budget::stamp() const {
@@ -210,7 +224,9 @@ void Budget::use_prepared() {
 }
 
 Result<> Budget::settle() {
-  return dirty_ ? write() : Result<>();
+  const os::Duration stepped(std::abs(wall_offset() - written_offset_));
+  const bool stale = !events_.empty() && stepped > kToleratedStep;
+  return dirty_ || stale ? write() : Result<>();
 }
 
 bool Budget::presumed_spent() const {

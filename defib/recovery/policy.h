@@ -49,7 +49,10 @@ class Backoff {
 // one. Each event is stamped {boot id, monotonic, wall}: within one boot the monotonic clock
 // decides. The first open after a reboot re-stamps the events of earlier boots once, by the wall
 // clock, but never younger than this boot and never in the future (an event that seems to lie in
-// the future happened just before the boot); from then on wall clock steps cannot touch them.
+// the future happened just before the boot); from then on wall clock steps cannot touch them. Every
+// write brings the wall stamps of this boot's events up to the wall clock as it is now, and
+// settle() writes after a step, so that only a step between the last settle() and the reboot can
+// mislead.
 //
 // A ticket is the permission for the *next* event, made durable in advance while there is time:
 // prepare() writes it, use_prepared() spends it without touching the disk; a ticket that was
@@ -80,7 +83,8 @@ class Budget {
   bool prepared() const { return prepared_; }
   // Spends the ticket; its time stamp reaches the disk with settle(). Precondition: prepared().
   void use_prepared();
-  // Writes what use_prepared() left in memory. Cheap where there is nothing.
+  // Writes what use_prepared() left in memory, or a wall clock step made stale. Cheap where there
+  // is nothing; call it from a timer.
   Result<> settle();
   // Gives the unused ticket back, also one that open() took for spent; no effect where none is.
   Result<> give_back();
@@ -107,6 +111,7 @@ class Budget {
   os::Duration age(const Event& event) const;
   bool in_window(const Event& event) const { return age(event) < options_.window; }
   Event stamp() const;
+  std::int64_t wall_offset() const;
   void add_event();
 
   os::Files* files_;
@@ -114,6 +119,7 @@ class Budget {
   Options options_;
   std::vector<Event> events_;
   bool prepared_ = false;
+  std::int64_t written_offset_ = 0;  // of the wall clock to the monotonic one, at the last write
   bool dirty_ = false;
 };
 
