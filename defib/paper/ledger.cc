@@ -226,8 +226,9 @@ Error damaged(std::uint64_t line, Error cause) {
 // Collects lines into batches and hands out complete ones.
 class BatchReader {
  public:
-  BatchReader(const std::vector<Symbol>& symbols, const std::function<Result<>(const Event&)>& each)
-      : symbols_(symbols), each_(each) {}
+  BatchReader(const std::vector<Symbol>& symbols, const std::function<Result<>(const Event&)>& each,
+              std::optional<std::uint64_t> seed)
+      : symbols_(symbols), each_(each), wanted_seed_(seed) {}
 
   Result<> line(std::string_view text) {
     const std::uint64_t number = ++lines_;
@@ -237,7 +238,10 @@ class BatchReader {
       if (!seed) return damaged(number, seed.error());
       head_.seed = *seed;
       complete();
-      return {};
+      if (!wanted_seed_ || *wanted_seed_ == *seed) return {};
+      return Error(Code::kInvalidArgument,
+                   fmt::format("the ledger was made with seed {}, not {}", *seed, *wanted_seed_))
+          .suggest("start the venue with that seed, or choose another ledger");
     }
     Result<DecodedEvent> decoded = decode_event(text, symbols_);
     if (!decoded) return damaged(number, decoded.error());
@@ -260,6 +264,7 @@ class BatchReader {
   }
   const std::vector<Symbol>& symbols_;
   const std::function<Result<>(const Event&)>& each_;
+  std::optional<std::uint64_t> wanted_seed_;
   std::vector<Event> batch_;
   LedgerHead head_;
   std::uint64_t lines_ = 0;
@@ -291,9 +296,10 @@ Result<DecodedEvent> decode_event(std::string_view line, const std::vector<Symbo
 }
 
 Result<LedgerHead> read_ledger(os::File& file, const std::vector<Symbol>& symbols,
-                               const std::function<Result<>(const Event&)>& each) {
+                               const std::function<Result<>(const Event&)>& each,
+                               std::optional<std::uint64_t> seed) {
   DEFIB_TRY_ASSIGN(const std::uint64_t size, file.size());
-  BatchReader reader(symbols, each);
+  BatchReader reader(symbols, each, seed);
   std::string pending;
   std::string chunk(kChunk, '\0');
   std::uint64_t offset = 0;
@@ -321,12 +327,7 @@ Result<std::unique_ptr<Ledger>> Ledger::open(os::Files& files, const std::string
                                              const std::function<Result<>(const Event&)>& replay) {
   DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files.open(path, os::OpenMode::kCreate));
   DEFIB_TRY(file->try_lock());
-  DEFIB_TRY_ASSIGN(const LedgerHead head, read_ledger(*file, symbols, replay));
-  if (head.lines > 0 && head.seed != seed) {
-    return Error(Code::kInvalidArgument,
-                 fmt::format("the ledger {} was made with seed {}, not {}", path, head.seed, seed))
-        .suggest("start the venue with that seed, or choose another ledger");
-  }
+  DEFIB_TRY_ASSIGN(const LedgerHead head, read_ledger(*file, symbols, replay, seed));
   if (head.torn_bytes > 0) DEFIB_TRY(file->truncate(head.good_bytes));
   std::uint64_t size = head.good_bytes;
   if (head.lines == 0) {

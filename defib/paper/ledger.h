@@ -39,9 +39,11 @@ struct LedgerHead {
   std::uint64_t torn_bytes = 0;  // behind that
 };
 // Calls `each` for every event of a complete batch, in order, and stops at its first error.
-// Reads only. Corrupted names the line.
+// Reads only. Corrupted names the line; InvalidArgument where another seed than `seed` stands at
+// the head, before any event is handed out.
 Result<LedgerHead> read_ledger(os::File& file, const std::vector<Symbol>& symbols,
-                               const std::function<Result<>(const Event&)>& each);
+                               const std::function<Result<>(const Event&)>& each,
+                               std::optional<std::uint64_t> seed = std::nullopt);
 
 class Ledger {
  public:
