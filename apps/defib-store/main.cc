@@ -1,0 +1,125 @@
+// defib-store: the command line of the store. `defib store VERB ...` runs this program.
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "apps/defib-store/commands.h"
+
+namespace {
+
+using defib::store_program::Arguments;
+
+class Program {
+ public:
+  Program() {
+    app_.require_subcommand(1);
+    app_.footer(
+        "Exit codes: 0 done; 1 failed or unhealthy; 2 wrong usage or input; 3 refused (locked, or\n"
+        "recovery needed but not allowed); 4 interrupted.");
+    add_load();
+    add_reading();
+    add_writing();
+    add_care();
+  }
+
+  int run(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::Success& success) {
+      return app_.exit(success);
+    } catch (const CLI::ParseError& error) {
+      const bool json = arguments_.json;
+      return defib::store_program::report(defib::Error(defib::Code::kWrongUsage, error.what()), json);
+    }
+    for (const auto& [verb, function] : verbs_) {
+      if (verb->parsed()) return function(arguments_);
+    }
+    return 2;
+  }
+
+ private:
+  CLI::App* verb(const char* name, const char* text, const char* example,
+                 int (*function)(const Arguments&)) {
+    CLI::App* verb = app_.add_subcommand(name, text);
+    verb->footer(std::string("Example: defib store ") + example);
+    verb->add_option("DIR", arguments_.dir, "The store's directory")->required();
+    verb->add_flag("--json", arguments_.json, "Output for machines");
+    verbs_.emplace_back(verb, function);
+    return verb;
+  }
+
+  void add_load() {
+    CLI::App* load =
+        verb("load", "Apply commands from standard input, and print `ok N` after each commit",
+             "load DIR --sync group --batch 100 < commands.tsv", defib::store_program::run_load);
+    load->add_option("--sync", arguments_.sync,
+                     "each: a sync a commit; group: commits share syncs; none: survives a kill, "
+                     "not a power failure at once (default each)")
+        ->check(CLI::IsMember({"each", "group", "none"}));
+    load->add_option("--batch", arguments_.batch, "Commit by itself every N commands")
+        ->check(CLI::PositiveNumber);
+  }
+
+  void add_reading() {
+    CLI::App* dump = verb("dump", "Print every record as TABLE<TAB>KEY<TAB>VALUE, in order",
+                          "dump DIR orders", defib::store_program::run_dump);
+    dump->add_option("TABLE", arguments_.table, "Only this table");
+    CLI::App* get =
+        verb("get", "Print one value", "get DIR orders 42", defib::store_program::run_get);
+    get->add_option("TABLE", arguments_.table, "The table, escaped as in dump")->required();
+    get->add_option("KEY", arguments_.key, "The key, escaped as in dump")->required();
+    for (CLI::App* reader : {dump, get}) {
+      reader->add_flag("--no-recover", arguments_.no_recover,
+                       "Fail with exit code 3 where recovery is needed");
+    }
+  }
+
+  void add_writing() {
+    CLI::App* put = verb("put", "Write one record durably", "put DIR orders 42 open",
+                         defib::store_program::run_put);
+    CLI::App* del = verb("del", "Delete one record durably", "del DIR orders 42",
+                         defib::store_program::run_del);
+    for (CLI::App* writer : {put, del}) {
+      writer->add_option("TABLE", arguments_.table, "The table, escaped as in dump")->required();
+      writer->add_option("KEY", arguments_.key, "The key, escaped as in dump")->required();
+    }
+    put->add_option("VALUE", arguments_.value, "The value, escaped as in dump")->required();
+  }
+
+  void add_care() {
+    using namespace defib::store_program;
+    verb("status", "What the files say, without changing them", "status DIR --json", run_status);
+    CLI::App* recover = verb("recover", "Run recovery and show its stages",
+                             "recover DIR --timeout-per-stage 5m", run_recover);
+    recover->add_option_function<std::string>(
+        "--timeout-per-stage",
+        [this](const std::string& text) {
+          arguments_.stage_timeout = defib::os::parse_duration(text);
+          if (arguments_.stage_timeout <= defib::os::Duration::zero()) {
+            throw CLI::ValidationError("--timeout-per-stage", "'" + text + "' is not a duration");
+          }
+        },
+        "The longest that one stage may take (default 10m)");
+    verb("verify", "Check every byte, without changing any", "verify DIR", run_verify);
+    CLI::App* inspect = verb("inspect", "Show what the files hold", "inspect DIR wal", run_inspect);
+    inspect->add_option("PART", arguments_.part, "wal, checkpoint, pages or dwb (default: all)")
+        ->check(CLI::IsMember({"wal", "checkpoint", "pages", "dwb"}));
+    CLI::App* backup = verb("backup", "Copy a store, also while it is in use",
+                            "backup DIR --to NEWDIR", run_backup);
+    CLI::App* repair = verb("repair", "Save what is readable of a damaged store into a new one",
+                            "repair DIR --to NEWDIR", run_repair);
+    for (CLI::App* copy : {backup, repair}) {
+      copy->add_option("--to", arguments_.to, "A directory that does not exist yet")->required();
+    }
+  }
+
+  CLI::App app_{"Load, dump, inspect, verify, recover and repair a store", "defib store"};
+  Arguments arguments_;
+  std::vector<std::pair<CLI::App*, int (*)(const Arguments&)>> verbs_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return Program().run(argc, argv);
+}
