@@ -51,9 +51,8 @@ enum class Type : std::uint16_t {
   kLogFeed = 9,      // LogFeed
   kAck = 10,         // Ack
   kShutdown = 11,    // no body: ends the shim; refused while the service lives
-  kReaped = 12,      // ExitInfo: the status of an adopted service, by the supervisor's own wait
   // Shim to supervisor; those marked E carry a sequence and are kept until acknowledged.
-  kWelcome = 33,      // Welcome, with the agent page (where there is one)
+  kWelcome = 33,      // Welcome, with the notify socket and the agent page (where there is one)
   kStarted = 34,      // E Started, with the agent page
   kStartFailed = 35,  // E StartFailed
   kExited = 36,       // E Exited
@@ -134,7 +133,7 @@ enum class StatusSource : std::uint32_t {
   kWait = 1,        // waitid by the parent
   kProcStat = 2,    // the zombie's /proc/PID/stat, field 52
   kPidfdInfo = 3,   // PIDFD_GET_INFO with PIDFD_INFO_EXIT (Linux 6.15)
-  kSupervisor = 4,  // the supervisor had become the parent and waited
+  kSupervisor = 4,  // waited for by the supervisor, which had become the parent
 };
 
 struct ExitInfo {
@@ -193,7 +192,8 @@ struct Welcome {
   std::uint32_t adopted;            // 1: the service was started by a shim before this one
   std::uint64_t events_dropped;     // the journal was full while no supervisor listened
   std::uint64_t log_bytes_dropped;  // the disk was full
-  std::uint64_t ticket_id;          // held now; 0: none
+  std::uint64_t ticket_id;          // held now, or used by a delayed start; 0: none
+  std::uint64_t pending_events;     // so many events follow that were kept for us
   StatusRecord status;
 };
 
@@ -263,9 +263,8 @@ struct Refused {
 };
 
 // The launch description: LaunchHeader, then `bytes` bytes of NUL-terminated strings in this order:
-// program, directory, capture helper (empty: none), notify address (abstract name; empty:
-// notify.sock), argv..., env... . It travels as a memfd, because an environment may be large and
-// may hold secrets that must not reach the disk.
+// program, directory, capture helper (empty: none), argv..., env... . It travels as a memfd,
+// because an environment may be large and may hold secrets that must not reach the disk.
 struct LaunchHeader {
   std::uint32_t magic;  // kLaunchMagic
   std::uint32_t version;
@@ -279,7 +278,7 @@ struct LaunchHeader {
 };
 inline constexpr std::uint32_t kLaunchMagic = 0x434e4c44;  // "DLNC"
 inline constexpr std::uint32_t kMaxLaunchBytes = 4u << 20;
-inline constexpr std::uint32_t kLaunchFixedStrings = 4;  // program, directory, capture, notify
+inline constexpr std::uint32_t kLaunchFixedStrings = 3;  // program, directory, capture
 static_assert(sizeof(LaunchHeader) == 40);
 
 // CRC32C, bit by bit: the records are small, and the shim shall stay so too.

@@ -1,0 +1,342 @@
+// The supervisor's side of the shim, and the service's notifications.
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "shim.h"
+
+namespace defib::process::shim {
+namespace {
+
+Shim* feeding = nullptr;  // feed_log() is a plain function; set while output is pumped
+
+template <typename Body>
+bool read_body(const char* bytes, size_t size, Body* body) {
+  if (size < sizeof *body) return false;
+  memcpy(body, bytes, sizeof *body);
+  return true;
+}
+
+void close_all(const int* fds, int count) {
+  for (int i = 0; i < count; ++i) close(fds[i]);
+}
+
+constexpr size_t kFeedChunk = 8192;
+
+}  // namespace
+
+void Shim::accept_connection() {
+  const int fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0) return;
+  if (!peer_is_trusted(fd)) {
+    close(fd);
+    return;
+  }
+  take_connection(fd);
+}
+
+// A new supervisor takes the place of the one before: the lock on the service's name makes sure
+// that there is only one that lives.
+void Shim::take_connection(int fd) {
+  drop_connection();
+  connection_ = fd;
+  const int bytes = 1 << 20;
+  setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  watch(fd, EPOLLIN, kConnection);
+}
+
+void Shim::drop_connection() {
+  if (connection_ < 0) return;
+  unwatch(connection_);
+  close(connection_);
+  connection_ = -1;
+  greeted_ = false;
+  connection_blocked_ = false;
+  log_feed_ = false;
+  // The terminal was the supervisor's. Its reader must see the end of file.
+  set_pass_through(PassThrough{}, nullptr, 0);
+}
+
+void Shim::on_message() {
+  alignas(8) static char buffer[kMaxMessage];
+  constexpr int kMaxPerRound = 64;
+  for (int round = 0; round < kMaxPerRound && connection_ >= 0; ++round) {
+    int fds[2];
+    int fd_count = 0;
+    const ssize_t size = receive_message(connection_, buffer, sizeof buffer, fds, &fd_count);
+    if (size == -EAGAIN || size == -EINTR) return;
+    if (size <= 0) return drop_connection();
+    MessageHeader header;
+    const size_t bytes = static_cast<size_t>(size);
+    if (!read_body(buffer, bytes, &header) || header.magic != kMessageMagic ||
+        header.version != kProtocolVersion) {
+      close_all(fds, fd_count);
+      return drop_connection();
+    }
+    handle(header, buffer + sizeof header, bytes - sizeof header, fds, fd_count);
+  }
+}
+
+void Shim::handle(const MessageHeader& header, const char* body, size_t size, int* fds,
+                  int fd_count) {
+  const Type type = header.type;
+  if (type == Type::kConfigure && fd_count == 1) {
+    const int failed = launch_.load(fds[0]);
+    if (failed != 0) return refuse(type, -failed);
+    logs_.set_limits(launch_.header().log_max_bytes, launch_.header().log_files);
+    return;
+  }
+  if (type == Type::kPassThrough) {
+    PassThrough request;
+    if (read_body(body, size, &request)) return set_pass_through(request, fds, fd_count);
+  }
+  close_all(fds, fd_count);
+  switch (type) {
+    case Type::kHello:
+      return welcome();
+    case Type::kStart: {
+      Start request;
+      if (!read_body(body, size, &request)) break;
+      if (alive()) return refuse(type, EALREADY);
+      return start(request.automatic != 0, 0);
+    }
+    case Type::kStop: {
+      Stop request;
+      if (!read_body(body, size, &request)) break;
+      return stop(request);
+    }
+    case Type::kSignal: {
+      SignalRequest request;
+      if (!read_body(body, size, &request)) break;
+      if (!alive()) return refuse(type, ESRCH);
+      if (request.group != 0 && group_ > 0) {
+        kill(-group_, request.signal);
+      } else if (pidfd_ >= 0) {
+        pidfd_send(pidfd_, request.signal);
+      }
+      return;
+    }
+    case Type::kTicket: {
+      Ticket request;
+      if (!read_body(body, size, &request)) break;
+      ticket_ = request;
+      return;
+    }
+    case Type::kRevoke:
+      ticket_ = Ticket{};
+      pending_ = Ticket{};
+      start_at_ = 0;
+      return;
+    case Type::kLogFeed: {
+      LogFeed request;
+      if (!read_body(body, size, &request)) break;
+      log_feed_ = request.on != 0;
+      return;
+    }
+    case Type::kAck: {
+      Ack request;
+      if (!read_body(body, size, &request)) break;
+      return acknowledge(request.sequence);
+    }
+    case Type::kShutdown:
+      if (alive()) return refuse(type, EBUSY);
+      ending_ = true;
+      cleanup_until_ = mono_ns() + kCleanupLimitNs;
+      return;
+    default:
+      break;
+  }
+  refuse(type, EINVAL);
+}
+
+bool Shim::send_now(Type type, const void* body, size_t body_size, const void* tail,
+                    size_t tail_size, const int* fds, int fd_count) {
+  if (connection_ < 0) return false;
+  static char head[sizeof(MessageHeader) + 512];
+  const MessageHeader header = {kMessageMagic, kProtocolVersion, type, 0};
+  memcpy(head, &header, sizeof header);
+  memcpy(head + sizeof header, body, body_size);
+  return send_message(connection_, head, sizeof header + body_size, tail, tail_size, fds,
+                      fd_count) == 0;
+}
+
+void Shim::welcome() {
+  const Welcome body = {getpid(),
+                        adopted_ ? 1u : 0u,
+                        journal_.dropped(),
+                        logs_.dropped(),
+                        ticket_.id != 0 ? ticket_.id : pending_.id,
+                        journal_.count(),
+                        status_.record};
+  static_assert(sizeof(Welcome) <= 512);
+  const int fds[2] = {notify_, page_.fd};
+  sent_sequence_ = 0;
+  if (!send_now(Type::kWelcome, &body, sizeof body, nullptr, 0, fds, page_.fd >= 0 ? 2 : 1)) {
+    return drop_connection();
+  }
+  greeted_ = true;
+  page_changed_ = page_.page != nullptr;
+}
+
+void Shim::refuse(Type request, int error_number) {
+  const Refused body = {request, 0, error_number};
+  send_now(Type::kRefused, &body, sizeof body, nullptr, 0, nullptr, 0);
+}
+
+void Shim::acknowledge(uint64_t sequence) {
+  StatusRecord& record = status_.record;
+  uint64_t acknowledged = record.acknowledged;
+  Journal::Entry entry;
+  uint64_t at = 0;
+  while (journal_.next_after(at, &entry) && entry.header.sequence <= sequence) {
+    at = entry.header.sequence;
+    Exited exited;
+    if (entry.header.type == Type::kExited &&
+        read_body(entry.bytes + sizeof(MessageHeader), entry.size - sizeof(MessageHeader),
+                  &exited)) {
+      acknowledged = exited.exit.generation;
+    }
+  }
+  journal_.acknowledge(sequence);
+  if (acknowledged == record.acknowledged) return;
+  record.acknowledged = acknowledged;
+  status_.write_record();
+}
+
+void Shim::flush_journal() {
+  if (connection_ < 0 || !greeted_) return;
+  Journal::Entry entry;
+  bool blocked = false;
+  while (!blocked && journal_.next_after(sent_sequence_, &entry)) {
+    const bool with_page = entry.header.type == Type::kStarted && page_.fd >= 0;
+    const int sent = send_message(connection_, entry.bytes, entry.size, nullptr, 0, &page_.fd,
+                                  with_page ? 1 : 0);
+    if (sent == 0) {
+      sent_sequence_ = entry.header.sequence;
+    } else if (sent == -EAGAIN) {
+      blocked = true;
+    } else {
+      return drop_connection();
+    }
+  }
+  if (!blocked && page_changed_) {
+    page_changed_ = !send_now(Type::kPageChanged, "", 0, nullptr, 0, nullptr, 0);
+    blocked = page_changed_;
+  }
+  epoll_event event = {};
+  event.events = EPOLLIN | (blocked ? EPOLLOUT : 0u);
+  event.data.u32 = kConnection;
+  if (blocked != connection_blocked_) epoll_ctl(epoll_, EPOLL_CTL_MOD, connection_, &event);
+  connection_blocked_ = blocked;
+}
+
+void Shim::feed_log(int stream, const char* bytes, size_t size) {
+  while (size > 0) {
+    const size_t part = size < kFeedChunk ? size : kFeedChunk;
+    const Log body = {static_cast<uint32_t>(stream + 1), static_cast<uint32_t>(part),
+                      feeding->feed_dropped_};
+    if (!feeding->send_now(Type::kLog, &body, sizeof body, bytes, part, nullptr, 0)) {
+      feeding->feed_dropped_ += part;
+    }
+    bytes += part;
+    size -= part;
+  }
+}
+
+void Shim::set_pass_through(const PassThrough& request, int* fds, int fd_count) {
+  for (int stream = 0; stream < 2; ++stream) {
+    if (terminal_watched_[stream]) unwatch(logs_.out(stream));
+    terminal_watched_[stream] = false;
+  }
+  if (request.on != 0 && fd_count == 2) {
+    logs_.pass_through(fds[0], fds[1]);
+  } else {
+    close_all(fds, fd_count);
+    logs_.pass_through(-1, -1);
+  }
+  for (int stream = 0; stream < 2; ++stream) on_terminal(stream);
+}
+
+void Shim::on_notify() {
+  constexpr size_t kMaxText = 12 * 1024;
+  static char text[kMaxText + 1];
+  constexpr int kMaxPerRound = 64;
+  for (int round = 0; round < kMaxPerRound; ++round) {
+    iovec part = {text, kMaxText};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int) * 16)];
+    msghdr message = {};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    const ssize_t size = recvmsg(notify_, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (size < 0) return;
+    ucred sender = {};
+    bool known = false;
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+         header = CMSG_NXTHDR(&message, header)) {
+      if (header->cmsg_level != SOL_SOCKET) continue;
+      if (header->cmsg_type == SCM_CREDENTIALS) {
+        memcpy(&sender, CMSG_DATA(header), sizeof sender);
+        known = true;
+      } else if (header->cmsg_type == SCM_RIGHTS) {
+        // A barrier (sd_notify_barrier) ends when its descriptor is closed.
+        const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; ++i) {
+          int fd;
+          memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+          close(fd);
+        }
+      }
+    }
+    if (!known || (sender.uid != geteuid() && sender.uid != 0) || size == 0) continue;
+    if ((message.msg_flags & MSG_TRUNC) != 0) {
+      complain("a notification of more than 12 KiB was dropped", 0);
+      continue;
+    }
+    text[size] = 0;
+    take_notification(text, static_cast<size_t>(size), sender.pid);
+  }
+}
+
+void Shim::take_notification(const char* text, size_t size, pid_t sender) {
+  StatusRecord& record = status_.record;
+  bool changed = false;
+  for (const char* line = text; line != nullptr && *line != 0;) {
+    const char* end = strchr(line, '\n');
+    const size_t length = end != nullptr ? static_cast<size_t>(end - line) : strlen(line);
+    constexpr char kStateKey[] = "X_DEFIB_STATE=";
+    constexpr size_t kStateSize = sizeof kStateKey - 1;
+    uint64_t number = 0;
+    if (length == 7 && memcmp(line, "READY=1", 7) == 0) {
+      changed = changed || record.ready == 0;
+      record.ready = 1;
+    } else if (length > kStateSize && memcmp(line, kStateKey, kStateSize) == 0) {
+      size_t word = length - kStateSize;
+      if (word >= sizeof record.state_word) word = sizeof record.state_word - 1;
+      memset(record.state_word, 0, sizeof record.state_word);
+      memcpy(record.state_word, line + kStateSize, word);
+      changed = true;
+    } else if (length > 8 && memcmp(line, "MAINPID=", 8) == 0 &&
+               parse_number(line + 8, &number) != nullptr) {
+      follow_main_pid(static_cast<pid_t>(number));
+    }
+    line = end != nullptr ? end + 1 : nullptr;
+  }
+  if (changed) status_.write_record();
+  const Notify body = {record.generation, sender, static_cast<uint32_t>(size)};
+  journal_.add(Type::kNotify, &body, sizeof body, text, size);
+}
+
+void Shim::on_output(int stream) {
+  feeding = this;
+  logs_.pump(stream, log_feed_ ? feed_log : nullptr);
+  on_terminal(stream);
+}
+
+}  // namespace defib::process::shim

@@ -1,0 +1,194 @@
+#include "kernel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+namespace defib::process::shim {
+namespace {
+
+int64_t clock_ns(clockid_t clock) {
+  timespec now;
+  clock_gettime(clock, &now);
+  return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+constexpr int kMaxFds = 2;
+
+}  // namespace
+
+int64_t mono_ns() {
+  return clock_ns(CLOCK_MONOTONIC);
+}
+int64_t wall_ns() {
+  return clock_ns(CLOCK_REALTIME);
+}
+
+void complain(const char* what, int error_number) {
+  char line[256] = "defib-shim: ";
+  append_text(line, sizeof line - 1, what);
+  if (error_number != 0) {
+    append_text(line, sizeof line - 1, ": errno ");
+    append_number(line, sizeof line - 1, static_cast<uint64_t>(error_number));
+  }
+  append_text(line, sizeof line, "\n");
+  [[maybe_unused]] const ssize_t put = write(2, line, strlen(line));
+}
+
+int pidfd_open(pid_t pid) {
+  const long fd = syscall(SYS_pidfd_open, pid, 0);
+  return fd < 0 ? -errno : static_cast<int>(fd);
+}
+
+int pidfd_send(int pidfd, int signal) {
+  return syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0 ? 0 : -errno;
+}
+
+ssize_t read_small(const char* path, char* to, size_t capacity) {
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  const ssize_t size = read(fd, to, capacity - 1);
+  const int error_number = errno;
+  close(fd);
+  if (size < 0) return -error_number;
+  to[size] = 0;
+  return size;
+}
+
+bool parse_stat(const char* text, ProcStat* stat) {
+  // "PID (NAME) STATE PPID ...": the name may hold anything, so look for its last parenthesis.
+  const char* at = strrchr(text, ')');
+  if (at == nullptr || at[1] != ' ' || at[2] == 0) return false;
+  at += 2;
+  *stat = ProcStat{};
+  stat->state = *at;
+  for (int field = 3; *at != 0; ++field) {
+    uint64_t value = 0;
+    parse_number(at, &value);
+    if (field == 4) stat->parent = static_cast<pid_t>(value);
+    if (field == 22) stat->start_time = value;
+    if (field == 52) {
+      stat->exit_code = static_cast<int>(value);
+      stat->has_exit_code = true;
+    }
+    while (*at != 0 && *at != ' ' && *at != '\n') ++at;
+    while (*at == ' ' || *at == '\n') ++at;
+  }
+  return stat->start_time != 0;
+}
+
+bool read_stat(pid_t pid, ProcStat* stat) {
+  char path[64] = "/proc/";
+  append_number(path, sizeof path, static_cast<uint64_t>(pid));
+  append_text(path, sizeof path, "/stat");
+  char text[2048];
+  return read_small(path, text, sizeof text) > 0 && parse_stat(text, stat);
+}
+
+bool pidfd_exit_status(int pidfd, int* wait_status) {
+  // struct pidfd_info of Linux 6.15 (include/uapi/linux/pidfd.h).
+  struct PidfdInfo {
+    uint64_t mask, cgroupid;
+    uint32_t ids[11];
+    int32_t exit_code;
+  } info = {};
+  static_assert(sizeof(PidfdInfo) == 64);
+  constexpr uint64_t kInfoExit = 1u << 3;
+  info.mask = kInfoExit;
+  if (ioctl(pidfd, _IOWR(0xFF, 11, PidfdInfo), &info) != 0 || (info.mask & kInfoExit) == 0) {
+    return false;
+  }
+  *wait_status = info.exit_code;
+  return true;
+}
+
+const char* parse_number(const char* text, uint64_t* value) {
+  const char* at = text;
+  uint64_t result = 0;
+  while (*at >= '0' && *at <= '9') result = result * 10 + static_cast<uint64_t>(*at++ - '0');
+  if (at == text) return nullptr;
+  *value = result;
+  return at;
+}
+
+void append_text(char* to, size_t capacity, const char* text) {
+  size_t at = strlen(to);
+  while (*text != 0 && at + 1 < capacity) to[at++] = *text++;
+  to[at] = 0;
+}
+
+void append_number(char* to, size_t capacity, uint64_t value) {
+  char digits[24];
+  size_t at = sizeof digits - 1;
+  digits[at] = 0;
+  do {
+    digits[--at] = static_cast<char>('0' + value % 10);
+    value /= 10;
+  } while (value != 0);
+  append_text(to, capacity, digits + at);
+}
+
+int send_message(int socket, const void* head, size_t head_size, const void* body, size_t body_size,
+                 const int* fds, int fd_count) {
+  iovec parts[2] = {{const_cast<void*>(head), head_size}, {const_cast<void*>(body), body_size}};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxFds)] = {};
+  msghdr message = {};
+  message.msg_iov = parts;
+  message.msg_iovlen = body_size > 0 ? 2 : 1;
+  if (fd_count > 0) {
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * static_cast<size_t>(fd_count));
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int) * static_cast<size_t>(fd_count));
+    memcpy(CMSG_DATA(header), fds, sizeof(int) * static_cast<size_t>(fd_count));
+  }
+  while (sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    if (errno != EINTR) return -errno;
+  }
+  return 0;
+}
+
+ssize_t receive_message(int socket, void* to, size_t capacity, int* fds, int* fd_count) {
+  *fd_count = 0;
+  iovec part = {to, capacity};
+  constexpr int kRoom = 8;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kRoom)];
+  msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  const ssize_t size = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (size < 0) return -errno;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; ++i) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
+      if (*fd_count < kMaxFds) {
+        fds[(*fd_count)++] = fd;
+      } else {
+        close(fd);
+      }
+    }
+  }
+  return size;
+}
+
+bool peer_is_trusted(int socket) {
+  ucred peer = {};
+  socklen_t size = sizeof peer;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
+  return peer.uid == geteuid() || peer.uid == 0;
+}
+
+}  // namespace defib::process::shim

@@ -1,0 +1,381 @@
+// The service's life: what its caller asks, what its timers say, when it starts again. The shim's
+// side is in supervised_shim.cc, heartbeat and limits in supervised_watch.cc.
+
+#include "defib/process/supervised.h"
+
+#include <fmt/core.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "defib/base/assert.h"
+#include "defib/os/random.h"
+
+namespace defib::process {
+namespace {
+
+recovery::BackoffOptions backoff_options(const ServiceSpec& spec) {
+  recovery::BackoffOptions options;
+  options.base = spec.restart_delay;
+  options.cap = spec.restart_delay_cap;
+  options.multiplier = 2.0;
+  options.jitter = false;
+  options.first_immediate = true;
+  options.reset_after = spec.healthy_after;
+  return options;
+}
+
+shim::ShimRestart shim_policy(RestartPolicy policy) {
+  switch (policy) {
+    case RestartPolicy::kAlways:
+      return shim::ShimRestart::kAlways;
+    case RestartPolicy::kOnFailure:
+      return shim::ShimRestart::kOnFailure;
+    case RestartPolicy::kNever:
+      return shim::ShimRestart::kNever;
+  }
+  DEFIB_UNREACHABLE("restart policy");
+}
+
+shim::ExitInfo exit_info(const ExitReport& report) {
+  shim::ExitInfo info{};
+  info.reason = report.reason;
+  info.source = report.status.known ? shim::StatusSource::kWait : shim::StatusSource::kUnknown;
+  info.wait_status = report.status.success() ? 0 : 1;
+  return info;
+}
+
+}  // namespace
+
+PageView::~PageView() {
+  if (page_ != nullptr) ::munmap(const_cast<AgentPage*>(page_), kAgentPageSize);
+}
+
+PageView PageView::map(os::Fd fd) {
+  PageView view;
+  void* memory = ::mmap(nullptr, kAgentPageSize, PROT_READ, MAP_SHARED, fd.get(), 0);
+  if (memory == MAP_FAILED) return view;
+  view.fd_ = std::move(fd);
+  view.page_ = static_cast<const AgentPage*>(memory);
+  if (view.page_->magic != kAgentPageMagic || view.page_->version != kAgentPageVersion) return {};
+  return view;
+}
+
+Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
+    : context_(context),
+      spec_(std::move(spec)),
+      dir_(context.dir.service_dir(spec_.name)),
+      backoff_(backoff_options(spec_), os::Random(os::random_seed())),
+      heartbeat_(spec_.heartbeat_timeout) {}
+
+Supervised::~Supervised() {
+  for (os::EventLoop::TimerId* timer :
+       {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_, &start_timer_,
+        &relaunch_timer_, &capture_timer_}) {
+    cancel(*timer);
+  }
+  if (link_.connected()) context_.loop.unwatch(link_.fd());
+  if (shim_.valid()) context_.loop.unwatch(shim_.pidfd());
+  if (capture_.valid()) context_.loop.unwatch(capture_.pidfd());
+}
+
+Result<std::unique_ptr<Supervised>> Supervised::open(SupervisionContext& context,
+                                                     ServiceSpec spec) {
+  DEFIB_TRY(validate(spec));
+  std::unique_ptr<Supervised> service(new Supervised(context, std::move(spec)));
+  const std::string& name = service->spec_.name;
+  DEFIB_TRY_ASSIGN(service->lock_, context.dir.lock_service(name));
+  DEFIB_TRY(context.dir.prepare_service(name, to_json(service->spec_).dump(2) + "\n"));
+  recovery::Budget::Options options;
+  options.path = os::join_path(service->dir_, "budget");
+  options.limit = service->spec_.max_restarts;
+  options.window = service->spec_.restart_window;
+  DEFIB_TRY_ASSIGN(service->budget_,
+                   recovery::Budget::open(context.files, context.clock, std::move(options)));
+  DEFIB_TRY(service->connect_or_launch());
+  return service;
+}
+
+void Supervised::cancel(os::EventLoop::TimerId& timer) {
+  if (timer != 0) context_.loop.cancel(timer);
+  timer = 0;
+}
+
+void Supervised::change(ServiceEvent event) {
+  const std::optional<ServiceState> next = next_state(state_, event);
+  if (!next || *next == state_) return;
+  const ServiceState from = std::exchange(state_, *next);
+  context_.observer.state_changed(spec_.name, from, state_);
+}
+
+Result<> Supervised::send_start(bool automatic) {
+  if (!link_.connected()) {
+    return Error(Code::kUnavailable,
+                 fmt::format("the shim of '{}' is being replaced; try again", spec_.name));
+  }
+  DEFIB_TRY(configure());
+  return link_.send(shim::Type::kStart, shim::Start{automatic ? 1u : 0u, 0});
+}
+
+Result<> Supervised::start() {
+  if (alive()) return {};
+  cancel(start_timer_);
+  next_start_mono_ns_ = 0;
+  restart_requested_ = false;
+  backoff_.reset();
+  DEFIB_TRY(send_start(false));
+  change(ServiceEvent::kStarted);
+  return {};
+}
+
+Result<> Supervised::stop(StopReason reason) {
+  cancel(start_timer_);
+  next_start_mono_ns_ = 0;
+  const bool requested = reason == StopReason::kRequested;
+  const shim::Stop request = {reason, spec_.stop_signal, spec_.stop_timeout.count()};
+  if (!alive()) {
+    if (!requested) return {};
+    // The shim's own delayed start is called off too; and should it have happened just now, the
+    // new process is stopped.
+    change(ServiceEvent::kExitedFinal);
+    if (!link_.connected()) return {};
+    return link_.send(shim::Type::kStop, request);
+  }
+  killing_ = true;
+  change(ServiceEvent::kKilling);
+  return link_.send(shim::Type::kStop, request);
+}
+
+Result<> Supervised::restart() {
+  if (!alive()) return start();
+  DEFIB_TRY(stop());
+  restart_requested_ = true;
+  return {};
+}
+
+Result<> Supervised::reset() {
+  DEFIB_TRY(budget_->reset());
+  backoff_.reset();
+  exhausted_.reset();
+  last_error_.reset();
+  if (alive()) {
+    grant_ticket();
+    return {};
+  }
+  change(ServiceEvent::kReset);
+  return start();
+}
+
+Result<> Supervised::signal(int number) {
+  if (!alive()) {
+    return Error(Code::kProcessGone, fmt::format("the service '{}' does not run", spec_.name));
+  }
+  if (number < 1 || number > SIGRTMAX) {
+    return Error(Code::kInvalidArgument, fmt::format("there is no signal {}", number));
+  }
+  return link_.send(shim::Type::kSignal, shim::SignalRequest{number, 0});
+}
+
+Result<> Supervised::update(ServiceSpec spec) {
+  DEFIB_TRY(validate(spec));
+  DEFIB_ASSERT(spec.name == spec_.name);
+  DEFIB_TRY(context_.dir.prepare_service(spec.name, to_json(spec).dump(2) + "\n"));
+  spec_ = std::move(spec);
+  budget_->set_limit(spec_.max_restarts, spec_.restart_window);
+  backoff_ = recovery::Backoff(backoff_options(spec_), os::Random(os::random_seed()));
+  heartbeat_ = HeartbeatWatch(spec_.heartbeat_timeout);
+  if (!link_.connected()) return {};
+  DEFIB_TRY(configure());
+  if (alive()) {
+    arm_heartbeat();
+    grant_ticket();
+  }
+  return {};
+}
+
+void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t mono_ns,
+                               std::int64_t wall_ns) {
+  cancel(start_timer_);
+  next_start_mono_ns_ = 0;
+  pid_ = pid;
+  start_time_ = start_time;
+  started_mono_ns_ = mono_ns;
+  started_wall_ns_ = wall_ns;
+  ready_ = false;
+  killing_ = false;
+  limit_told_ = false;
+  orphaned_ = false;
+  status_text_.clear();
+  memory_bytes_ = 0;
+  cpu_percent_ = 0;
+  sampled_mono_ns_ = 0;
+  heartbeat_ = HeartbeatWatch(spec_.heartbeat_timeout);
+  change(ServiceEvent::kStarted);
+  if (!spec_.expects_ready) {
+    change(ServiceEvent::kReady);
+  } else if (spec_.ready_timeout.count() > 0) {
+    const auto left =
+        std::max(os::Duration(mono_ns + spec_.ready_timeout.count() - context_.clock.mono_ns()),
+                 os::Duration(0));
+    ready_timer_ = context_.loop.run_after(left, [this] {
+      ready_timer_ = 0;
+      last_error_ = Error(Code::kStartFailed,
+                          fmt::format("the service '{}' did not say READY=1 within {}", spec_.name,
+                                      os::format_duration(spec_.ready_timeout)));
+      kill_now(StopReason::kNotReady);
+    });
+  }
+  sample_timer_ = context_.loop.run_every(spec_.sample_interval, [this] { sample(); });
+  arm_heartbeat();
+}
+
+void Supervised::end_process() {
+  pid_ = 0;
+  ready_ = false;
+  started_wall_ns_ = 0;
+  page_ = PageView{};
+  service_pidfd_ = os::Fd{};
+  for (os::EventLoop::TimerId* timer :
+       {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_}) {
+    cancel(*timer);
+  }
+}
+
+// Permission for the next start: durable in the budget first, then the shim's.
+void Supervised::grant_ticket() {
+  exhausted_.reset();
+  ticket_id_ = 0;
+  if (spec_.restart == RestartPolicy::kNever || !link_.connected()) return;
+  if (auto prepared = budget_->prepare(); !prepared) {
+    exhausted_ = prepared.error();
+    return;
+  }
+  if (delay_generation_ != generation_) {
+    delay_generation_ = generation_;
+    ticket_delay_ = backoff_.next();
+  }
+  ticket_id_ = next_ticket_++;
+  const shim::Ticket ticket = {ticket_delay_.count(), ticket_id_, shim_policy(spec_.restart), 0};
+  if (!link_.send(shim::Type::kTicket, ticket)) ticket_id_ = 0;  // lost_shim() comes next.
+  cancel(healthy_timer_);
+  if (ticket_delay_.count() == 0 || spec_.healthy_after.count() == 0) return;
+  // Once it has been healthy for so long, the next restart is immediate again.
+  const os::Duration left(started_mono_ns_ + spec_.healthy_after.count() -
+                          context_.clock.mono_ns());
+  healthy_timer_ = context_.loop.run_after(std::max(left, os::Duration(0)), [this] {
+    healthy_timer_ = 0;
+    if (!alive()) return;
+    backoff_.succeeded_for(spec_.healthy_after);
+    delay_generation_ = 0;
+    grant_ticket();
+  });
+}
+
+// The shim used a ticket: the budget's file follows, after the fact.
+void Supervised::account_ticket_use() {
+  ticket_id_ = 0;
+  ticket_seen_used_ = true;
+  if (budget_->prepared()) {
+    budget_->use_prepared();
+    if (auto settled = budget_->settle(); !settled) last_error_ = settled.error();
+  } else if (!budget_->presumed_spent()) {
+    // Else it was prepared by the supervisor before us, and counts since the file was opened.
+    if (auto spent = budget_->spend(); !spent) last_error_ = spent.error();
+  }
+}
+
+Error Supervised::last_exit_error(const ExitReport& report) const {
+  return Error(report.reason == StopReason::kHung ? Code::kServiceHung : Code::kServiceCrashed,
+               fmt::format("the service '{}' (process {}) ended: {}", spec_.name, report.pid,
+                           report.status.to_string()))
+      .with("service", spec_.name)
+      .with("pid", report.pid);
+}
+
+// What follows an exit that the shim does not already restart from.
+void Supervised::after_exit(const ExitReport& report) {
+  if (restart_requested_) {
+    restart_requested_ = false;
+    change(ServiceEvent::kExitedFinal);
+    if (auto started = start(); !started) last_error_ = started.error();
+    return;
+  }
+  if (report.reason == StopReason::kRequested) return change(ServiceEvent::kExitedFinal);
+  if (!shim::calls_for_restart(shim_policy(spec_.restart), exit_info(report))) {
+    return change(report.status.success() ? ServiceEvent::kExitedFinal
+                                          : ServiceEvent::kExitedFailed);
+  }
+  if (exhausted_) return give_up(*exhausted_);
+  start_later(ticket_id_ != 0 ? ticket_delay_ : backoff_.next());
+}
+
+void Supervised::start_later(os::Duration delay) {
+  // The permission is durable before the start, as with a ticket.
+  if (auto prepared = budget_->prepare(); !prepared) return give_up(prepared.error());
+  budget_->use_prepared();
+  if (auto settled = budget_->settle(); !settled) return give_up(settled.error());
+  ticket_id_ = 0;
+  change(ServiceEvent::kExitedRestart);
+  next_start_mono_ns_ = context_.clock.mono_ns() + delay.count();
+  cancel(start_timer_);
+  start_timer_ = context_.loop.run_after(delay, [this] {
+    start_timer_ = 0;
+    next_start_mono_ns_ = 0;
+    if (alive()) return;
+    if (auto started = send_start(true); !started) {
+      context_.observer.start_failed(spec_.name, started.error());
+      last_error_ = started.error();
+      start_later(backoff_.next());
+    }
+  });
+}
+
+void Supervised::give_up(Error cause) {
+  const bool loop = cause.code() == Code::kBudgetExhausted;
+  Error error = std::move(
+      Error(loop ? Code::kCrashLoop : Code::kStartFailed,
+            loop ? fmt::format("the service '{}' failed {} times within {} and was stopped",
+                               spec_.name, budget_->used() + 1,
+                               os::format_duration(spec_.restart_window))
+                 : fmt::format("the service '{}' cannot be restarted", spec_.name))
+          .with("service", spec_.name)
+          .because(std::move(cause)));
+  if (loop)
+    error = std::move(error).suggest(
+        fmt::format("find the cause with `defib incidents`, then `defib reset {}`", spec_.name));
+  last_error_ = error;
+  change(ServiceEvent::kExitedFailed);
+  context_.observer.crash_loop(spec_.name, error);
+}
+
+ServiceStatus Supervised::status() const {
+  ServiceStatus status;
+  status.name = spec_.name;
+  status.state = state_;
+  status.pid = pid_;
+  status.shim_pid = shim_pid_;
+  status.generation = generation_;
+  status.started_wall_ns = started_wall_ns_;
+  if (alive()) status.uptime = os::Duration(context_.clock.mono_ns() - started_mono_ns_);
+  status.restart_count = restarts_;
+  status.restarts_in_window = budget_->used();
+  status.max_restarts = spec_.max_restarts;
+  status.ready = ready_;
+  status.status_text = status_text_;
+  status.last_error = last_error_;
+  status.memory_bytes = memory_bytes_;
+  status.cpu_percent = cpu_percent_;
+  if (alive()) {
+    status.heartbeat_age = heartbeat_.age();
+    if (memory_bytes_ == 0) {
+      if (const auto usage = os::process_usage(pid_)) status.memory_bytes = usage->rss_bytes;
+    }
+  }
+  status.next_start_mono_ns = next_start_mono_ns_;
+  status.last_exit = last_exit_;
+  status.log_bytes_dropped = log_bytes_dropped_;
+  status.events_dropped = events_dropped_;
+  return status;
+}
+
+}  // namespace defib::process

@@ -1,0 +1,195 @@
+// Supervised: one service under its supervisor. Internal to the module; Supervisor is the face.
+//
+// The object follows its shim: it changes state only by events (of the shim, of its timers, of its
+// caller) through the table in service_state.h. Events carry the generation of the process that
+// they are about; what concerns an earlier process is reported, but changes nothing.
+// Thread rule: the loop's thread.
+
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "defib/os/event_loop.h"
+#include "defib/process/heartbeat.h"
+#include "defib/process/shim_link.h"
+#include "defib/process/supervisor.h"
+#include "defib/recovery/policy.h"
+
+namespace defib::process {
+
+struct SupervisionContext {
+  os::EventLoop& loop;
+  os::Files& files;
+  const os::Clock& clock;
+  SupervisorObserver& observer;
+  StateDir dir;
+  Programs programs;
+};
+
+// A mapping of the agent page for reading, with its descriptor (to hand it to the next shim).
+class PageView {
+ public:
+  PageView() = default;
+  PageView(PageView&& other) noexcept
+      : fd_(std::move(other.fd_)), page_(std::exchange(other.page_, nullptr)) {}
+  PageView& operator=(PageView&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    std::swap(page_, other.page_);
+    return *this;
+  }
+  ~PageView();
+  // An empty view where the descriptor is no agent page.
+  static PageView map(os::Fd fd);
+  const AgentPage* page() const { return page_; }
+  int fd() const { return fd_.get(); }
+
+ private:
+  os::Fd fd_;
+  const AgentPage* page_ = nullptr;
+};
+
+class Supervised {
+ public:
+  // Locks the name, adopts or prepares. See Supervisor::add().
+  static Result<std::unique_ptr<Supervised>> open(SupervisionContext& context, ServiceSpec spec);
+  ~Supervised();
+
+  Result<> start();
+  Result<> stop(StopReason reason = StopReason::kRequested);
+  Result<> restart();
+  Result<> reset();
+  Result<> signal(int number);
+  Result<> update(ServiceSpec spec);
+  void report_health(recovery::Health health, const std::string& detail);
+  Result<> pass_through(int stdout_fd, int stderr_fd);
+  Result<> feed_log(bool on);
+  // Ends the shim; `done` when it is gone. The service must not run.
+  void end_shim(std::function<void()> done);
+
+  const std::string& name() const { return spec_.name; }
+  bool alive() const { return pid_ > 0; }
+  bool capturing() const { return captures_running_ > 0; }
+  ServiceStatus status() const;
+
+ private:
+  Supervised(SupervisionContext& context, ServiceSpec spec);
+
+  // The shim.
+  Result<> connect_or_launch();
+  Result<> attach(ShimLink link);
+  Result<ShimLink> launch();
+  Result<> wait_for_welcome();
+  Result<> configure();
+  void on_readable();
+  void handle(ShimMessage message);
+  void lost_shim();
+  void relaunch();
+  void on_shim_ended();
+  void wait_for_orphan(ExitReport* report);
+  void reap_orphans();
+
+  // What the shim says.
+  Result<> on_welcome(ShimMessage& message);
+  Result<> on_started(ShimMessage& message);
+  Result<> on_start_failed(const ShimMessage& message);
+  Result<> on_exited(const ShimMessage& message);
+  ExitReport make_report(const shim::Exited& exited) const;
+  void adopt(const shim::StatusRecord& record, std::uint64_t ticket_id);
+  Result<> on_crash_flag(const ShimMessage& message);
+  Result<> on_captured(const ShimMessage& message);
+  Result<> on_notify(const ShimMessage& message);
+  void on_notify_line(const shim::Notify& from, std::string_view line);
+  void replayed();
+
+  // Life.
+  void change(ServiceEvent event);
+  void begin_process(pid_t pid, std::uint64_t start_time, std::int64_t mono_ns,
+                     std::int64_t wall_ns);
+  void end_process();
+  void after_exit(const ExitReport& report);
+  void start_later(os::Duration delay);
+  void give_up(Error cause);
+  void grant_ticket();
+  void account_ticket_use();
+  Result<> send_start(bool automatic);
+  Error last_exit_error(const ExitReport& report) const;
+
+  // Watching.
+  void look_at_heartbeat();
+  void arm_heartbeat();
+  void on_hung(const HeartbeatWatch::Lost& lost);
+  void capture_then_kill(StopReason reason);
+  void kill_now(StopReason reason);
+  void sample();
+  void over_limit(std::string_view what, double value, double limit);
+  void cancel(os::EventLoop::TimerId& timer);
+  std::string capture_path(std::string_view kind, std::uint64_t generation) const;
+
+  SupervisionContext& context_;
+  ServiceSpec spec_;
+  std::string dir_;
+  std::unique_ptr<os::File> lock_;
+  std::optional<recovery::Budget> budget_;
+  recovery::Backoff backoff_;
+
+  ShimLink link_;
+  os::Child shim_;  // valid where this supervisor started it
+  pid_t shim_pid_ = 0;
+  os::Fd notify_fd_;               // kept for the next shim, so that no notification is lost
+  bool attached_ = false;          // Welcome came, at least once
+  std::uint64_t replay_left_ = 0;  // kept events that are still to come
+  bool ticket_seen_used_ = false;
+  int shim_losses_ = 0;  // in quick succession
+  std::int64_t last_loss_mono_ns_ = 0;
+  std::function<void()> shim_ended_;
+  bool feed_log_ = false;
+  int out_ = -1, err_ = -1;  // passed through; the caller's
+
+  ServiceState state_ = ServiceState::kStopped;
+  std::uint64_t generation_ = 0;
+  std::uint64_t reported_exit_ = 0;
+  pid_t pid_ = 0;
+  std::uint64_t start_time_ = 0;
+  std::int64_t started_mono_ns_ = 0;
+  std::int64_t started_wall_ns_ = 0;
+  std::uint64_t restarts_ = 0;
+  bool ready_ = false;
+  bool orphaned_ = false;  // its shim died: we may be the one who waits for it
+  os::Fd service_pidfd_;   // of an orphaned service
+  bool restart_requested_ = false;
+  std::string status_text_;
+  std::optional<Error> last_error_;
+  std::optional<ExitReport> last_exit_;
+  std::optional<Error> exhausted_;  // why no ticket could be granted
+  std::uint64_t ticket_id_ = 0;
+  os::Duration ticket_delay_{0};
+  std::uint64_t delay_generation_ = 0;  // whose next delay ticket_delay_ is
+  std::uint64_t next_ticket_ = 1;
+  std::int64_t next_start_mono_ns_ = 0;
+
+  PageView page_;
+  HeartbeatWatch heartbeat_;
+  os::EventLoop::TimerId heartbeat_timer_ = 0;
+  os::EventLoop::TimerId sample_timer_ = 0;
+  os::EventLoop::TimerId healthy_timer_ = 0;
+  os::EventLoop::TimerId ready_timer_ = 0;
+  os::EventLoop::TimerId start_timer_ = 0;
+  os::EventLoop::TimerId relaunch_timer_ = 0;
+  os::EventLoop::TimerId capture_timer_ = 0;
+  os::Child capture_;  // of a hung service
+  bool killing_ = false;
+  int captures_running_ = 0;
+  bool limit_told_ = false;
+
+  std::uint64_t memory_bytes_ = 0;
+  double cpu_percent_ = 0;
+  std::int64_t sampled_cpu_ns_ = 0;
+  std::int64_t sampled_mono_ns_ = 0;
+  std::uint64_t log_bytes_dropped_ = 0;
+  std::uint64_t events_dropped_ = 0;
+};
+
+}  // namespace defib::process

@@ -1,0 +1,197 @@
+#include "defib/process/supervisor.h"
+
+#include <fmt/core.h>
+#include <sys/prctl.h>
+
+#include "defib/process/supervised.h"
+
+namespace defib::process {
+
+namespace {
+
+// How long shutdown waits for reports of crashes to be written before it ends the shims.
+constexpr os::Duration kCaptureGrace = std::chrono::seconds(5);
+constexpr os::Duration kShutdownStep = std::chrono::milliseconds(20);
+
+}  // namespace
+
+struct Supervisor::Core {
+  SupervisionContext context;
+  std::map<std::string, std::unique_ptr<Supervised>> services;
+  os::EventLoop::TimerId shutdown_timer = 0;
+  std::function<void()> shutdown_done;
+  std::int64_t captures_until = 0;
+  std::size_t shims_left = 0;
+
+  Result<Supervised*> find(const std::string& name) {
+    const auto found = services.find(name);
+    if (found != services.end()) return found->second.get();
+    return Error(Code::kServiceUnknown, fmt::format("there is no service '{}'", name))
+        .with("service", name);
+  }
+  void shutdown_step();
+  void end_shims();
+};
+
+Supervisor::Supervisor(std::unique_ptr<Core> core) : core_(std::move(core)) {}
+
+Supervisor::~Supervisor() {
+  if (core_->shutdown_timer != 0) core_->context.loop.cancel(core_->shutdown_timer);
+}
+
+Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Options options,
+                                                       SupervisorObserver& observer) {
+  os::Files& files = options.files != nullptr ? *options.files : os::real_files();
+  DEFIB_TRY_ASSIGN(StateDir dir, StateDir::open(files, options.state_dir));
+  DEFIB_TRY_ASSIGN(Programs programs, find_programs(options.program_dir));
+  // A service whose shim is killed becomes our child, so that its exit status is not lost.
+  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return os::system_error("prctl");
+  std::unique_ptr<Core> core(new Core{
+      {loop, files, loop.clock(), observer, std::move(dir), std::move(programs)}, {}, 0, {}, 0, 0});
+  return std::unique_ptr<Supervisor>(new Supervisor(std::move(core)));
+}
+
+Result<> Supervisor::add(ServiceSpec spec) {
+  const std::string name = spec.name;
+  if (core_->services.contains(name)) {
+    return Error(Code::kAlreadyExists, fmt::format("there is a service '{}' already", name))
+        .with("service", name);
+  }
+  DEFIB_TRY_ASSIGN(std::unique_ptr<Supervised> service,
+                   Supervised::open(core_->context, std::move(spec)));
+  core_->services.emplace(name, std::move(service));
+  return {};
+}
+
+Result<> Supervisor::update(ServiceSpec spec) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(spec.name));
+  return service->update(std::move(spec));
+}
+
+Result<> Supervisor::remove(const std::string& name) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  if (service->alive()) {
+    return Error(Code::kAlreadyExists, fmt::format("the service '{}' still runs", name))
+        .suggest(fmt::format("stop it first: `defib stop {}`", name));
+  }
+  service->end_shim([this, name] {
+    // Not from inside of the object that is to go.
+    core_->context.loop.post([core = core_.get(), name] { core->services.erase(name); });
+  });
+  return {};
+}
+
+Result<> Supervisor::start(const std::string& name) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  return service->start();
+}
+
+Result<> Supervisor::stop(const std::string& name) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  return service->stop();
+}
+
+Result<> Supervisor::restart(const std::string& name) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  return service->restart();
+}
+
+Result<> Supervisor::reset(const std::string& name) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  return service->reset();
+}
+
+Result<> Supervisor::signal(const std::string& name, int signal) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  return service->signal(signal);
+}
+
+Result<> Supervisor::report_health(const std::string& name, recovery::Health health,
+                                   std::string detail) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  service->report_health(health, detail);
+  return {};
+}
+
+Result<> Supervisor::pass_through(const std::string& name, int stdout_fd, int stderr_fd) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  return service->pass_through(stdout_fd, stderr_fd);
+}
+
+Result<> Supervisor::feed_log(const std::string& name, bool on) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  return service->feed_log(on);
+}
+
+Result<std::string> Supervisor::log_tail(const std::string& name, std::size_t max_bytes) const {
+  DEFIB_TRY(core_->find(name));
+  os::Files& files = core_->context.files;
+  const std::string path = os::join_path(core_->context.dir.service_dir(name), shim::kLogCurrent);
+  std::string text;
+  // The file before is needed where the current one has just begun.
+  for (const std::string& part : {path, path + ".1"}) {
+    if (text.size() >= max_bytes || !files.exists(part)) continue;
+    DEFIB_TRY_ASSIGN(const auto file, files.open(part, os::OpenMode::kRead));
+    DEFIB_TRY_ASSIGN(const std::uint64_t size, file->size());
+    const std::uint64_t wanted = std::min<std::uint64_t>(size, max_bytes - text.size());
+    std::string bytes(wanted, '\0');
+    DEFIB_TRY_ASSIGN(const std::size_t got, file->read_at(size - wanted, bytes.data(), wanted));
+    bytes.resize(got);
+    const bool cut = wanted < size;
+    const std::size_t newline = cut ? bytes.find('\n') : std::string::npos;
+    if (cut && newline != std::string::npos) bytes.erase(0, newline + 1);
+    text.insert(0, bytes);
+    if (cut) break;
+  }
+  return text;
+}
+
+std::vector<ServiceStatus> Supervisor::status() const {
+  std::vector<ServiceStatus> all;
+  for (const auto& [name, service] : core_->services) all.push_back(service->status());
+  return all;
+}
+
+Result<ServiceStatus> Supervisor::status(const std::string& name) const {
+  DEFIB_TRY_ASSIGN(const Supervised* service, core_->find(name));
+  return service->status();
+}
+
+const StateDir& Supervisor::state_dir() const {
+  return core_->context.dir;
+}
+
+void Supervisor::shutdown(std::function<void()> done) {
+  core_->shutdown_done = std::move(done);
+  for (auto& [name, service] : core_->services) {
+    // A service that cannot be told now is told again at the next step.
+    static_cast<void>(service->stop().has_value());
+  }
+  core_->captures_until = core_->context.clock.mono_ns() + kCaptureGrace.count();
+  core_->shutdown_timer =
+      core_->context.loop.run_every(kShutdownStep, [core = core_.get()] { core->shutdown_step(); });
+}
+
+void Supervisor::Core::shutdown_step() {
+  bool busy = false;
+  for (auto& [name, service] : services) {
+    busy = busy || service->alive() ||
+           (service->capturing() && context.clock.mono_ns() < captures_until);
+  }
+  if (busy) return;
+  context.loop.cancel(shutdown_timer);
+  shutdown_timer = 0;
+  end_shims();
+}
+
+void Supervisor::Core::end_shims() {
+  shims_left = services.size();
+  if (shims_left == 0) return std::exchange(shutdown_done, nullptr)();
+  for (auto& [name, service] : services) {
+    service->end_shim([this] {
+      if (--shims_left == 0 && shutdown_done) context.loop.post(std::exchange(shutdown_done, {}));
+    });
+  }
+}
+
+}  // namespace defib::process

@@ -1,0 +1,379 @@
+// A service with real processes: how it starts, ends, and comes back.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "defib/process/supervisor_test_util.h"
+
+namespace defib::process {
+namespace {
+
+using Supervision = SupervisorTest;
+
+TEST_F(Supervision, ACleanExitEndsAServiceThatRestartsOnFailure) {
+  start(victim({"exit", "0"}));
+  run_until([&] { return !seen_->exits.empty(); });
+  EXPECT_TRUE(seen_->exits[0].status.success());
+  EXPECT_EQ(seen_->exits[0].source, shim::StatusSource::kWait);
+  EXPECT_FALSE(seen_->exits[0].restarts);
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+  EXPECT_EQ(seen_->starts.size(), 1u);
+}
+
+TEST_F(Supervision, AnExitCodeIsReportedAndTheServiceStartedAgain) {
+  start(victim({"exit", "3"}));
+  run_until([&] { return seen_->exits.size() >= 2; });
+  EXPECT_EQ(seen_->exits[0].status.to_string(), "exit code 3");
+  EXPECT_TRUE(seen_->exits[0].restarts);
+  EXPECT_EQ(seen_->exits[0].generation, 1u);
+  EXPECT_EQ(seen_->exits[1].generation, 2u);
+  EXPECT_TRUE(seen_->starts[1].automatic);
+}
+
+TEST_F(Supervision, AKillIsAnsweredByAReplacementThatTheShimStartsByItself) {
+  start(victim({"run"}));
+  run_until([&] { return seen_->starts.size() == 1 && status().pid > 0; });
+  const pid_t first = status().pid;
+  ::kill(first, SIGKILL);
+  run_until([&] { return seen_->starts.size() == 2; });
+  EXPECT_EQ(seen_->exits.at(0).pid, first);
+  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
+  EXPECT_TRUE(seen_->starts[1].by_ticket);
+  EXPECT_NE(status().pid, first);
+  EXPECT_EQ(status().state, ServiceState::kRunning);
+  EXPECT_EQ(status().restart_count, 1u);
+  EXPECT_FALSE(duplicated());
+}
+
+TEST_F(Supervision, ASignalOfItsOwnIsReportedWithItsName) {
+  ServiceSpec spec = victim({"signal", "11"});
+  spec.restart = RestartPolicy::kNever;
+  start(spec);
+  run_until([&] { return !seen_->exits.empty(); });
+  EXPECT_EQ(seen_->exits[0].status.signal, SIGSEGV);
+  EXPECT_EQ(status().state, ServiceState::kFailed);
+}
+
+TEST_F(Supervision, StoppingIsGracefulAndIsNoFailure) {
+  start(victim({"graceful", "7"}));
+  run_until([&] { return status().pid > 0; });
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  EXPECT_EQ(status().state, ServiceState::kStopping);
+  run_until([&] { return !seen_->exits.empty(); });
+  EXPECT_EQ(seen_->exits[0].reason, StopReason::kRequested);
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+  EXPECT_EQ(seen_->starts.size(), 1u);
+}
+
+TEST_F(Supervision, AServiceThatIgnoresTheStopSignalIsKilledAfterItsGrace) {
+  ServiceSpec spec = victim({"stubborn"});
+  spec.stop_timeout = std::chrono::milliseconds(200);
+  start(spec);
+  // The signal's disposition is set a moment after the start: the lock file tells.
+  run_until([&] { return status().pid > 0 && ::access((dir_ + "/alive").c_str(), F_OK) == 0; });
+  ::usleep(20'000);
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  run_until([&] { return !seen_->exits.empty(); });
+  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+}
+
+TEST_F(Supervision, RestartGivesANewProcessWithoutSpendingTheBudget) {
+  start(victim({"run"}));
+  run_until([&] { return status().pid > 0; });
+  const pid_t first = status().pid;
+  ASSERT_TRUE(supervisor_->restart("victim"));
+  run_until([&] { return seen_->starts.size() == 2; });
+  EXPECT_NE(status().pid, first);
+  EXPECT_EQ(status().restarts_in_window, 0);
+  EXPECT_EQ(status().restart_count, 0u);
+}
+
+TEST_F(Supervision, ACrashLoopStopsAtItsLimitAndAResetStartsAnew) {
+  ServiceSpec spec = victim({"exit", "1"});
+  spec.max_restarts = 3;
+  start(spec);
+  run_until([&] { return !seen_->loops.empty(); });
+  EXPECT_EQ(seen_->exits.size(), 4u);  // The first start and three restarts.
+  EXPECT_EQ(seen_->loops[0].code(), Code::kCrashLoop);
+  EXPECT_EQ(seen_->loops[0].root().code(), Code::kBudgetExhausted);
+  EXPECT_EQ(status().state, ServiceState::kFailed);
+  ASSERT_TRUE(supervisor_->reset("victim"));
+  run_until([&] { return seen_->loops.size() == 2; });
+  EXPECT_EQ(seen_->exits.size(), 8u);
+}
+
+TEST_F(Supervision, TheFirstRestartIsImmediateAndTheNextOnesWaitLongerAndLonger) {
+  ServiceSpec spec = victim({"exit", "1"});
+  spec.restart_delay = std::chrono::milliseconds(100);
+  spec.max_restarts = 3;
+  start(spec);
+  run_until([&] { return !seen_->loops.empty(); });
+  ASSERT_EQ(seen_->exits.size(), 4u);
+  EXPECT_EQ(seen_->exits[0].restart_delay.count(), 0);
+  EXPECT_EQ(seen_->exits[1].restart_delay, std::chrono::milliseconds(100));
+  EXPECT_EQ(seen_->exits[2].restart_delay, std::chrono::milliseconds(200));
+  const auto waited = [&](int exit) {
+    return seen_->starts[static_cast<std::size_t>(exit) + 1].mono_ns -
+           seen_->exits[static_cast<std::size_t>(exit)].noticed_mono_ns;
+  };
+  EXPECT_LT(waited(0), 90'000'000);
+  EXPECT_GE(waited(1), 100'000'000);
+  EXPECT_GE(waited(2), 200'000'000);
+  const auto backed_off = std::pair(ServiceState::kRunning, ServiceState::kBackingOff);
+  EXPECT_EQ(std::ranges::count(seen_->changes, backed_off), 3);
+}
+
+TEST_F(Supervision, AHealthyTimeMakesTheNextRestartImmediateAgain) {
+  ServiceSpec spec = victim({"run"});
+  spec.restart_delay = std::chrono::hours(1);
+  spec.restart_delay_cap = std::chrono::hours(1);
+  spec.healthy_after = std::chrono::milliseconds(50);
+  start(spec);
+  for (std::size_t round = 1; round <= 3; ++round) {
+    run_until([&] { return seen_->starts.size() == round && status().pid > 0; });
+    const std::int64_t since = seen_->starts.back().mono_ns;
+    run_until([&] { return loop_->clock().mono_ns() > since + 80'000'000; });
+    ::kill(status().pid, SIGKILL);
+  }
+  run_until([&] { return seen_->starts.size() == 4; });
+}
+
+TEST_F(Supervision, AStopWhileBackingOffCallsTheRestartOff) {
+  ServiceSpec spec = victim({"exit", "1"});
+  spec.restart_delay = std::chrono::hours(1);
+  spec.restart_delay_cap = std::chrono::hours(1);
+  start(spec);
+  run_until([&] { return seen_->exits.size() == 2; });
+  EXPECT_EQ(status().state, ServiceState::kBackingOff);
+  EXPECT_GT(status().next_start_mono_ns, 0);
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+  ASSERT_TRUE(supervisor_->start("victim"));
+  run_until([&] { return seen_->starts.size() >= 3; });
+}
+
+TEST_F(Supervision, AMissingProgramIsAnErrorOfTheStart) {
+  make_supervisor();
+  ServiceSpec spec = victim({});
+  spec.argv = {"/no/such/program"};
+  ASSERT_TRUE(supervisor_->add(spec));
+  const auto started = supervisor_->start("victim");
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code(), Code::kProgramNotFound);
+}
+
+TEST_F(Supervision, AMissingWorkingDirectoryIsToldByTheShim) {
+  ServiceSpec spec = victim({"run"});
+  spec.working_directory = dir_ + "/nowhere";
+  start(spec);
+  run_until([&] { return !seen_->start_failures.empty(); });
+  EXPECT_EQ(seen_->start_failures[0].code(), Code::kStartFailed);
+  EXPECT_EQ(seen_->start_failures[0].root().code(), Code::kFileNotFound);
+  EXPECT_EQ(status().state, ServiceState::kFailed);
+}
+
+TEST_F(Supervision, ADescendantInAnotherSessionDiesWithItsService) {
+  start(victim({"family"}));
+  // Victim, child, grandchild's session, and the shim.
+  run_until([&] { return processes().size() == 4; });
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  run_until([&] { return processes().size() == 1; });
+}
+
+TEST_F(Supervision, AReplacementFindsNoDescendantsOfTheOneBefore) {
+  start(victim({"family"}));
+  run_until([&] { return processes().size() == 4; });
+  ::kill(status().pid, SIGKILL);
+  run_until([&] { return seen_->starts.size() == 2 && processes().size() == 4; });
+}
+
+TEST_F(Supervision, AForkingServiceIsFollowedToItsMainProcess) {
+  start(victim({"forking"}));
+  run_until([&] { return seen_->ready_count == 1; });
+  const pid_t launcher = seen_->starts[0].pid;
+  run_until([&] { return ::kill(launcher, 0) != 0; });
+  EXPECT_TRUE(seen_->exits.empty());
+  const auto left = processes();
+  ASSERT_EQ(left.size(), 2u);  // The main process and the shim.
+  const pid_t main = left[0] == status().shim_pid ? left[1] : left[0];
+  ::kill(main, SIGKILL);
+  run_until([&] { return !seen_->exits.empty(); });
+  EXPECT_EQ(seen_->exits[0].pid, main);
+  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
+}
+
+TEST_F(Supervision, NotificationsArriveInOrderAndMoveTheState) {
+  ServiceSpec spec = victim({"notify"});
+  spec.expects_ready = true;
+  start(spec);
+  run_until([&] { return seen_->ready_count == 1 && status().state == ServiceState::kRunning; });
+  ASSERT_EQ(seen_->notifications.size(), 5u);
+  EXPECT_EQ(seen_->notifications[0].key, "STATUS");
+  EXPECT_EQ(seen_->notifications[1].key, "X_DEFIB_STATE");
+  EXPECT_EQ(seen_->notifications[2].value, "{\"step\":1}");
+  EXPECT_EQ(seen_->notifications[0].pid, status().pid);
+  EXPECT_EQ(status().status_text, "warming up");
+  const auto recovering = std::pair(ServiceState::kStarting, ServiceState::kRecovering);
+  EXPECT_EQ(std::ranges::count(seen_->changes, recovering), 1);
+}
+
+TEST_F(Supervision, AServiceThatNeverGetsReadyIsReplaced) {
+  ServiceSpec spec = victim({"run"});
+  spec.expects_ready = true;
+  spec.ready_timeout = std::chrono::milliseconds(100);
+  spec.max_restarts = 1;
+  start(spec);
+  run_until([&] { return !seen_->loops.empty(); });
+  EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kNotReady);
+}
+
+TEST_F(Supervision, AHeartbeatThatStopsIsAHangAndTheServiceIsReplaced) {
+  ServiceSpec spec = victim({"beat", "10", "20"});
+  spec.heartbeat_timeout = std::chrono::milliseconds(200);
+  start(spec);
+  run_until([&] { return seen_->starts.size() == 2; });
+  ASSERT_EQ(seen_->hangs.size(), 1u);
+  EXPECT_EQ(seen_->hangs[0].stage, "main");
+  EXPECT_GE(seen_->hangs[0].silent_for, spec.heartbeat_timeout);
+  EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kHung);
+  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
+}
+
+TEST_F(Supervision, AHangIsOnlyToldWhereTheSpecSaysSo) {
+  ServiceSpec spec = victim({"beat", "10", "5"});
+  spec.heartbeat_timeout = std::chrono::milliseconds(100);
+  spec.on_heartbeat_lost = LimitAction::kAlert;
+  start(spec);
+  run_until([&] { return seen_->hangs.size() == 1; });
+  EXPECT_FALSE(seen_->hangs[0].kills);
+  EXPECT_EQ(status().state, ServiceState::kDegraded);
+  EXPECT_TRUE(seen_->exits.empty());
+}
+
+TEST_F(Supervision, TheWatchdogOfSdNotifyIsAHeartbeatToo) {
+  ServiceSpec spec = victim({"watchdog"});
+  spec.heartbeat_timeout = std::chrono::milliseconds(150);
+  start(spec);
+  run_until([&] { return seen_->starts.size() == 2; });
+  ASSERT_GE(seen_->hangs.size(), 1u);
+  EXPECT_EQ(seen_->hangs[0].stage, "sd_notify");
+}
+
+TEST_F(Supervision, MemoryOverTheLimitAlertsOnceAndLeavesTheServiceAlone) {
+  ServiceSpec spec = victim({"eat", "60"});
+  spec.max_memory_bytes = 30u << 20;
+  spec.sample_interval = std::chrono::milliseconds(20);
+  start(spec);
+  run_until([&] { return !seen_->limits.empty(); });
+  EXPECT_EQ(seen_->limits[0].what, "memory");
+  EXPECT_GT(seen_->limits[0].value, seen_->limits[0].limit);
+  EXPECT_EQ(status().state, ServiceState::kDegraded);
+  EXPECT_TRUE(seen_->exits.empty());
+}
+
+TEST_F(Supervision, AnUnhealthyServiceIsReplacedWhereTheSpecSaysSo) {
+  start(victim({"run"}));
+  run_until([&] { return status().pid > 0; });
+  ASSERT_TRUE(supervisor_->report_health("victim", recovery::Health::kUnhealthy, "HTTP 500"));
+  run_until([&] { return seen_->starts.size() == 2; });
+  EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kUnhealthy);
+}
+
+TEST_F(Supervision, OutputGoesToTheLogAndIsRotatedAtWholeLines) {
+  ServiceSpec spec = victim({"log", "4000", "100"});
+  spec.log_max_bytes = 64 * 1024;
+  spec.log_files = 20;
+  start(spec);
+  run_until([&] { return !seen_->exits.empty(); });
+  run_until([&] { return std::ranges::count(all_logs(), '\n') == 4000; });
+  const std::string text = all_logs();
+  for (int i = 0; i < 4000; i += 199) {
+    EXPECT_NE(text.find("line " + std::to_string(i) + " "), std::string::npos) << i;
+  }
+  std::ifstream rotated(service_dir() + "/logs/current.1");
+  std::string content((std::istreambuf_iterator<char>(rotated)), {});
+  ASSERT_FALSE(content.empty());
+  EXPECT_TRUE(content.starts_with("line "));
+  EXPECT_EQ(content.back(), '\n');
+  const auto tail = supervisor_->log_tail("victim", 250);
+  ASSERT_TRUE(tail);
+  EXPECT_TRUE(tail->starts_with("line "));
+  EXPECT_NE(tail->find("line 3999 "), std::string::npos);
+}
+
+TEST_F(Supervision, OutputPassesThroughCompletelyAlsoToASlowReader) {
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"log", "20000", "100"})));
+  int pipe_fds[2];
+  ASSERT_EQ(::pipe2(pipe_fds, O_CLOEXEC), 0);
+  const os::Fd reader(pipe_fds[0]);
+  os::Fd writer(pipe_fds[1]);
+  ASSERT_TRUE(supervisor_->pass_through("victim", writer.get(), writer.get()));
+  ASSERT_TRUE(supervisor_->start("victim"));
+  ::fcntl(reader.get(), F_SETFL, O_NONBLOCK);
+  std::string got;
+  run_until([&] {
+    char buffer[16384];
+    const ssize_t size = ::read(reader.get(), buffer, sizeof buffer);
+    if (size > 0) got.append(buffer, static_cast<std::size_t>(size));
+    return got.size() == 2'000'000;
+  });
+  EXPECT_TRUE(got.starts_with("line 0 "));
+  EXPECT_EQ(std::ranges::count(got, '\n'), 20000);
+}
+
+TEST_F(Supervision, AReaderThatGoesAwayDoesNotDisturbTheService) {
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"log", "20000", "100"})));
+  int pipe_fds[2];
+  ASSERT_EQ(::pipe2(pipe_fds, O_CLOEXEC), 0);
+  ASSERT_TRUE(supervisor_->pass_through("victim", pipe_fds[1], pipe_fds[1]));
+  ::close(pipe_fds[0]);
+  ASSERT_TRUE(supervisor_->start("victim"));
+  run_until([&] { return !seen_->exits.empty(); });
+  EXPECT_TRUE(seen_->exits[0].status.success());
+  run_until([&] { return std::ranges::count(all_logs(), '\n') == 20000; });
+  ::close(pipe_fds[1]);
+}
+
+TEST_F(Supervision, TheLogFeedCarriesTheOutput) {
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"log", "10", "50"})));
+  ASSERT_TRUE(supervisor_->feed_log("victim", true));
+  ASSERT_TRUE(supervisor_->start("victim"));
+  run_until([&] { return seen_->log_bytes.size() == 500; });
+  EXPECT_TRUE(seen_->log_bytes.starts_with("line 0 "));
+}
+
+TEST_F(Supervision, ASecondSupervisorOfTheSameNameIsRefusedAndNamesTheFirst) {
+  start(victim({"run"}));
+  Recorder other_seen;
+  Supervisor::Options options;
+  options.state_dir = state_dir_;
+  auto other = Supervisor::create(*loop_, options, other_seen);
+  ASSERT_TRUE(other);
+  const auto added = (*other)->add(victim({"run"}));
+  ASSERT_FALSE(added);
+  EXPECT_EQ(added.error().code(), Code::kAlreadySupervised);
+  EXPECT_EQ(added.error().field("holder"), std::to_string(::getpid()));
+  ServiceSpec another = victim({"exit", "0"});
+  another.name = "another";
+  EXPECT_TRUE((*other)->add(another));  // Another name in the same directory is free.
+  bool done = false;
+  (*other)->shutdown([&] { done = true; });
+  run_until([&] { return done; });
+}
+
+TEST_F(Supervision, AStateDirectoryPathOfAnyLengthWorks) {
+  state_dir_ = dir_ + "/" + std::string(120, 'd') + "/state";
+  start(victim({"notify"}));
+  run_until([&] { return seen_->ready_count == 1; });
+}
+
+}  // namespace
+}  // namespace defib::process

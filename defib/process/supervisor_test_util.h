@@ -1,0 +1,86 @@
+// What the supervisor's tests share: a temporary state directory, a supervisor on a loop of the
+// test's own, an observer that records, and the check that nothing is left behind.
+
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "defib/os/event_loop.h"
+#include "defib/process/supervisor.h"
+
+namespace defib::process {
+
+class Recorder : public SupervisorObserver {
+ public:
+  std::vector<StartInfo> starts;
+  std::vector<ExitReport> exits;
+  std::vector<Error> start_failures;
+  std::vector<HangReport> hangs;
+  std::vector<LimitReport> limits;
+  std::vector<NotifyEvent> notifications;
+  std::vector<CaptureReport> captures;
+  std::vector<std::pair<ServiceState, ServiceState>> changes;
+  std::vector<Error> loops;
+  std::vector<pid_t> adoptions;
+  std::vector<pid_t> new_shims;
+  std::string log_bytes;
+  int ready_count = 0;
+
+  void started(const StartInfo& info) override { starts.push_back(info); }
+  void start_failed(const std::string&, const Error& error) override {
+    start_failures.push_back(error);
+  }
+  void ready(const std::string&) override { ++ready_count; }
+  void exited(const ExitReport& report) override { exits.push_back(report); }
+  void captured(const CaptureReport& report) override { captures.push_back(report); }
+  void hung(const HangReport& report) override { hangs.push_back(report); }
+  void limit_exceeded(const LimitReport& report) override { limits.push_back(report); }
+  void state_changed(const std::string&, ServiceState from, ServiceState to) override {
+    changes.emplace_back(from, to);
+  }
+  void notified(const NotifyEvent& event) override { notifications.push_back(event); }
+  void log(const std::string&, int, std::string_view bytes, std::uint64_t) override {
+    log_bytes += bytes;
+  }
+  void crash_loop(const std::string&, const Error& error) override { loops.push_back(error); }
+  void adopted(const std::string&, pid_t pid, std::uint64_t) override { adoptions.push_back(pid); }
+  void shim_replaced(const std::string&, pid_t, pid_t shim) override { new_shims.push_back(shim); }
+};
+
+class SupervisorTest : public testing::Test {
+ protected:
+  void SetUp() override;
+  void TearDown() override;
+
+  // A spec that runs the victim with these arguments; without back-off and capture.
+  ServiceSpec victim(std::vector<std::string> arguments) const;
+  // Makes the supervisor if there is none, adds the service and starts it.
+  void start(const ServiceSpec& spec);
+  void make_supervisor();
+  // As after a kill of the supervisor: all it holds is gone, nothing is stopped.
+  void abandon_supervisor();
+  // Runs the loop until `condition` holds; a failure after ten seconds.
+  void run_until(const std::function<bool()>& condition);
+  void stop_all();
+  ServiceStatus status() const;
+  std::string service_dir() const;
+  // Everything in logs/, oldest first.
+  std::string all_logs() const;
+  // The processes that carry this test's state directory in their environment or command line.
+  std::vector<pid_t> processes() const;
+  bool duplicated() const;
+  std::string program(const std::string& name) const;
+
+  std::string dir_;
+  std::string state_dir_;
+  std::unique_ptr<os::EventLoop> loop_;
+  std::unique_ptr<Recorder> seen_ = std::make_unique<Recorder>();
+  std::unique_ptr<Supervisor> supervisor_;
+};
+
+}  // namespace defib::process

@@ -1,0 +1,200 @@
+// A service to be supervised and hurt, one behaviour a word:
+//
+//   victim exit CODE            ends at once
+//   victim signal NUMBER        dies by a signal of its own
+//   victim run                  runs until killed
+//   victim stubborn             runs, and ignores SIGTERM
+//   victim graceful CODE        runs; at SIGTERM it ends with CODE
+//   victim beat MS COUNT        beats every MS milliseconds in stage "main", then hangs after COUNT
+//   victim notify               READY=1, STATUS=, X_DEFIB_STATE=; runs
+//   victim watchdog             READY=1, WATCHDOG=1 five times, then silence
+//   victim family               runs with a child in another session and one in its own
+//   victim forking              starts a second process, names it by MAINPID=, ends itself
+//   victim log LINES BYTES      writes numbered lines of so many bytes, ends with 0
+//   victim chat                 writes a numbered line every millisecond until killed
+//   victim eat MB               touches so much memory and runs
+//   victim crash-once FILE      dies by SIGKILL when FILE does not exist (and makes it); else runs
+//   victim stamp FILE           appends its main()'s monotonic time to FILE; runs
+//
+// Every mode that runs holds a lock in $VICTIM_DIR (where set) as long as it lives: a second copy
+// finds it taken and writes the file `duplicate`.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+#include "defib/process/agent_page.h"
+
+namespace {
+
+std::int64_t mono_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
+}
+
+void sleep_ms(int ms) {
+  usleep(static_cast<useconds_t>(ms) * 1000);
+}
+
+[[noreturn]] void run() {
+  while (true) pause();
+}
+
+void write_line(int fd, const std::string& line) {
+  const char* at = line.data();
+  std::size_t left = line.size();
+  while (left > 0) {
+    const ssize_t put = write(fd, at, left);
+    if (put < 0) _exit(99);
+    at += put;
+    left -= static_cast<std::size_t>(put);
+  }
+}
+
+void claim_alone() {
+  const char* dir = std::getenv("VICTIM_DIR");
+  if (dir == nullptr) return;
+  const std::string base = dir;
+  const int fd = open((base + "/alive").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return;  // held until the end
+  close(open((base + "/duplicate").c_str(), O_WRONLY | O_CREAT, 0600));
+  _exit(98);
+}
+
+void notify(const std::string& text) {
+  const std::string_view path = std::getenv("NOTIFY_SOCKET");
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  if (path[0] == '@') address.sun_path[0] = 0;
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size());
+  if (sendto(fd, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&address), size) < 0) {
+    _exit(97);
+  }
+  close(fd);
+}
+
+void beat_then_hang(int period_ms, int count) {
+  using defib::process::AgentPage;
+  const int fd = std::atoi(std::getenv("DEFIB_AGENT_FD"));
+  void* memory =
+      mmap(nullptr, defib::process::kAgentPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED) _exit(96);
+  auto* page = static_cast<AgentPage*>(memory);
+  auto& stage = page->stages[0];
+  std::strcpy(stage.name, "main");
+  stage.in_use = static_cast<std::uint32_t>(defib::process::StageUse::kWatched);
+  for (int i = 0; i < count; ++i) {
+    stage.beats.fetch_add(1, std::memory_order_relaxed);
+    const std::uint64_t one = 1;
+    if (i == 0 && write(page->event_fd, &one, sizeof one) != sizeof one) _exit(95);
+    sleep_ms(period_ms);
+  }
+}
+
+void start_family() {
+  if (fork() == 0) run();
+  if (fork() == 0) {
+    setsid();
+    run();
+  }
+}
+
+[[noreturn]] void fork_and_leave() {
+  const pid_t child = fork();
+  if (child == 0) {
+    setsid();
+    claim_alone();
+    run();
+  }
+  notify("MAINPID=" + std::to_string(child) + "\nREADY=1");
+  sleep_ms(50);
+  _exit(0);
+}
+
+void log_lines(int lines, std::size_t bytes) {
+  for (int i = 0; i < lines; ++i) {
+    std::string line = "line " + std::to_string(i) + " ";
+    if (line.size() < bytes) line.append(bytes - line.size() - 1, 'x');
+    write_line(1, line + "\n");
+  }
+}
+
+[[noreturn]] void chat() {
+  const std::string generation = std::getenv("DEFIB_GENERATION");
+  for (int i = 0;; ++i) {
+    write_line(i % 3 == 0 ? 2 : 1, generation + " " + std::to_string(i) + "\n");
+    sleep_ms(1);
+  }
+}
+
+void append_stamp(const char* file) {
+  const int fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  write_line(fd, std::to_string(mono_ns()) + "\n");
+  close(fd);
+}
+
+void exit_with_code(int code) {
+  _exit(code);
+}
+int graceful_code = 0;
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "run";
+  const auto number = [&](int index) { return argc > index ? std::atoi(argv[index]) : 0; };
+  if (mode == "exit") return number(2);
+  if (mode == "forking") fork_and_leave();
+  if (mode == "stamp") append_stamp(argv[2]);
+  claim_alone();
+  if (mode == "signal") {
+    raise(number(2));
+  } else if (mode == "stubborn") {
+    signal(SIGTERM, SIG_IGN);
+  } else if (mode == "graceful") {
+    graceful_code = number(2);
+    signal(SIGTERM, [](int) { exit_with_code(graceful_code); });
+  } else if (mode == "beat") {
+    beat_then_hang(number(2), number(3));
+  } else if (mode == "notify") {
+    notify("STATUS=warming up");
+    notify("X_DEFIB_STATE=recovering\nX_DEFIB_EVENT={\"step\":1}");
+    notify("READY=1\nX_DEFIB_STATE=running");
+  } else if (mode == "watchdog") {
+    notify("READY=1");
+    for (int i = 0; i < 5; ++i) {
+      notify("WATCHDOG=1");
+      sleep_ms(20);
+    }
+  } else if (mode == "family") {
+    start_family();
+  } else if (mode == "log") {
+    log_lines(number(2), static_cast<std::size_t>(number(3)));
+    return 0;
+  } else if (mode == "chat") {
+    chat();
+  } else if (mode == "eat") {
+    const std::size_t size = static_cast<std::size_t>(number(2)) << 20;
+    std::memset(std::malloc(size), 1, size);
+  } else if (mode == "crash-once" && access(argv[2], F_OK) != 0) {
+    close(open(argv[2], O_WRONLY | O_CREAT, 0600));
+    raise(SIGKILL);
+  }
+  run();
+}
