@@ -130,6 +130,15 @@ TEST(Conf, SyntaxErrorsNameLineAndColumn) {
   EXPECT_EQ(Document::parse_text("a = 1\na = 2\n").error().code(), Code::kConfigSyntax);
 }
 
+TEST(Conf, TextsThatBreakTheParsersAssertionsAreSyntaxErrorsOnTheirLine) {
+  for (const char* header : {"[=", "[[[1]]]", "[[=", "[[[", "[\n=", "[[]", "\xef\xbb\x9f"}) {
+    const auto document = Document::parse_text(std::string("a = 1\n\n") + header + "\nb = 2\n");
+    ASSERT_FALSE(document.has_value()) << header;
+    EXPECT_EQ(document.error().code(), Code::kConfigSyntax) << header;
+    EXPECT_EQ(document.error().field("line"), "3") << header << document.error().to_line();
+  }
+}
+
 TEST(Conf, AnUnknownKeyIsReportedWithTheNearestKnownOne) {
   Document document = parsed("[services.engine]\ncommand = \"x\"\n  max_restart = 3\nzzz = 1\n");
   std::string command;

@@ -484,7 +484,7 @@ Result<std::vector<MetricSample>> read_metrics(const std::string& path) {
 std::string render_prometheus(const std::vector<MetricSample>& samples) {
   std::vector<const MetricSample*> sorted;
   for (const MetricSample& sample : samples) sorted.push_back(&sample);
-  std::stable_sort(sorted.begin(), sorted.end(), [](const auto* a, const auto* b) {
+  std::sort(sorted.begin(), sorted.end(), [](const auto* a, const auto* b) {
     return std::pair<std::string_view, std::string_view>(a->name, a->labels) <
            std::pair<std::string_view, std::string_view>(b->name, b->labels);
   });
