@@ -1,0 +1,225 @@
+// defib-capture: postmortem on demand. Started by the shim at a crash, by `defib analyze`, and for
+// deaths that left no report.
+//
+// Of `crash`, the process waits meanwhile: it is copied before anything else is done, and nothing
+// is read, allocated or parsed before that which can wait.
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cstdio>
+#include <string>
+
+#include "defib/os/clock.h"
+#include "defib/os/fd.h"
+#include "defib/os/files.h"
+#include "defib/os/process.h"
+#include "defib/postmortem/capture.h"
+#include "defib/postmortem/core.h"
+#include "defib/postmortem/kernel_log.h"
+#include "defib/postmortem/report.h"
+#include "defib/process/agent_page.h"
+
+namespace defib {
+namespace {
+
+constexpr int kDone = 0;
+constexpr int kIncomplete = 1;  // a report was made, but the process could not be captured
+constexpr int kWrongUsage = 2;
+constexpr std::uint64_t kMaxLogTail = 64 * 1024;
+constexpr std::chrono::milliseconds kSampleWindow{150};
+
+struct Options {
+  pid_t pid = 0;
+  std::string page;
+  int page_fd = -1;
+  std::uint64_t page_offset = offsetof(process::AgentPage, crash);
+  std::string out;
+  std::string log_tail;
+  std::string target;
+  std::string exe;
+  bool json = false;
+  int status = 0;
+  std::int64_t since_mono_ns = 0;
+  std::int64_t new_oom_kills = -1;
+  int own_signal = 0;
+};
+
+int fail(const Error& error, bool json) {
+  if (json) {
+    const auto document = wire::Json::object({{"error", wire::to_json(error)}});
+    fmt::print("{}\n", document.dump(2));
+  } else {
+    fmt::print(stderr, "{}\n", error.to_text());
+  }
+  const bool usage = error.code() == Code::kWrongUsage || error.code() == Code::kInvalidArgument;
+  return usage ? kWrongUsage : kIncomplete;
+}
+
+// Writes the document to --out, or prints it.
+int deliver(const Options& options, const wire::Json& document, const std::string& text) {
+  if (!options.out.empty()) {
+    auto written =
+        os::write_file_atomically(os::real_files(), options.out, document.dump(2) + "\n");
+    if (!written) return fail(written.error(), options.json);
+    return kDone;
+  }
+  fmt::print("{}", options.json ? document.dump(2) + "\n" : text);
+  return kDone;
+}
+
+std::string read_tail(const std::string& path) {
+  if (path.empty()) return {};
+  auto file = os::real_files().open(path, os::OpenMode::kRead);
+  if (!file) return {};
+  auto size = (*file)->size();
+  if (!size) return {};
+  const std::uint64_t start = *size > kMaxLogTail ? *size - kMaxLogTail : 0;
+  std::string text(*size - start, '\0');
+  auto got = (*file)->read_at(start, text.data(), text.size());
+  text.resize(got ? *got : 0);
+  return text;
+}
+
+// Evidence that lies outside of the process.
+postmortem::CrashFacts outside_facts(const Options& options, pid_t pid, std::int64_t since_ns,
+                                     std::vector<std::string>& gaps) {
+  postmortem::CrashFacts facts;
+  facts.pid = pid;
+  facts.stderr_tail = read_tail(options.log_tail);
+  facts.own_signal = options.own_signal;
+  if (options.new_oom_kills >= 0) facts.new_oom_kills = options.new_oom_kills;
+  auto lines = postmortem::kernel_lines_about(pid, since_ns);
+  if (lines) {
+    facts.kernel_lines = std::move(*lines);
+  } else {
+    gaps.push_back("the kernel's log is not readable: " + lines.error().to_line());
+  }
+  return facts;
+}
+
+Result<postmortem::CrashPage*> map_page(const Options& options) {
+  os::Fd opened;
+  int fd = options.page_fd;
+  if (!options.page.empty()) {
+    opened = os::Fd(::open(options.page.c_str(), O_RDWR | O_CLOEXEC));
+    fd = opened.get();
+  }
+  if (fd < 0) return os::system_error("open", options.page);
+  // Mapped from the start, so that the offset need not be a multiple of the page size.
+  const std::size_t size = options.page_offset + sizeof(postmortem::CrashPage);
+  const off_t file_size = ::lseek(fd, 0, SEEK_END);
+  if (file_size < 0 || static_cast<std::size_t>(file_size) < size) {
+    return Error(Code::kInvalidArgument, "the crash page is too short to be one");
+  }
+  void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED) return os::system_error("mmap", options.page);
+  return reinterpret_cast<postmortem::CrashPage*>(static_cast<char*>(memory) + options.page_offset);
+}
+
+int run_crash(const Options& options) {
+  auto page = map_page(options);
+  if (!page) return fail(page.error(), options.json);
+  auto captured = postmortem::capture_crash(options.pid, **page);
+  std::optional<Error> capture_error;
+  postmortem::Snapshot snapshot;
+  if (captured) {
+    snapshot = std::move(*captured);
+  } else {
+    capture_error = captured.error();
+    snapshot = postmortem::snapshot_from_page(**page);
+  }
+  const pid_t pid = snapshot.pid;
+  auto more = outside_facts(options, pid, snapshot.crashed_mono_ns, snapshot.gaps);
+  postmortem::Report report = postmortem::make_report(std::move(snapshot), std::move(more));
+  report.capture_error = capture_error;
+  const int code = deliver(options, to_json(report), to_text(report));
+  return code != kDone ? code : capture_error ? kIncomplete : kDone;
+}
+
+int run_analyze(const Options& options) {
+  pid_t pid = 0;
+  const char* end = options.target.data() + options.target.size();
+  const auto [stop, error] = std::from_chars(options.target.data(), end, pid);
+  const bool is_pid = error == std::errc() && stop == end;
+  postmortem::CaptureOptions capture;
+  capture.sample_window = kSampleWindow;
+  auto snapshot = is_pid ? postmortem::capture_live(pid, capture)
+                         : postmortem::read_core(options.target, options.exe);
+  if (!snapshot) return fail(snapshot.error(), options.json);
+  postmortem::CrashFacts more;
+  more.stderr_tail = read_tail(options.log_tail);
+  const postmortem::Report report = postmortem::make_report(std::move(*snapshot), std::move(more));
+  return deliver(options, to_json(report), to_text(report));
+}
+
+int run_classify_exit(const Options& options) {
+  postmortem::Report report;
+  report.snapshot.pid = options.pid;
+  auto facts = outside_facts(options, options.pid, options.since_mono_ns, report.snapshot.gaps);
+  facts.status = os::exit_status_from_wait(options.status);
+  report.classification = postmortem::classify(facts);
+  report.log_tail = facts.stderr_tail;
+  return deliver(options, to_json(report), to_text(report));
+}
+
+int run(int argc, char** argv) {
+  Options options;
+  CLI::App app(
+      "Captures, unwinds and classifies a crash or a hang.\n\n"
+      "Example: defib-capture analyze 4711 --json");
+  app.require_subcommand(1);
+  const auto add_output = [&](CLI::App* command) {
+    command->add_option("--out", options.out, "write the JSON report to this file");
+    command->add_option("--log-tail", options.log_tail, "a file with the end of its stderr");
+    command->add_flag("--json", options.json, "print JSON");
+  };
+  CLI::App* crash = app.add_subcommand("crash", "of a process that waits in its crash hook");
+  crash->add_option("--pid", options.pid, "the process")->required();
+  auto* page = crash->add_option("--page", options.page, "path of its agent page");
+  crash->add_option("--page-fd", options.page_fd, "inherited descriptor of its agent page")
+      ->excludes(page);
+  crash->add_option("--page-offset", options.page_offset, "where the crash page lies in it");
+  add_output(crash);
+
+  CLI::App* analyze = app.add_subcommand("analyze", "of a live process or a core file");
+  analyze->add_option("target", options.target, "PID or core file")->required();
+  analyze->add_option("--exe", options.exe, "the program of the core, if it was moved");
+  add_output(analyze);
+
+  CLI::App* classify = app.add_subcommand("classify-exit", "of a death that left no report");
+  classify->add_option("--pid", options.pid, "the process")->required();
+  classify->add_option("--status", options.status, "its status as wait(2) gives it")->required();
+  classify->add_option("--since-mono-ns", options.since_mono_ns,
+                       "ignore older lines of the kernel's log (CLOCK_MONOTONIC)");
+  classify->add_option("--new-oom-kills", options.new_oom_kills,
+                       "growth of oom_kill in its cgroup's memory.events");
+  classify->add_option("--own-signal", options.own_signal, "signal that the supervisor sent it");
+  add_output(classify);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kDone : kWrongUsage;
+  }
+  if (crash->parsed()) {
+    if (options.page.empty() && options.page_fd < 0) {
+      return fail(Error(Code::kWrongUsage, "crash needs --page or --page-fd"), options.json);
+    }
+    return run_crash(options);
+  }
+  return analyze->parsed() ? run_analyze(options) : run_classify_exit(options);
+}
+
+}  // namespace
+}  // namespace defib
+
+int main(int argc, char** argv) {
+  return defib::run(argc, argv);
+}

@@ -1,0 +1,315 @@
+#include "defib/postmortem/core.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "defib/base/bytes.h"
+#include "defib/postmortem/collect.h"
+
+namespace defib::postmortem {
+namespace {
+
+constexpr std::size_t kMaxSegments = 65'535;
+constexpr std::uint64_t kMaxNoteBytes = 64 << 20;
+constexpr std::size_t kMaxThreads = 4096;
+constexpr std::size_t kMaxFiles = 4096;
+constexpr std::size_t kStackBytes = 64 * 1024;
+constexpr std::size_t kCrashedStackBytes = 256 * 1024;
+constexpr std::size_t kMaxVdsoBytes = 64 * 1024;
+// struct elf_prstatus: pr_info.si_signo, pr_pid, pr_reg; the same on both machines.
+constexpr std::size_t kPrstatusSignal = 0;
+constexpr std::size_t kPrstatusPid = 32;
+constexpr std::size_t kPrstatusRegisters = 112;
+// struct elf_prpsinfo: pr_pid, pr_fname, pr_psargs.
+constexpr std::size_t kPrpsinfoPid = 24;
+constexpr std::size_t kPrpsinfoName = 40;
+constexpr std::size_t kPrpsinfoArguments = 56;
+constexpr std::size_t kPrpsinfoBytes = 136;
+// siginfo_t.
+constexpr std::size_t kSiginfoCode = 8;
+constexpr std::size_t kSiginfoAddress = 16;  // or the sender's pid, then uid
+constexpr std::size_t kSiginfoBytes = 24;
+
+Error unreadable(std::string_view what) {
+  return Error(Code::kCoreUnreadable, fmt::format("the core file {}", what));
+}
+
+template <typename T>
+T field(std::string_view bytes, std::size_t offset) {
+  return offset + sizeof(T) <= bytes.size() ? load<T>(bytes.data() + offset) : T{};
+}
+
+std::string text_field(std::string_view bytes, std::size_t offset, std::size_t size) {
+  if (offset + size > bytes.size()) return {};
+  return std::string(bytes.data() + offset, strnlen(bytes.data() + offset, size));
+}
+
+class CoreReader {
+ public:
+  explicit CoreReader(os::File& file) : file_(file) {}
+  Result<Snapshot> read(const std::string& exe);
+
+ private:
+  Result<> read_segments();
+  Result<> read_notes();
+  void take_note(std::uint32_t type, std::string_view value);
+  void take_thread(std::string_view value);
+  void take_files(std::string_view value);
+  void take_auxv(std::string_view value);
+  void make_maps();
+  void make_modules(const std::string& exe);
+  std::string memory_at(std::uint64_t address, std::size_t size);
+
+  os::File& file_;
+  std::vector<Elf64_Phdr> segments_;
+  std::vector<Mapping> files_;
+  Machine machine_ = Machine::kUnknown;
+  std::uint64_t vdso_ = 0;
+  std::uint64_t entry_ = 0;
+  std::vector<std::string> regsets_;  // one a thread
+  Snapshot snapshot_;
+};
+
+Result<> CoreReader::read_segments() {
+  char head[sizeof(Elf64_Ehdr)];
+  DEFIB_TRY_ASSIGN(const std::size_t size, file_.read_at(0, head, sizeof head));
+  if (size < sizeof head || std::memcmp(head, ELFMAG, SELFMAG) != 0) {
+    return unreadable("is not an ELF file");
+  }
+  const auto elf = load<Elf64_Ehdr>(head);
+  if (elf.e_ident[EI_CLASS] != ELFCLASS64 || elf.e_type != ET_CORE) {
+    return unreadable("is an ELF file, but not a 64-bit core");
+  }
+  machine_ = elf.e_machine == EM_X86_64    ? Machine::kX86_64
+             : elf.e_machine == EM_AARCH64 ? Machine::kAArch64
+                                           : Machine::kUnknown;
+  if (machine_ == Machine::kUnknown) {
+    return unreadable(fmt::format("is of an unknown machine ({})", elf.e_machine));
+  }
+  if (elf.e_phentsize != sizeof(Elf64_Phdr)) return unreadable("has a strange segment table");
+  std::size_t count = elf.e_phnum;
+  if (count == PN_XNUM) {  // More than 16 bits hold: the number is in the first section header.
+    char section[sizeof(Elf64_Shdr)];
+    DEFIB_TRY_ASSIGN(const std::size_t got, file_.read_at(elf.e_shoff, section, sizeof section));
+    if (got < sizeof section) return unreadable("is cut off");
+    count = load<Elf64_Shdr>(section).sh_info;
+  }
+  count = std::min(count, kMaxSegments);
+  std::string table(count * sizeof(Elf64_Phdr), '\0');
+  DEFIB_TRY_ASSIGN(const std::size_t got, file_.read_at(elf.e_phoff, table.data(), table.size()));
+  for (std::size_t i = 0; (i + 1) * sizeof(Elf64_Phdr) <= got; ++i) {
+    segments_.push_back(load<Elf64_Phdr>(table.data() + i * sizeof(Elf64_Phdr)));
+  }
+  if (segments_.empty()) return unreadable("has no segments");
+  return {};
+}
+
+Result<> CoreReader::read_notes() {
+  for (const Elf64_Phdr& segment : segments_) {
+    if (segment.p_type != PT_NOTE || segment.p_filesz > kMaxNoteBytes) continue;
+    DEFIB_TRY_ASSIGN(const std::uint64_t file_size, file_.size());
+    if (segment.p_offset > file_size) return unreadable("is cut off before its notes");
+    std::string notes(std::min(segment.p_filesz, file_size - segment.p_offset), '\0');
+    DEFIB_TRY_ASSIGN(const std::size_t size,
+                     file_.read_at(segment.p_offset, notes.data(), notes.size()));
+    Reader in(std::string_view(notes).substr(0, size));
+    while (in.remaining() >= sizeof(Elf64_Nhdr)) {
+      const std::uint32_t name_size = in.u32();
+      const std::uint32_t value_size = in.u32();
+      const std::uint32_t type = in.u32();
+      const auto padded = [](std::uint32_t bytes) { return (std::size_t{bytes} + 3) / 4 * 4; };
+      const std::string_view name = in.bytes(padded(name_size));
+      const std::string_view value = in.bytes(padded(value_size)).substr(0, value_size);
+      if (!in.ok()) break;
+      if (name.starts_with("CORE")) take_note(type, value);
+    }
+  }
+  if (regsets_.empty()) return unreadable("has no threads");
+  return {};
+}
+
+void CoreReader::take_note(std::uint32_t type, std::string_view value) {
+  switch (type) {
+    case NT_PRSTATUS:
+      return take_thread(value);
+    case NT_PRPSINFO:
+      if (value.size() < kPrpsinfoBytes) return;
+      snapshot_.pid = field<std::int32_t>(value, kPrpsinfoPid);
+      snapshot_.comm = text_field(value, kPrpsinfoName, 16);
+      snapshot_.command_line = redact_command_line({text_field(value, kPrpsinfoArguments, 80)});
+      return;
+    case NT_SIGINFO: {
+      if (value.size() < kSiginfoBytes) return;
+      SignalInfo& signal = snapshot_.signal;
+      signal.signal = field<std::int32_t>(value, 0);
+      signal.code = field<std::int32_t>(value, kSiginfoCode);
+      if (signal.has_address()) {
+        signal.fault_address = field<std::uint64_t>(value, kSiginfoAddress);
+      } else {
+        signal.sender_pid = field<std::int32_t>(value, kSiginfoAddress);
+        signal.sender_uid = field<std::int32_t>(value, kSiginfoAddress + 4);
+      }
+      return;
+    }
+    case NT_FILE:
+      return take_files(value);
+    case NT_AUXV:
+      return take_auxv(value);
+    default:
+      return;
+  }
+}
+
+void CoreReader::take_thread(std::string_view value) {
+  if (value.size() < kPrstatusRegisters || snapshot_.threads.size() >= kMaxThreads) return;
+  ThreadSnapshot thread;
+  thread.tid = field<std::int32_t>(value, kPrstatusPid);
+  const std::string_view regset = value.substr(kPrstatusRegisters);
+  if (!registers_from_regset(machine_, regset, thread.registers)) return;
+  // The kernel writes the thread that caused the dump first.
+  thread.crashed = snapshot_.threads.empty() && field<std::int32_t>(value, kPrstatusSignal) != 0;
+  snapshot_.threads.push_back(std::move(thread));
+  regsets_.emplace_back(regset);
+}
+
+// u64 count, u64 page size, count times {start, end, offset in pages}, then the names.
+void CoreReader::take_files(std::string_view value) {
+  Reader in(value);
+  const std::uint64_t count = in.u64();
+  const std::uint64_t page = in.u64();
+  if (count > kMaxFiles) return;
+  for (std::uint64_t i = 0; i < count && in.ok(); ++i) {
+    Mapping mapping;
+    mapping.start = in.u64();
+    mapping.end = in.u64();
+    mapping.offset = in.u64() * page;
+    files_.push_back(std::move(mapping));
+  }
+  std::string_view names = in.bytes(in.remaining());
+  for (Mapping& mapping : files_) {
+    const std::size_t end = std::min(names.find('\0'), names.size());
+    mapping.path = names.substr(0, end);
+    names.remove_prefix(std::min(end + 1, names.size()));
+  }
+}
+
+void CoreReader::take_auxv(std::string_view value) {
+  Reader in(value);
+  while (in.remaining() >= 16) {
+    const std::uint64_t type = in.u64();
+    const std::uint64_t number = in.u64();
+    if (type == AT_SYSINFO_EHDR) vdso_ = number;
+    if (type == AT_ENTRY) entry_ = number;
+  }
+}
+
+void CoreReader::make_maps() {
+  for (const Elf64_Phdr& segment : segments_) {
+    if (segment.p_type != PT_LOAD) continue;
+    Mapping mapping;
+    mapping.start = segment.p_vaddr;
+    mapping.end = segment.p_vaddr + segment.p_memsz;
+    if (mapping.end < mapping.start) continue;
+    mapping.readable = (segment.p_flags & PF_R) != 0;
+    mapping.writable = (segment.p_flags & PF_W) != 0;
+    mapping.executable = (segment.p_flags & PF_X) != 0;
+    const auto file =
+        std::ranges::find_if(files_, [&](const Mapping& f) { return f.contains(mapping.start); });
+    if (file != files_.end()) mapping.path = file->path;
+    snapshot_.maps.push_back(std::move(mapping));
+  }
+  std::ranges::sort(snapshot_.maps, {}, &Mapping::start);
+}
+
+std::string CoreReader::memory_at(std::uint64_t address, std::size_t size) {
+  for (const Elf64_Phdr& segment : segments_) {
+    if (segment.p_type != PT_LOAD || address < segment.p_vaddr) continue;
+    const std::uint64_t offset = address - segment.p_vaddr;
+    if (offset >= segment.p_filesz) continue;
+    std::string bytes(std::min<std::uint64_t>(size, segment.p_filesz - offset), '\0');
+    const auto got = file_.read_at(segment.p_offset + offset, bytes.data(), bytes.size());
+    bytes.resize(got ? *got : 0);
+    return bytes;
+  }
+  return {};
+}
+
+void CoreReader::make_modules(const std::string& exe) {
+  const MemoryReader read = [this](std::uint64_t address, std::size_t size) {
+    return memory_at(address, size);
+  };
+  std::map<std::string, std::size_t> index;
+  for (const Mapping& mapping : files_) {
+    const auto [at, is_new] = index.try_emplace(mapping.path, snapshot_.modules.size());
+    if (is_new) {
+      snapshot_.modules.push_back({mapping.start, mapping.end, mapping.path, {}, {}, {}});
+    } else {
+      snapshot_.modules[at->second].end = mapping.end;
+    }
+  }
+  for (Module& module : snapshot_.modules) {
+    module.build_id = build_id_in_memory(module.start, read);
+    const bool is_program = entry_ >= module.start && entry_ < module.end;
+    if (is_program) {
+      snapshot_.exe = module.path;
+      if (!exe.empty()) module.path = exe;
+    }
+    module.file = os::Fd(::open(module.path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!module.file.valid()) {
+      snapshot_.gaps.push_back(
+          fmt::format("{}: not readable, so its frames have no names", module.path));
+    }
+  }
+  const auto vdso = std::ranges::find(snapshot_.maps, vdso_, &Mapping::start);
+  if (vdso_ == 0 || vdso == snapshot_.maps.end()) return;
+  if (vdso->end - vdso->start > kMaxVdsoBytes) return;
+  Module module{vdso->start, vdso->end, "[vdso]", {}, {}, {}};
+  module.image = memory_at(vdso->start, vdso->end - vdso->start);
+  if (!module.image.empty()) snapshot_.modules.push_back(std::move(module));
+}
+
+Result<Snapshot> CoreReader::read(const std::string& exe) {
+  DEFIB_TRY(read_segments());
+  DEFIB_TRY(read_notes());
+  make_maps();
+  make_modules(exe);
+  const MemoryReader read = [this](std::uint64_t address, std::size_t size) {
+    return memory_at(address, size);
+  };
+  for (std::size_t i = 0; i < snapshot_.threads.size(); ++i) {
+    ThreadSnapshot& thread = snapshot_.threads[i];
+    if (!thread.crashed) {
+      thread.system_call = system_call_in(regsets_[i], thread.registers, read);
+    }
+    collect_stack(snapshot_, thread, thread.crashed ? kCrashedStackBytes : kStackBytes, read);
+  }
+  collect_code(snapshot_, read);
+  collect_locks(snapshot_, read);
+  return std::move(snapshot_);
+}
+
+}  // namespace
+
+Result<Snapshot> read_core(os::File& file, const std::string& exe) {
+  return CoreReader(file).read(exe);
+}
+
+Result<Snapshot> read_core(const std::string& path, const std::string& exe) {
+  auto file = os::real_files().open(path, os::OpenMode::kRead);
+  if (!file) {
+    return Error(Code::kCoreUnreadable, fmt::format("cannot open the core file {}", path))
+        .with("path", path)
+        .because(std::move(file.error()));
+  }
+  auto snapshot = read_core(**file, exe);
+  if (!snapshot) return std::move(snapshot.error()).with("path", path);
+  return snapshot;
+}
+
+}  // namespace defib::postmortem

@@ -1,0 +1,27 @@
+// The kernel's log: what it says about one process.
+//
+// Out-of-memory kills and faults are reported there, and nowhere else with the process's id.
+// Reading /dev/kmsg needs CAP_SYSLOG where kernel.dmesg_restrict is set. Thread rule: pure
+// functions but for the file.
+
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "defib/base/error.h"
+
+namespace defib::postmortem {
+
+// The lines that name the process and are not older than `since_mono_ns` (0: all), oldest first.
+Result<std::vector<std::string>> kernel_lines_about(pid_t pid, std::int64_t since_mono_ns);
+
+// The text of one record of /dev/kmsg ("6,12,4711,-;text\n KEY=value\n"), where it names the
+// process and is not older than `since_us`; else empty.
+std::string kernel_record_about(std::string_view record, pid_t pid, std::int64_t since_us);
+
+}  // namespace defib::postmortem

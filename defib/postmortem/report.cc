@@ -1,0 +1,209 @@
+#include "defib/postmortem/report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace defib::postmortem {
+namespace {
+
+constexpr std::size_t kTopFunctions = 8;
+
+std::string hex(std::uint64_t value) {
+  return fmt::format("{:#x}", value);
+}
+
+std::string_view base_name(std::string_view path) {
+  return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
+}
+
+bool is_system_library(std::string_view path) {
+  constexpr std::string_view kPlaces[] = {"/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/", "[vdso]"};
+  return std::ranges::any_of(kPlaces, [&](auto place) { return path.starts_with(place); });
+}
+
+std::string place_of(const Frame& frame) {
+  std::string text = frame.function.empty()
+                         ? fmt::format("{}+{:#x}", base_name(frame.module), frame.offset)
+                         : frame.function;
+  if (!frame.file.empty()) text += fmt::format(" at {}:{}", base_name(frame.file), frame.line);
+  return text;
+}
+
+// The innermost frame of the program's own, past the C library's waiting and locking.
+std::string where_of(const ThreadStack& stack) {
+  for (const Frame& frame : stack.frames) {
+    if (!frame.module.empty() && !is_system_library(frame.module)) return place_of(frame);
+  }
+  return {};
+}
+
+wire::Json frame_json(const Frame& frame) {
+  wire::Json json = wire::Json::object({{"pc", hex(frame.pc)}});
+  json.set("module", frame.module);
+  json.set("offset", hex(frame.offset));
+  json.set("function", frame.function);
+  json.set("file", frame.file);
+  json.set("line", frame.line);
+  json.set("inlined", frame.inlined);
+  return json;
+}
+
+wire::Json thread_json(const ThreadStack& stack) {
+  wire::Json json = wire::Json::object({{"tid", stack.tid}, {"name", stack.name}});
+  json.set("crashed", stack.crashed);
+  wire::Json frames = wire::Json::array();
+  for (const Frame& frame : stack.frames) frames.push(frame_json(frame));
+  json.set("frames", std::move(frames));
+  json.set("truncated", stack.truncated);
+  if (!stack.error.empty()) json.set("unwind_error", stack.error);
+  return json;
+}
+
+wire::Json registers_json(const Registers& registers) {
+  wire::Json json = wire::Json::object();
+  for (std::size_t i = 0; i < registers.values.size(); ++i) {
+    if (const std::string_view name = registers.name(i); !name.empty()) {
+      json.set(name, hex(registers.values[i]));
+    }
+  }
+  return json;
+}
+
+wire::Json modules_json(const std::vector<Module>& modules) {
+  wire::Json json = wire::Json::array();
+  for (const Module& module : modules) {
+    json.push(wire::Json::object({{"path", module.path},
+                                  {"start", hex(module.start)},
+                                  {"end", hex(module.end)},
+                                  {"build_id", module.build_id}}));
+  }
+  return json;
+}
+
+template <typename Texts>
+wire::Json texts_json(const Texts& texts) {
+  wire::Json json = wire::Json::array();
+  for (const auto& text : texts) json.push(text);
+  return json;
+}
+
+}  // namespace
+
+CrashFacts facts_from(const Snapshot& snapshot, const std::vector<ThreadStack>& stacks) {
+  CrashFacts facts;
+  facts.pid = snapshot.pid;
+  facts.signal = snapshot.signal;
+  facts.message = snapshot.message;
+  facts.maps = snapshot.maps;
+  facts.code = snapshot.code;
+  facts.alive = snapshot.signal.signal == 0;
+  if (const ThreadSnapshot* thread = snapshot.crashed_thread(); thread != nullptr) {
+    facts.registers = thread->registers;
+  }
+  for (const ThreadStack& stack : stacks) {
+    if (stack.crashed) {
+      for (const Frame& frame : stack.frames) {
+        if (facts.top_functions.size() < kTopFunctions) {
+          facts.top_functions.push_back(frame.function);
+        }
+      }
+    }
+    ThreadFacts thread;
+    thread.tid = stack.tid;
+    thread.name = stack.name;
+    thread.where = where_of(stack);
+    const auto sample = std::ranges::find(snapshot.threads, stack.tid, &ThreadSnapshot::tid);
+    if (sample != snapshot.threads.end()) thread.busy_share = sample->busy_share;
+    facts.threads.push_back(std::move(thread));
+  }
+  facts.lock_cycle = find_lock_cycle(find_lock_waits(snapshot));
+  return facts;
+}
+
+Report make_report(Snapshot snapshot, CrashFacts more) {
+  Report report;
+  report.threads = unwind(snapshot);
+  CrashFacts facts = facts_from(snapshot, report.threads);
+  facts.status = more.status;
+  facts.stderr_tail = std::move(more.stderr_tail);
+  facts.kernel_lines = std::move(more.kernel_lines);
+  facts.new_oom_kills = more.new_oom_kills;
+  facts.own_signal = more.own_signal;
+  report.classification = classify(facts);
+  report.log_tail = std::move(facts.stderr_tail);
+  report.snapshot = std::move(snapshot);
+  return report;
+}
+
+wire::Json to_json(const Classification& classification) {
+  wire::Json json = wire::Json::object(
+      {{"cause", to_string(classification.cause)}, {"subtype", classification.subtype}});
+  json.set("signal", classification.signal == 0
+                         ? wire::Json()
+                         : wire::Json(os::signal_name(classification.signal)));
+  json.set("fault_address", classification.fault_address
+                                ? wire::Json(hex(*classification.fault_address))
+                                : wire::Json());
+  json.set("evidence", texts_json(classification.evidence));
+  json.set("confidence", classification.confidence);
+  return json;
+}
+
+wire::Json to_json(const Report& report) {
+  const Snapshot& snapshot = report.snapshot;
+  wire::Json json = wire::Json::object({{"schema", "defib.crash/1"}, {"pid", snapshot.pid}});
+  json.set("comm", snapshot.comm);
+  json.set("exe", snapshot.exe);
+  json.set("command_line", texts_json(snapshot.command_line));
+  json.set("classification", to_json(report.classification));
+  json.set("signal", snapshot.signal.signal);
+  json.set("signal_code", snapshot.signal.code);
+  json.set("fault_address", report.classification.fault_address
+                                ? wire::Json(hex(*report.classification.fault_address))
+                                : wire::Json());
+  json.set("message", snapshot.message);
+  if (const ThreadSnapshot* thread = snapshot.crashed_thread(); thread != nullptr) {
+    json.set("registers", registers_json(thread->registers));
+  }
+  wire::Json threads = wire::Json::array();
+  for (const ThreadStack& stack : report.threads) threads.push(thread_json(stack));
+  json.set("threads", std::move(threads));
+  json.set("modules", modules_json(snapshot.modules));
+  json.set("crashed_mono_ns", snapshot.crashed_mono_ns);
+  const bool timed = snapshot.crashed_mono_ns != 0 && snapshot.captured_mono_ns != 0;
+  json.set("captured_in_ns",
+           timed ? wire::Json(snapshot.captured_mono_ns - snapshot.crashed_mono_ns) : wire::Json());
+  json.set("stopped_ns", snapshot.stopped_ns);
+  json.set("gaps", texts_json(snapshot.gaps));
+  if (!report.log_tail.empty()) json.set("log_tail", report.log_tail);
+  if (report.capture_error) json.set("capture_error", wire::to_json(*report.capture_error));
+  return json;
+}
+
+std::string to_text(const Report& report) {
+  const Classification& verdict = report.classification;
+  std::string text = fmt::format("{}", to_string(verdict.cause));
+  if (!verdict.subtype.empty()) text += fmt::format(" ({})", verdict.subtype);
+  if (verdict.signal != 0) text += fmt::format(", {}", os::signal_name(verdict.signal));
+  if (verdict.fault_address) text += fmt::format(" at {:#x}", *verdict.fault_address);
+  text += fmt::format(", confidence {:.0f} %\n", verdict.confidence * 100);
+  for (const std::string& line : verdict.evidence) text += fmt::format("  - {}\n", line);
+  if (report.capture_error) text += "\n" + report.capture_error->to_text() + "\n";
+  for (const ThreadStack& stack : report.threads) {
+    text += fmt::format("\nthread {} ({}){}\n", stack.tid, stack.name,
+                        stack.crashed ? ", crashed" : "");
+    int number = 0;
+    for (const Frame& frame : stack.frames) {
+      text += fmt::format("  #{:<3} {:#018x} {}{}\n", number++, frame.pc, place_of(frame),
+                          frame.inlined ? " (inlined)" : "");
+    }
+    if (stack.truncated) text += "       and more\n";
+    if (!stack.error.empty()) text += fmt::format("       the walk ends here: {}\n", stack.error);
+  }
+  for (const std::string& gap : report.snapshot.gaps) text += fmt::format("\nnote: {}", gap);
+  if (!report.snapshot.gaps.empty()) text += "\n";
+  return text;
+}
+
+}  // namespace defib::postmortem
