@@ -76,6 +76,8 @@ class ApprovalDesk {
   Result<Approval> check(const store::Snapshot& snapshot, const std::string& hash) const;
 
  private:
+  Result<Approval> read_approval(const std::string& hash) const;
+
   os::Files* files_;
   const os::Clock* clock_;
   std::string dir_;

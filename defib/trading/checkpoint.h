@@ -30,6 +30,7 @@ struct Checkpoint {
   std::map<std::string, Position> positions;
   std::map<std::string, Decimal> balances;
   std::map<std::string, std::string> cursors;
+  std::vector<std::string> recent;       // booked trades behind the cursors, as hex of fill_key
   std::map<std::string, Decimal> marks;  // middle of the market at that moment
   int open_orders = 0;
   wire::Json to_json() const;  // with "checksum", SHA-256 over the rest
@@ -42,9 +43,9 @@ Result<> write_checkpoint(store::Store& store, const Checkpoint& checkpoint,
                           store::Durability durability);
 // The text as stored; nullopt where there is none.
 Result<std::optional<std::string>> read_checkpoint_text(const store::Snapshot& snapshot);
-// The fills booked after the checkpoint's cursors, in booking order.
+// The fills that were booked after the checkpoint, by symbol and trade.
 Result<std::vector<venue::Fill>> fills_since(const store::Snapshot& snapshot,
-                                             const std::map<std::string, std::string>& cursors);
+                                             const Checkpoint& checkpoint);
 
 enum class Severity { kInfo, kWarning, kCritical };
 std::string_view to_string(Severity severity);
@@ -87,9 +88,11 @@ CheckpointVerdict validate_checkpoint(const std::optional<std::string>& text,
                                       const std::vector<venue::Fill>& fills_since_checkpoint,
                                       const CheckpointRules& rules, std::int64_t now_wall_ns);
 
-// Positions and balances that follow from a checkpoint and the fills after it.
-LedgerState derive_from_checkpoint(const Checkpoint& checkpoint, const LedgerState& instruments_of,
-                                   const std::vector<venue::Fill>& fills);
+// Positions that follow from a checkpoint and the fills after it. Quantities are exact; costs may
+// differ from the booked ones where trades became visible out of order.
+std::map<std::string, Position> derive_positions(
+    const Checkpoint& checkpoint, const std::map<std::string, Instrument>& instruments,
+    const std::vector<venue::Fill>& fills);
 
 enum class StateSource { kLedger, kCheckpoint, kVenue };
 std::string_view to_string(StateSource source);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "defib/base/error.h"
+#include "defib/conf/conf.h"
 #include "defib/os/clock.h"
 #include "defib/store/store.h"
 #include "defib/trading/checkpoint.h"
@@ -22,8 +23,8 @@ namespace defib::trading {
 struct VenueConfig {
   std::string kind = "binance";
   std::string url = "https://api.binance.com";
-  std::string api_key;  // resolved; the file holds env:NAME or file:PATH
-  std::string api_secret;
+  conf::Secret api_key;  // the file holds env:NAME or file:PATH
+  conf::Secret api_secret;
   std::int64_t recv_window_ms = 1'000;
   std::int64_t visibility_lag_ms = 1'000;
   os::Duration timeout = std::chrono::seconds(5);
@@ -43,7 +44,11 @@ struct TradingConfig {
   RampOptions ramp;      // [trading.ramp]
 };
 
-// Reads [venue] and [trading] of a TOML file; the Config* errors name file, line and column.
+// Reads [venue] and [trading] of a document; errors are kept by the document, see conf/conf.h. All
+// durations, amounts and defaults are listed in docs/trading.md.
+TradingConfig read_trading_config(conf::Section root);
+// Reads a TOML file whose other top-level tables belong to the supervisor; the Config* errors name
+// file, line and column.
 Result<TradingConfig> load_trading_config(const std::string& path);
 
 }  // namespace defib::trading

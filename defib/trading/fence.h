@@ -33,6 +33,7 @@ struct Settled {
 
 struct ResolveProgress {
   std::vector<Settled> settled;   // by this call
+  std::vector<Settled> blocked;   // absent, but an unexplained trade stands against the proof
   int remaining = 0;              // still UNKNOWN
   std::int64_t next_mono_ns = 0;  // call again then; 0: nothing is left to do
 };
@@ -53,10 +54,16 @@ class FenceResolver {
 
  private:
   struct FirstAbsence {
-    std::int64_t server_ms = 0;
+    std::int64_t server_ms = 0;  // the venue's time before that reading
+    bool blocked = false;
   };
-  Result<bool> examine(const Intent& intent, std::int64_t server_ms,
-                       const std::vector<venue::Order>& open, ResolveProgress& progress);
+  std::int64_t due_time_ms(const Intent& intent) const;
+  Result<> examine(const Intent& intent, std::int64_t server_ms,
+                   const std::vector<venue::Order>& open, ResolveProgress& progress);
+  const venue::Fill* suspicious_fill(const Intent& intent) const;
+  Result<> adopt(const Intent& intent, const venue::Order& order, ResolveProgress& progress);
+  Result<> prove_absent(const Intent& intent, std::int64_t first_ms, std::int64_t second_ms,
+                        ResolveProgress& progress);
 
   Ledger* ledger_;
   venue::Venue* venue_;

@@ -86,6 +86,8 @@ class OrderGateway {
     const os::Clock* clock = nullptr;
     std::optional<Limits> limits;  // none: LimitsNotLoaded for every order
     FailurePoints failure_points;  // may be empty
+    // The bytes that the adapter will send, kept in the intent; may be empty.
+    std::function<std::string(const venue::OrderRequest&)> payload;
   };
   explicit OrderGateway(Parts parts);
 
@@ -110,12 +112,18 @@ class OrderGateway {
   // Would this order be let through? Pure but for the rate; the first breach as LimitBreached.
   Result<> check(const OrderDraft& draft) const;
   Exposure exposure() const;
+  // The venue's time at which every unresolved request has been accepted and become visible, or
+  // never will; 0 where there is none.
+  std::int64_t unresolved_until_ms() const;
   std::uint64_t sent() const { return sent_; }
 
  private:
   Result<> check_permit(const OrderDraft& draft) const;
   Result<> check_limits(const OrderDraft& draft, Decimal reference) const;
-  Result<Submitted> record(const Intent& intent, Result<venue::Order> reply);
+  Result<Decimal> check_order(const OrderDraft& draft) const;
+  Result<Submitted> record(const Intent& intent, const Result<venue::Order>& reply);
+  Result<Submitted> record_order(const Intent& intent, const venue::Order& order,
+                                 std::optional<Error> error);
   void at(std::string_view point) const;
 
   Parts parts_;

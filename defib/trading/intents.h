@@ -99,7 +99,7 @@ struct Intent {
   std::string detail;  // the venue's words, or the reason of the last change
   std::int64_t updated_wall_ns = 0;
 
-  Decimal notional() const { return quantity * reference_price; }
+  Decimal notional() const;  // saturates
   venue::OrderRequest request() const;
   wire::Json to_json() const;
 };

@@ -6,6 +6,8 @@
 //     balances, its order and its intent change in one transaction;
 //   - position.quantity is the sum of the applied fills (fees in the base asset included) since
 //     the baseline; base-asset holding at the venue = baseline + quantity (spot);
+//   - a cursor stands behind fills that are older than the venue's visibility lag, and reading
+//     starts there: a fill that becomes visible out of order is not skipped;
 //   - memory changes only after the transaction has been committed.
 //
 // Thread rule: one thread at a time.
@@ -13,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,6 +26,7 @@
 #include "defib/base/decimal.h"
 #include "defib/base/error.h"
 #include "defib/store/store.h"
+#include "defib/trading/ids.h"
 #include "defib/trading/intents.h"
 #include "defib/venue/venue.h"
 #include "defib/wire/json.h"
@@ -53,19 +57,30 @@ struct Position {
 
 // An order that is open at the venue as far as the ledger knows. Keyed by its client id.
 struct TrackedOrder {
-  venue::Order order;
+  venue::Order order;     // `filled` is the greater of what the venue said and what was booked
   bool external = false;  // placed by somebody else: no intent of ours stands behind it
   std::string strategy;
+  Decimal booked;           // sum of its fills that were applied
   std::string key() const;  // the client id, or "#" + venue id where there is none
 };
 
-// The position after `fill`, by average cost; pure.
-Position position_after(Position position, const venue::Fill& fill, const Instrument& instrument);
-// The totals by asset after `fill`; pure.
-void apply_to_balances(std::map<std::string, Decimal>& totals, const venue::Fill& fill,
+// What is known of a venue's order id, also when the order has ended.
+struct VenueOrderRecord {
+  std::string client_id;  // empty: nobody here knows whose order it is
+  Decimal booked;         // sum of its applied fills
+};
+
+// The position after `fill`, by average cost; pure. nullopt where an amount leaves the range.
+std::optional<Position> position_after(Position position, const venue::Fill& fill,
+                                       const Instrument& instrument);
+// The totals by asset after `fill`; pure. False, and nothing changed, where an amount leaves the
+// range.
+bool apply_to_balances(std::map<std::string, Decimal>& totals, const venue::Fill& fill,
                        const Instrument& instrument);
 // A key that sorts trade ids by their number.
 std::string fill_key(std::string_view symbol, std::string_view trade_id);
+// Venues number their orders by symbol.
+std::string order_reference(std::string_view symbol, std::string_view venue_order_id);
 // a < b by number where both are numbers, else by text.
 bool trade_id_less(std::string_view a, std::string_view b);
 
@@ -74,12 +89,15 @@ struct LedgerState {
   bool initialized = false;  // a baseline was taken from the venue
   std::map<std::string, Instrument> instruments;
   std::map<std::string, Position> positions;
-  std::map<std::string, Decimal> balances;     // totals by asset
-  std::map<std::string, TrackedOrder> orders;  // open ones, by key
-  std::map<std::string, std::string> cursors;  // symbol -> last trade id
-  std::map<std::string, Intent> intents;       // not terminal, by id
+  std::map<std::string, Decimal> balances;          // totals by asset
+  std::map<std::string, TrackedOrder> orders;       // open ones, by key
+  std::map<std::string, std::string> cursors;       // symbol -> trade id; all up to it is settled
+  std::map<std::string, venue::Fill> recent_fills;  // booked behind the cursors, by fill_key
+  std::map<std::string, Intent> intents;            // not terminal, by id
 };
 Result<LedgerState> read_ledger_state(const store::Snapshot& snapshot);
+// The findings that no person has accepted yet, by id.
+Result<std::map<std::string, wire::Json>> read_open_findings(const store::Snapshot& snapshot);
 
 class Ledger;
 
@@ -89,11 +107,13 @@ class LedgerUpdate {
   explicit LedgerUpdate(Ledger& ledger) : ledger_(&ledger) {}
 
   // Books the fill unless it was booked before (false then). NotFound where the symbol has no
-  // instrument.
+  // instrument; VenueBadAnswer where its amounts are impossible.
   Result<bool> apply_fill(const venue::Fill& fill);
-  // Moves the cursor forward, also where no fill was new.
+  // Moves the cursor forward, never back: all trades up to this one are settled.
   void set_cursor(const std::string& symbol, const std::string& trade_id);
   // An order as the venue shows it: kept while open, forgotten when terminal. Moves its intent.
+  // A reading that is older than what is known never brings an ended order back. DuplicateOrder
+  // where another venue order carries the same client id.
   Result<> set_order(const venue::Order& order, std::string_view why, bool external = false);
   void forget_order(const std::string& key);
   void set_intent(Intent intent);
@@ -103,28 +123,37 @@ class LedgerUpdate {
   void mark_initialized() { initialize_ = true; }
   // A line of the journal of corrections, written with the change that it explains.
   void journal(wire::Json line);
+  // Something that nothing explains was corrected all the same, because not counting it would be
+  // worse: it stays open, and holds the gate, until a person has accepted it.
+  void open_finding(const std::string& id, wire::Json finding);
+  void close_finding(const std::string& id);
 
   bool empty() const;
+  // As it will be after the commit.
+  Position position(const std::string& symbol) const;
   // Nothing of it is there after an error.
   Result<> commit(std::int64_t wall_ns);
   Result<> commit(std::int64_t wall_ns, store::Durability durability);
 
  private:
   friend class Ledger;
-  const Position position(const std::string& symbol) const;
   std::optional<TrackedOrder> tracked(const std::string& key) const;
-  std::optional<Intent> intent(const std::string& id) const;
-  Result<> write(store::Transaction& transaction, std::int64_t wall_ns) const;
-  Result<> book_against_order(const venue::Fill& fill);
+  Result<std::optional<Intent>> intent(const std::string& id) const;
+  Result<VenueOrderRecord> venue_order(const std::string& reference) const;
+  Result<> write(store::Transaction& transaction) const;
+  Result<> book_against_order(const venue::Fill& fill, VenueOrderRecord record);
+  Result<> move_intent(Intent intent, const venue::Order& order, std::string_view why);
 
   Ledger* ledger_;
   std::map<std::string, venue::Fill> fills_;  // by fill_key
   std::map<std::string, std::string> cursors_;
   std::map<std::string, std::optional<TrackedOrder>> orders_;
+  std::map<std::string, VenueOrderRecord> venue_orders_;  // by order_reference
   std::map<std::string, Intent> intents_;
   std::map<std::string, Instrument> instruments_;
   std::map<std::string, Position> positions_;
   std::map<std::string, Decimal> balances_;
+  std::map<std::string, std::optional<wire::Json>> findings_;
   std::vector<wire::Json> journal_;
   bool initialize_ = false;
 };
@@ -134,8 +163,10 @@ class Ledger {
   static Result<std::unique_ptr<Ledger>> open(store::Store& store, IntentLog& intents);
 
   // Takes instruments, balances and baselines from the venue where the ledger is new, and moves
-  // the fill cursors to the venue's present, so that only what happens from now on is booked.
-  // Fills and balances are read until two readings agree. No effect where it was done before.
+  // the fill cursors to the venue's present, so that only what happens from now on is booked; open
+  // orders are taken over as external. Fills and balances are read until two readings agree
+  // (Unavailable where they never do). Symbols that were added since get their baseline the same
+  // way; otherwise there is no effect.
   Result<> initialize(venue::Venue& venue, const std::vector<std::string>& symbols,
                       std::int64_t wall_ns);
   // Reads and books the fills of one symbol behind its cursor; how many were new.
@@ -147,17 +178,24 @@ class Ledger {
   const std::map<std::string, Decimal>& balances() const { return balances_; }
   const std::map<std::string, TrackedOrder>& orders() const { return orders_; }
   const std::map<std::string, Instrument>& instruments() const { return instruments_; }
-  // Empty before the first fill.
+  // Empty where no trade is settled yet.
   std::string cursor(const std::string& symbol) const;
-  // Was this trade booked?
-  Result<bool> has_fill(const std::string& symbol, const std::string& trade_id) const;
+  // Was this trade booked, or is it older than the ledger?
+  bool has_fill(const std::string& symbol, const std::string& trade_id) const;
+  // Empty where nothing is known of it.
+  Result<VenueOrderRecord> venue_order(const std::string& reference) const;
+  // Booked trades, newest last, of orders that nobody here knows; the last few hundred at most.
+  const std::deque<venue::Fill>& fills_of_unknown_orders() const { return unknown_fills_; }
   // The client id behind a venue's order id, also of orders that have ended; empty if unknown.
-  Result<std::string> client_id_of(const std::string& venue_order_id) const;
+  Result<std::string> client_id_of(const std::string& symbol,
+                                   const std::string& venue_order_id) const;
   IntentLog& intents() const { return *intents_; }
   store::Store& store() const { return *store_; }
 
  private:
   friend class LedgerUpdate;
+  Result<> load_unknown_fills(const store::Snapshot& snapshot);
+  void remember_fills(const LedgerUpdate& update);
   Ledger(store::Store& store, IntentLog& intents) : store_(&store), intents_(&intents) {}
   store::Store* store_;
   IntentLog* intents_;
@@ -168,18 +206,28 @@ class Ledger {
   std::map<std::string, Decimal> balances_;
   std::map<std::string, TrackedOrder> orders_;
   std::map<std::string, std::string> cursors_;
+  std::map<std::string, venue::Fill> recent_fills_;
+  std::deque<venue::Fill> unknown_fills_;
 };
+
+// The last trade of the leading part of `fills` (of one symbol, oldest first) that is older than
+// the newest by more than `lag_ms`; empty where there is none.
+std::string settled_trade(const std::vector<venue::Fill>& fills, std::int64_t lag_ms);
 
 // Exposure in quote currency: |position x mark| + open remainders + unresolved intents in full.
 struct Exposure {
   Decimal positions;
   Decimal open_orders;
   Decimal unknown;
-  Decimal total() const { return positions + open_orders + unknown; }
+  Decimal total() const;  // saturates
   wire::Json to_json() const;
 };
 // A position without a mark counts at its average price. An intent whose order is tracked counts
 // once, as the order.
 Exposure exposure_of(const LedgerState& state, const std::map<std::string, Decimal>& marks);
+Exposure exposure_of(const std::map<std::string, Position>& positions,
+                     const std::map<std::string, TrackedOrder>& orders,
+                     const std::map<std::string, Intent>& intents,
+                     const std::map<std::string, Decimal>& marks);
 
 }  // namespace defib::trading

@@ -73,7 +73,6 @@ class Ramp {
   int step_ = 0;
   std::int64_t phase_since_ = 0;
   std::int64_t last_check_ = 0;
-  int checks_in_phase_ = 0;
   std::optional<HealthResult> failure_;
 };
 

@@ -34,6 +34,10 @@ struct VenueSnapshot {
   // The venue's by-id answer for every believed order that is not in the open list, and for every
   // unresolved intent; none: it does not know the id.
   std::map<std::string, std::optional<venue::Order>> by_id;
+  // Whose the trades below are, by order_reference, as far as the ledger ever knew.
+  std::map<std::string, std::string> fill_owners;
+  std::vector<std::string> symbols;  // that were read; nothing is said about others
+  std::int64_t visibility_lag_ms = 0;
   std::vector<venue::Fill> new_fills;  // behind the ledger's cursors, oldest first
   std::vector<venue::Balance> balances;
   int readings = 0;
@@ -44,8 +48,9 @@ struct SnapshotOptions {
   int max_readings = 5;  // of fills and balances, until two agree
 };
 // Reads fills, open orders, balances, and fills again, until nothing moved in between.
+// `ledger`: for the owners of trades.
 Result<VenueSnapshot> read_venue(venue::Venue& venue, const LedgerState& believed,
-                                 const SnapshotOptions& options);
+                                 const store::Snapshot& ledger, const SnapshotOptions& options);
 
 enum class DiscrepancyKind : std::uint8_t {
   kDuplicateOrder,        // two venue orders for one intent
@@ -61,14 +66,15 @@ enum class DiscrepancyKind : std::uint8_t {
   kOrderIdDiffers,      // the same client id, another venue order
   kExtraFill,           // the venue has a fill that the ledger has not booked
   kFillOfUnknownOrder,  // ... and nobody here knows its order
-  kFillAtLedgerOnly,    // an order's booked fills exceed what the venue says was filled
+  kFillAtLedgerOnly,    // a booked fill that the venue does not list
+  kFillDiffers,         // one trade id, two contents
   kOrderOverfilled,     // more filled than ordered
   kBalanceDiffers,
   kLockedDiffers,  // what open orders should lock against what is locked
   kPositionDiffers,
   kInstrumentDiffers,  // tick or lot changed, or the symbol is gone
 };
-inline constexpr int kDiscrepancyKinds = 19;
+inline constexpr int kDiscrepancyKinds = 20;
 std::string_view to_string(DiscrepancyKind kind);
 
 struct Discrepancy {

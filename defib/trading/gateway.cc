@@ -1,0 +1,394 @@
+#include "defib/trading/gateway.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "defib/base/assert.h"
+#include "defib/trading/amounts.h"
+
+namespace defib::trading {
+namespace {
+
+constexpr std::int64_t kNsPerMs = 1'000'000;
+constexpr std::int64_t kNsPerSecond = 1'000'000'000;
+constexpr os::Duration kEmergencyPause = std::chrono::milliseconds(200);
+constexpr std::int64_t kMaxFenceWaitMs = 60'000;
+
+Error breached(std::string_view limit, std::string input, std::string threshold) {
+  return Error(Code::kLimitBreached,
+               fmt::format("the order breaks {}: {}, allowed {}", limit, input, threshold))
+      .with("limit", limit)
+      .with("input", input)
+      .with("threshold", threshold);
+}
+
+// What a failed placing proves about the order.
+IntentEvent event_of_failure(const Error& error) {
+  switch (error.code()) {
+    case Code::kVenueRejected:
+    case Code::kVenueRateLimited:
+    case Code::kVenueAuthFailed:
+    case Code::kVenueClockSkew:
+    case Code::kOrderNotFound:
+      return IntentEvent::kRefused;
+    case Code::kVenueUnreachable:
+    case Code::kInvalidArgument:
+      return IntentEvent::kNothingSent;
+    default:
+      return IntentEvent::kOutcomeLost;
+  }
+}
+
+bool is_multiple_of(Decimal value, Decimal step) {
+  return step.is_zero() || value.units() % step.units() == 0;
+}
+
+}  // namespace
+
+OrderGateway::OrderGateway(Parts parts) : parts_(std::move(parts)) {
+  DEFIB_ASSERT(parts_.venue && parts_.ledger && parts_.ids && parts_.clock);
+}
+
+void OrderGateway::at(std::string_view point) const {
+  if (parts_.failure_points) parts_.failure_points(point);
+}
+
+Result<std::int64_t> OrderGateway::sync_clock() {
+  const std::int64_t wall = parts_.clock->wall_ns();
+  const std::int64_t started = parts_.clock->mono_ns();
+  DEFIB_TRY_ASSIGN(const std::int64_t venue_ms, parts_.venue->server_time_ms());
+  const std::int64_t middle = wall + (parts_.clock->mono_ns() - started) / 2;
+  clock_offset_ms_ = venue_ms - middle / kNsPerMs;
+  return clock_offset_ms_;
+}
+
+std::int64_t OrderGateway::venue_now_ms() const {
+  return parts_.clock->wall_ns() / kNsPerMs + clock_offset_ms_;
+}
+
+Exposure OrderGateway::exposure() const {
+  return exposure_of(parts_.ledger->positions(), parts_.ledger->orders(),
+                     parts_.ledger->intents().open_intents(), marks_);
+}
+
+Result<> OrderGateway::check_permit(const OrderDraft& draft) const {
+  if (!parts_.limits) {
+    return Error(Code::kLimitsNotLoaded, "no limits are loaded, so no order may leave");
+  }
+  if (!permit_.open) {
+    return Error(Code::kTradingHalted, fmt::format("trading is halted: {}", permit_.reason))
+        .with("reason", permit_.reason);
+  }
+  if (draft.risk > permit_.max_risk) {
+    return Error(Code::kTradingHalted,
+                 fmt::format("only strategies of up to {} risk may trade now; this one is {}",
+                             to_string(permit_.max_risk), to_string(draft.risk)))
+        .with("reason", permit_.reason);
+  }
+  return {};
+}
+
+// The order in itself: its form, and the price that it is counted at.
+Result<Decimal> OrderGateway::check_order(const OrderDraft& draft) const {
+  const auto instrument = parts_.ledger->instruments().find(draft.symbol);
+  if (instrument == parts_.ledger->instruments().end()) {
+    return Error(Code::kNotFound, fmt::format("{} is not a configured symbol", draft.symbol));
+  }
+  const bool limit = draft.type == venue::OrderType::kLimit;
+  if (draft.quantity <= Decimal() || (limit && draft.price <= Decimal())) {
+    return Error(Code::kInvalidArgument, "an order needs a positive quantity and price");
+  }
+  if (!is_multiple_of(draft.quantity, instrument->second.lot)) {
+    return Error(Code::kInvalidArgument,
+                 fmt::format("the quantity {} is no multiple of the lot {}",
+                             draft.quantity.to_string(), instrument->second.lot.to_string()));
+  }
+  if (limit && !is_multiple_of(draft.price, instrument->second.tick)) {
+    return Error(Code::kInvalidArgument,
+                 fmt::format("the price {} is no multiple of the tick {}", draft.price.to_string(),
+                             instrument->second.tick.to_string()));
+  }
+  const auto mark = marks_.find(draft.symbol);
+  const bool has_mark = mark != marks_.end() && mark->second > Decimal();
+  const Decimal collar = parts_.limits->price_collar;
+  if (!has_mark && (!limit || !collar.is_zero())) {
+    return breached("price_collar", fmt::format("no mark is known for {}", draft.symbol), "a mark");
+  }
+  if (limit && !collar.is_zero()) {
+    const Decimal distance = saturating_sum(draft.price, -mark->second).abs();
+    const Decimal allowed = saturating_product(mark->second, collar);
+    if (distance > allowed) {
+      return breached("price_collar",
+                      fmt::format("{} lies {} from the mark {}", draft.price.to_string(),
+                                  distance.to_string(), mark->second.to_string()),
+                      allowed.to_string());
+    }
+  }
+  return limit ? draft.price : mark->second;
+}
+
+Result<> OrderGateway::check_limits(const OrderDraft& draft, Decimal reference) const {
+  const Limits& limits = *parts_.limits;
+  const Ledger& ledger = *parts_.ledger;
+  const auto scaled = [&](Decimal limit) { return percent_of(limit, permit_.percent); };
+  const Decimal notional = saturating_product(draft.quantity, reference);
+  if (notional > scaled(limits.max_order_notional)) {
+    return breached("max_order_notional", notional.to_string(),
+                    scaled(limits.max_order_notional).to_string());
+  }
+  const std::size_t unknown = ledger.intents().unresolved().size();
+  if (unknown >= static_cast<std::size_t>(limits.max_unknown_intents)) {
+    return breached("max_unknown_intents", fmt::format("{} intents are unresolved", unknown),
+                    fmt::format("fewer than {}", limits.max_unknown_intents));
+  }
+  const std::size_t open = ledger.orders().size() + unknown;
+  if (open >= static_cast<std::size_t>(limits.max_open_orders)) {
+    return breached("max_open_orders", fmt::format("{} orders are open", open),
+                    fmt::format("fewer than {}", limits.max_open_orders));
+  }
+  const std::int64_t now = parts_.clock->mono_ns();
+  const auto in_last_second = std::count_if(
+      recent_.begin(), recent_.end(), [&](std::int64_t at) { return now - at < kNsPerSecond; });
+  if (in_last_second >= limits.max_orders_per_second) {
+    return breached("max_orders_per_second", fmt::format("{} in the last second", in_last_second),
+                    std::to_string(limits.max_orders_per_second));
+  }
+  // The position if everything on this side were filled.
+  const Decimal sign = Decimal::from_integer(draft.side == venue::Side::kBuy ? 1 : -1);
+  const auto held = ledger.positions().find(draft.symbol);
+  const Decimal position = held == ledger.positions().end() ? Decimal() : held->second.quantity;
+  Decimal same_side = draft.quantity;
+  for (const auto& [key, tracked] : ledger.orders()) {
+    const venue::Order& order = tracked.order;
+    if (order.symbol != draft.symbol || order.side != draft.side) continue;
+    same_side = saturating_sum(same_side, saturating_sum(order.quantity, -order.filled));
+  }
+  for (const auto& [id, intent] : ledger.intents().open_intents()) {
+    if (!is_unresolved(intent.state) || intent.symbol != draft.symbol ||
+        intent.side != draft.side || ledger.orders().contains(id)) {
+      continue;
+    }
+    same_side = saturating_sum(same_side, intent.quantity);
+  }
+  const Decimal projected = saturating_sum(position, saturating_product(sign, same_side));
+  const bool reduces = (position > Decimal()) != (sign > Decimal()) &&
+                       same_side <= position.abs() && !position.is_zero();
+  if (reduces) return {};
+  const Decimal projected_notional = saturating_product(projected.abs(), reference);
+  if (projected_notional > scaled(limits.max_position_notional)) {
+    return breached("max_position_notional", projected_notional.to_string(),
+                    scaled(limits.max_position_notional).to_string());
+  }
+  const Decimal total = saturating_sum(exposure().total(), notional);
+  if (total > scaled(limits.max_exposure)) {
+    return breached("max_exposure", total.to_string(), scaled(limits.max_exposure).to_string());
+  }
+  return {};
+}
+
+Result<> OrderGateway::check(const OrderDraft& draft) const {
+  DEFIB_TRY(check_permit(draft));
+  DEFIB_TRY_ASSIGN(const Decimal reference, check_order(draft));
+  return check_limits(draft, reference);
+}
+
+Result<Submitted> OrderGateway::submit(const OrderDraft& draft) {
+  DEFIB_TRY(check_permit(draft));
+  DEFIB_TRY_ASSIGN(const Decimal reference, check_order(draft));
+  DEFIB_TRY(check_limits(draft, reference));
+  at("before_intent");
+
+  Intent intent;
+  intent.id = parts_.ids->next();
+  intent.venue = parts_.venue->name();
+  intent.symbol = draft.symbol;
+  intent.side = draft.side;
+  intent.type = draft.type;
+  intent.time_in_force = draft.time_in_force;
+  intent.quantity = draft.quantity;
+  intent.price = draft.type == venue::OrderType::kLimit ? draft.price : Decimal();
+  intent.reference_price = reference;
+  intent.timestamp_ms = venue_now_ms();
+  intent.fence_ms = intent.timestamp_ms + parts_.venue->recv_window_ms();
+  intent.strategy = draft.strategy;
+  intent.risk = draft.risk;
+  intent.parent = draft.parent;
+  intent.updated_wall_ns = parts_.clock->wall_ns();
+  const venue::OrderRequest request = intent.request();
+  if (parts_.payload) intent.payload = parts_.payload(request);
+
+  IntentLog& log = parts_.ledger->intents();
+  DEFIB_TRY(log.append(intent));
+  at("intent_durable");
+  DEFIB_TRY(log.mark_sent(intent.id));
+  recent_.push_back(parts_.clock->mono_ns());
+  while (recent_.size() > static_cast<std::size_t>(parts_.limits->max_orders_per_second)) {
+    recent_.pop_front();
+  }
+  ++sent_;
+  const Result<venue::Order> reply = parts_.venue->place(request);
+  at("reply_seen");
+  Result<Submitted> submitted = record(intent, reply);
+  at("outcome_recorded");
+  return submitted;
+}
+
+Result<Submitted> OrderGateway::record(const Intent& intent, const Result<venue::Order>& reply) {
+  if (reply) return record_order(intent, *reply, std::nullopt);
+  const Error& error = reply.error();
+  const bool duplicate = error.field("duplicate") == "true";
+  if (duplicate) {
+    // The venue holds an order with this id, so it is read; it was sent once, hence it is ours.
+    const Result<venue::Order> held = parts_.venue->order(intent.symbol, intent.id);
+    if (held) return record_order(intent, *held, error);
+  }
+  const IntentEvent event = duplicate ? IntentEvent::kOutcomeLost : event_of_failure(error);
+  DEFIB_TRY_ASSIGN(Intent next, parts_.ledger->intents().advanced(intent.id, event, error.to_line(),
+                                                                  parts_.clock->wall_ns()));
+  Submitted submitted{.client_id = intent.id, .state = next.state, .order = {}, .error = error};
+  LedgerUpdate update(*parts_.ledger);
+  update.set_intent(std::move(next));
+  DEFIB_TRY(update.commit(parts_.clock->wall_ns()));
+  return submitted;
+}
+
+Result<Submitted> OrderGateway::record_order(const Intent& intent, const venue::Order& order,
+                                             std::optional<Error> error) {
+  LedgerUpdate update(*parts_.ledger);
+  DEFIB_TRY(update.set_order(order, "the venue's reply"));
+  DEFIB_TRY(update.commit(parts_.clock->wall_ns()));
+  Submitted submitted{
+      .client_id = intent.id, .state = {}, .order = order, .error = std::move(error)};
+  if (const Intent* open = parts_.ledger->intents().find(intent.id)) {
+    submitted.state = open->state;
+  } else {
+    DEFIB_TRY_ASSIGN(const std::optional<Intent> ended, parts_.ledger->intents().load(intent.id));
+    DEFIB_ASSERT(ended.has_value());
+    submitted.state = ended->state;
+  }
+  return submitted;
+}
+
+Result<venue::Order> OrderGateway::cancel(const std::string& client_id) {
+  const auto found = parts_.ledger->orders().find(client_id);
+  if (found == parts_.ledger->orders().end()) {
+    return Error(Code::kOrderNotFound, fmt::format("order {} is not open here", client_id));
+  }
+  const std::string symbol = found->second.order.symbol;
+  const bool external = found->second.external;
+  Result<venue::Order> order = parts_.venue->cancel(symbol, client_id);
+  std::optional<Error> lost;
+  if (!order) {
+    const Code code = order.error().code();
+    if (code != Code::kOrderNotFound && code != Code::kVenueOutcomeUnknown) return order;
+    if (code == Code::kVenueOutcomeUnknown) lost = order.error();
+    order = parts_.venue->order(symbol, client_id);
+    if (!order) return lost ? Result<venue::Order>(*lost) : order;
+  }
+  LedgerUpdate update(*parts_.ledger);
+  DEFIB_TRY(update.set_order(*order, "after a cancel", external));
+  DEFIB_TRY(update.commit(parts_.clock->wall_ns()));
+  if (lost && !venue::is_terminal(order->status)) return *lost;
+  return order;
+}
+
+Result<int> OrderGateway::sync_orders(const std::string& symbol) {
+  Ledger& ledger = *parts_.ledger;
+  DEFIB_TRY_ASSIGN([[maybe_unused]] const int booked,
+                   ledger.sync_fills(*parts_.venue, symbol, parts_.clock->wall_ns()));
+  DEFIB_TRY_ASSIGN(const std::vector<venue::Order> open, parts_.venue->open_orders(symbol));
+  LedgerUpdate update(ledger);
+  int changed = 0;
+  std::set<std::string> listed;
+  for (const venue::Order& order : open) {
+    TrackedOrder shown;
+    shown.order = order;
+    listed.insert(shown.key());
+    const auto known = ledger.orders().find(shown.key());
+    if (known != ledger.orders().end() && known->second.order.filled == order.filled &&
+        known->second.order.venue_id == order.venue_id) {
+      continue;
+    }
+    DEFIB_TRY(update.set_order(order, "in the open list", known == ledger.orders().end()));
+    ++changed;
+  }
+  for (const auto& [key, tracked] : ledger.orders()) {
+    if (tracked.order.symbol != symbol || listed.contains(key)) continue;
+    if (tracked.order.client_id.empty()) {
+      update.forget_order(key);  // only the list could show it, and it is not in there any more
+      ++changed;
+      continue;
+    }
+    const Result<venue::Order> order = parts_.venue->order(symbol, tracked.order.client_id);
+    if (!order && order.error().code() == Code::kOrderNotFound) continue;  // may only lag
+    if (!order) return order.error();
+    DEFIB_TRY(update.set_order(*order, "left the open list", tracked.external));
+    ++changed;
+  }
+  DEFIB_TRY(update.commit(parts_.clock->wall_ns()));
+  return changed;
+}
+
+wire::Json EmergencyReport::to_json() const {
+  wire::Json open = wire::Json::array();
+  for (const venue::Order& order : still_open) open.push(order.client_id);
+  wire::Json problems = wire::Json::array();
+  for (const Error& error : errors) problems.push(wire::to_json(error));
+  return wire::Json::object({{"verified", verified},
+                             {"rounds", rounds},
+                             {"still_open", std::move(open)},
+                             {"errors", std::move(problems)}});
+}
+
+EmergencyReport emergency_stop(OrderGateway& gateway, venue::Venue& venue, const os::Clock& clock,
+                               const std::vector<std::string>& symbols, std::string reason,
+                               int max_rounds) {
+  gateway.set_permit(
+      {.open = false, .percent = 0, .max_risk = RiskLevel::kLow, .reason = std::move(reason)});
+  EmergencyReport report;
+  // A request that is still under way may be accepted until its fence, and show a lag later.
+  const std::int64_t quiet_ms = gateway.unresolved_until_ms();
+  while (report.rounds < max_rounds && !report.verified) {
+    ++report.rounds;
+    report.still_open.clear();
+    bool read_all = true;
+    for (const std::string& symbol : symbols) {
+      if (const Result<> cancelled = venue.cancel_all(symbol); !cancelled) {
+        report.errors.push_back(cancelled.error());
+      }
+      const Result<std::vector<venue::Order>> open = venue.open_orders(symbol);
+      if (!open) {
+        report.errors.push_back(open.error());
+        read_all = false;
+        continue;
+      }
+      report.still_open.insert(report.still_open.end(), open->begin(), open->end());
+    }
+    const std::int64_t wait_ms = quiet_ms - gateway.venue_now_ms();
+    report.verified = read_all && report.still_open.empty() && wait_ms <= 0;
+    if (report.verified) break;
+    const os::Duration pause =
+        wait_ms > 0 ? std::chrono::milliseconds(std::min(wait_ms, kMaxFenceWaitMs) + 1)
+                    : kEmergencyPause;
+    clock.sleep_for(pause);
+  }
+  for (const std::string& symbol : symbols) {
+    if (const Result<int> synced = gateway.sync_orders(symbol); !synced) {
+      report.errors.push_back(synced.error());
+    }
+  }
+  return report;
+}
+
+std::int64_t OrderGateway::unresolved_until_ms() const {
+  std::int64_t until = 0;
+  for (const Intent& intent : parts_.ledger->intents().unresolved()) {
+    until = std::max(until, intent.fence_ms + parts_.venue->visibility_lag_ms());
+  }
+  return until;
+}
+
+}  // namespace defib::trading

@@ -1,0 +1,92 @@
+// What TradingRecovery keeps between its steps and the engine's polls. Private to this module.
+
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "defib/recovery/decision.h"
+#include "defib/trading/checkpoint.h"
+#include "defib/trading/recovery_steps.h"
+
+namespace defib::trading {
+
+struct TradingRecovery::State {
+  explicit State(Parts parts);
+
+  // The steps, in recovery_steps.cc.
+  Result<> analyze(recovery::StageContext& context);
+  Result<> safety_checks(recovery::StageContext& context);
+  Result<> load_state(recovery::StageContext& context);
+  Result<> reconcile_positions(recovery::StageContext& context);
+  Result<> recover_open_orders(recovery::StageContext& context);
+  Result<> health_without_trading(recovery::StageContext& context);
+  Result<> risk_checks(recovery::StageContext& context);
+  Result<> market_check(recovery::StageContext& context);
+  Result<> gradual_resume(recovery::StageContext& context);
+  Result<> report_and_notify(recovery::StageContext& context);
+
+  Result<> adopt_checkpoint(const std::vector<venue::Fill>& booked);
+  Result<> reconcile_once();
+  Result<> count_open_discrepancies();
+  Result<> settle_intents();
+  Result<> read_marks();
+  void assess_risk();
+  Result<> decide_gate();
+  Result<> save_checkpoint();
+  wire::Json make_report() const;
+  void emit(std::string event, wire::Json fields, bool sync) const;
+  void enter(std::string_view state);
+
+  // What follows them, in resume.cc.
+  Result<> poll();
+  std::int64_t next_poll() const;
+  Result<> act_on_gate();
+  Result<> begin_ramp();
+  Plan make_plan() const;
+  Result<> ask_for_approval();
+  Result<> poll_approval();
+  Result<> resume_approved(const Approval& approval);
+  Result<> ask_gate_again();
+  Result<> poll_ramp();
+  HealthResult check_health();
+  Result<> on_ramp_change(RampChange change);
+  Result<> stop_everything(const HealthResult& failure);
+
+  Parts parts;
+  recovery::Procedure procedure;
+  Ramp ramp;
+  FenceResolver resolver;
+  ApprovalDesk desk;
+  std::string entered;
+
+  GateEvidence evidence;
+  std::vector<venue::SymbolRules> rules;
+  CheckpointVerdict verdict;
+  SourceDecision source;
+  VenueSnapshot snapshot;
+  std::vector<Discrepancy> discrepancies;
+  std::set<std::string> open_discrepancies;  // ids that no person has accepted
+  std::map<std::string, Decimal> marks;
+  std::int64_t marks_mono_ns = 0;
+  std::string stale_symbol;
+  std::optional<Error> duplicate;
+  std::optional<Error> test_order_error;
+
+  std::optional<recovery::Decision> decision;
+  GateOutcome outcome = GateOutcome::kRefused;
+  std::optional<Plan> plan;
+  bool approved = false;  // a person has accepted `plan`
+  Decimal approved_exposure;
+  std::string told_invalid;        // the last reason that was told as approval_invalid
+  std::int64_t resolver_next = 0;  // monotonic times; 0: nothing is due
+  std::int64_t approval_next = 0;
+  std::int64_t gate_next = 0;
+  std::int64_t checkpoint_mono_ns = 0;
+};
+
+}  // namespace defib::trading

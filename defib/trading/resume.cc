@@ -1,0 +1,291 @@
+// What follows the ten steps: the engine's loop calls poll(), which does what is due and never
+// waits: settling unresolved intents, taking an approval, asking the gate again, ramping up.
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "defib/trading/recovery_state.h"
+
+namespace defib::trading {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr os::Duration kApprovalPoll = 250ms;
+constexpr os::Duration kGatePoll = 5s;
+constexpr os::Duration kRetry = 1s;
+
+bool earlier(std::int64_t& due, std::int64_t other) {
+  if (other == 0 || (due != 0 && due <= other)) return false;
+  due = other;
+  return true;
+}
+
+bool only_monitoring(const recovery::Decision& decision) {
+  return std::any_of(decision.findings.begin(), decision.findings.end(), [](const auto& finding) {
+    return finding.verdict == recovery::Verdict::kMonitorOnly;
+  });
+}
+
+}  // namespace
+
+std::int64_t TradingRecovery::State::next_poll() const {
+  std::int64_t due = 0;
+  earlier(due, resolver_next);
+  earlier(due, approval_next);
+  earlier(due, gate_next);
+  earlier(due, ramp.next_ns());
+  if (checkpoint_mono_ns != 0) {
+    earlier(due, checkpoint_mono_ns + parts.config.checkpoint_every.count());
+  }
+  return due;
+}
+
+Result<> TradingRecovery::State::poll() {
+  const std::int64_t now = parts.clock->mono_ns();
+  // New UNKNOWN intents come up while trading; the resolver has nothing to ask when there are none.
+  const bool unresolved = !parts.intents->unresolved().empty();
+  if (unresolved && (resolver_next == 0 || now >= resolver_next)) {
+    resolver_next = now + kRetry.count();  // should the venue not answer
+    DEFIB_TRY(settle_intents());
+  } else if (!unresolved) {
+    resolver_next = 0;
+  }
+  if (approval_next != 0 && now >= approval_next) {
+    approval_next = now + kApprovalPoll.count();
+    DEFIB_TRY(poll_approval());
+  }
+  if (gate_next != 0 && now >= gate_next) {
+    gate_next = now + kGatePoll.count();
+    DEFIB_TRY(ask_gate_again());
+  }
+  DEFIB_TRY(poll_ramp());
+  if (checkpoint_mono_ns != 0 && ramp.phase() != RampPhase::kEmergency &&
+      now - checkpoint_mono_ns >= parts.config.checkpoint_every.count()) {
+    DEFIB_TRY(save_checkpoint());
+  }
+  return {};
+}
+
+// The decision stands; makes it so.
+Result<> TradingRecovery::State::act_on_gate() {
+  approval_next = 0;
+  gate_next = 0;
+  const std::int64_t now = parts.clock->mono_ns();
+  switch (outcome) {
+    case GateOutcome::kOpen:
+      return begin_ramp();
+    case GateOutcome::kMonitorOnly:
+      enter("monitoring");
+      gate_next = now + kGatePoll.count();
+      return {};
+    case GateOutcome::kNeedsApproval:
+      return ask_for_approval();
+    case GateOutcome::kRefused:
+      enter("stopped");
+      return {};
+  }
+  return {};
+}
+
+Result<> TradingRecovery::State::begin_ramp() {
+  plan.reset();
+  if (ramp.begin(parts.clock->mono_ns()) == RampChange::kNone) return {};
+  return on_ramp_change(RampChange::kStepStarted);
+}
+
+Plan TradingRecovery::State::make_plan() const {
+  Plan made;
+  made.venue = parts.venue->name();
+  made.owner = parts.ids->owner();
+  made.symbols = parts.config.venue.symbols;
+  made.strategies = parts.config.strategies;
+  for (const recovery::Finding& finding : decision->findings) {
+    if (finding.verdict == recovery::Verdict::kNeedApproval) {
+      made.asked_because.push_back(finding.rule);
+    }
+  }
+  made.discrepancies.assign(open_discrepancies.begin(), open_discrepancies.end());
+  made.exposure_limit = parts.config.gates.max_exposure;
+  made.exposure_at_most = round_exposure_up(evidence.exposure.total(), made.exposure_limit);
+  made.crashes = evidence.crashes;
+  for (const RampStep& step : parts.config.ramp.steps) {
+    made.ramp.push_back(fmt::format("{}% {}", step.percent, to_string(step.max_risk)));
+  }
+  return made;
+}
+
+Result<> TradingRecovery::State::ask_for_approval() {
+  const Plan wanted = make_plan();
+  const std::int64_t now = parts.clock->mono_ns();
+  const bool changed = !plan || plan->hash() != wanted.hash();
+  plan = wanted;
+  if (changed) {
+    DEFIB_TRY_ASSIGN(const std::string hash, desk.publish(wanted));
+    emit("approval_required", wire::Json::object({{"plan", hash}, {"content", wanted.to_json()}}),
+         true);
+    told_invalid.clear();
+  }
+  enter("awaiting_approval");
+  gate_next = now + kGatePoll.count();
+  approval_next = now + kApprovalPoll.count();
+  return poll_approval();  // it may lie there already
+}
+
+Result<> TradingRecovery::State::poll_approval() {
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> stored, parts.store->snapshot());
+  const Result<Approval> given = desk.check(*stored, plan->hash());
+  if (!given) {
+    if (given.error().code() == Code::kApprovalRequired) return {};
+    if (given.error().code() != Code::kApprovalInvalid) return given.error();
+    const std::string reason(given.error().field("reason"));
+    if (reason != told_invalid) emit("approval_invalid", wire::to_json(given.error()), true);
+    told_invalid = reason;
+    return {};
+  }
+  return resume_approved(*given);
+}
+
+// The gate is asked again with what is true now; only if it still asks for exactly this plan is the
+// approval used up.
+Result<> TradingRecovery::State::resume_approved(const Approval& approval) {
+  const std::string approved_hash = plan->hash();
+  DEFIB_TRY_ASSIGN(rules, parts.venue->rules());
+  DEFIB_TRY(read_marks());
+  assess_risk();
+  DEFIB_TRY(decide_gate());
+  if (outcome != GateOutcome::kNeedsApproval) return act_on_gate();
+  if (make_plan().hash() != approved_hash) {
+    emit("approval_invalid",
+         wire::Json::object({{"reason", "plan_mismatch"},
+                             {"approved", approved_hash},
+                             {"wanted", make_plan().hash()}}),
+         true);
+    return ask_for_approval();
+  }
+  const Result<Approval> used = desk.consume(*parts.store, *plan);
+  if (!used) return used.error();
+  emit("approval_used", used->to_json(), true);
+  const bool has_differences = std::any_of(discrepancies.begin(), discrepancies.end(),
+                                           [](const Discrepancy& item) { return !item.explained; });
+  if (has_differences) {
+    // The same snapshot that the person was shown; what came since is found by later readings.
+    DEFIB_TRY_ASSIGN(const int corrections,
+                     apply_reconciliation(*parts.ledger, snapshot, discrepancies,
+                                          {.reason = "plan " + approved_hash.substr(0, 12),
+                                           .by = approval.by,
+                                           .unexplained = true},
+                                          parts.clock->wall_ns()));
+    emit("reconciled", wire::Json::object({{"corrections", corrections}, {"by", approval.by}}),
+         true);
+    discrepancies.clear();
+  }
+  DEFIB_TRY(count_open_discrepancies());
+  approved = true;
+  approved_exposure = plan->exposure_at_most;
+  approval_next = 0;
+  gate_next = 0;
+  if (only_monitoring(*decision)) {
+    enter("monitoring");
+    gate_next = parts.clock->mono_ns() + kGatePoll.count();
+    return {};
+  }
+  outcome = GateOutcome::kOpen;
+  return begin_ramp();
+}
+
+// While a person or the market is waited for: the world may have changed by itself.
+Result<> TradingRecovery::State::ask_gate_again() {
+  if (ramp.phase() != RampPhase::kHeld) return {};
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> stored, parts.store->snapshot());
+  DEFIB_TRY_ASSIGN(const std::vector<BootRecord> boots, read_boots(*stored, 64));
+  evidence.crashes = crashes_within(boots, *parts.clock, parts.config.gates.crash_window);
+  DEFIB_TRY_ASSIGN(rules, parts.venue->rules());
+  DEFIB_TRY(read_marks());
+  assess_risk();
+  DEFIB_TRY(decide_gate());
+  if (approved && outcome == GateOutcome::kNeedsApproval) {
+    if (only_monitoring(*decision)) return {};
+    outcome = GateOutcome::kOpen;
+  }
+  return act_on_gate();
+}
+
+Result<> TradingRecovery::State::poll_ramp() {
+  const std::int64_t now = parts.clock->mono_ns();
+  if (ramp.next_ns() == 0) return {};
+  if (duplicate) {
+    const HealthResult failure{false, "duplicate_orders", duplicate->to_line()};
+    return on_ramp_change(ramp.advance(now, failure));
+  }
+  if (now < ramp.next_ns()) return {};
+  std::optional<HealthResult> health;
+  if (now >= ramp.check_due_ns()) health = check_health();
+  return on_ramp_change(ramp.advance(parts.clock->mono_ns(), health));
+}
+
+HealthResult TradingRecovery::State::check_health() {
+  const Result<std::int64_t> offset = parts.gateway->sync_clock();
+  if (!offset) return {false, "venue", offset.error().to_line()};
+  const std::int64_t max_skew = parts.config.gates.max_clock_skew.count() / 1'000'000;
+  if (*offset > max_skew || *offset < -max_skew) {
+    return {false, "clock_skew", fmt::format("{} ms", *offset)};
+  }
+  const Limits& limits = *parts.config.limits;
+  const std::size_t unknown = parts.intents->unresolved().size();
+  if (unknown > static_cast<std::size_t>(limits.max_unknown_intents)) {
+    return {false, "unknown_intents", fmt::format("{} are unresolved", unknown)};
+  }
+  const Exposure exposure = parts.gateway->exposure();
+  const Decimal allowed = std::max(limits.max_exposure, approved_exposure);
+  if (exposure.total() > allowed) {
+    return {false, "exposure",
+            fmt::format("{}, allowed {}", exposure.total().to_string(), allowed.to_string())};
+  }
+  for (const HealthCheck& check : parts.health_checks) {
+    HealthResult result = check();
+    if (!result.healthy) return result;
+  }
+  return {true, {}, {}};
+}
+
+Result<> TradingRecovery::State::on_ramp_change(RampChange change) {
+  if (change == RampChange::kNone) return {};
+  if (change == RampChange::kEmergency) return stop_everything(*ramp.failure());
+  parts.gateway->set_permit(ramp.permit());
+  switch (change) {
+    case RampChange::kStepStarted:
+      enter("ramping");
+      emit("ramp_step", ramp.to_json(), true);
+      if (checkpoint_mono_ns == 0) checkpoint_mono_ns = parts.clock->mono_ns();
+      break;
+    case RampChange::kWatchStarted:
+      emit("ramp_watch", ramp.to_json(), false);
+      break;
+    case RampChange::kCompleted:
+      enter("running");
+      emit("ramp_completed", ramp.to_json(), true);
+      break;
+    case RampChange::kNone:
+    case RampChange::kEmergency:
+      break;
+  }
+  return {};
+}
+
+Result<> TradingRecovery::State::stop_everything(const HealthResult& failure) {
+  enter("stopped");
+  outcome = GateOutcome::kRefused;
+  const EmergencyReport report =
+      emergency_stop(*parts.gateway, *parts.venue, *parts.clock, parts.config.venue.symbols,
+                     fmt::format("emergency stop: {}: {}", failure.check, failure.detail));
+  wire::Json fields = report.to_json();
+  fields.set("check", failure.check).set("detail", failure.detail);
+  emit("emergency_stop", std::move(fields), true);
+  return {};
+}
+
+}  // namespace defib::trading
