@@ -144,7 +144,8 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
       return acknowledge(request.sequence);
     }
     case Type::kShutdown:
-      if (alive()) return refuse(type, EBUSY);
+      // While it is being stopped, the end waits for its end.
+      if (alive() && reason_ != StopReason::kRequested) return refuse(type, EBUSY);
       ending_ = true;
       cleanup_until_ = mono_ns() + kCleanupLimitNs;
       return;

@@ -32,6 +32,14 @@ bool is_same_and_alive(pid_t pid, uint64_t start_time) {
          stat.state != 'X';
 }
 
+// Opened before the end, it goes on meaning this process, whoever gets the number later.
+int open_stat(pid_t pid) {
+  char path[64] = "/proc/";
+  append_number(path, sizeof path, static_cast<uint64_t>(pid));
+  append_text(path, sizeof path, "/stat");
+  return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 void copy_word(char* to, size_t capacity, const char* from, size_t size) {
   if (size >= capacity) size = capacity - 1;
   memcpy(to, from, size);
@@ -58,6 +66,11 @@ void Shim::resume(const ShimOptions& options) {
   const bool is_there = (same_boot || options.adopt_pid != 0) && was_alive;
   copy_word(record.boot_id, sizeof record.boot_id, boot_id, strlen(boot_id));
   record.shim_pid = getpid();
+  if (record.exit.generation > record.acknowledged) {
+    // Told by the shim before us to nobody, or to a supervisor that could not note it any more.
+    const Exited again = {record.exit, 0, 0, 0, 0};
+    journal_.add(Type::kExited, &again, sizeof again);
+  }
   if (is_there && is_same_and_alive(record.pid, record.start_time)) {
     adopted_ = true;
     record.phase = Phase::kRunning;
@@ -72,14 +85,13 @@ void Shim::resume(const ShimOptions& options) {
     // It ended while nobody watched. Only a zombie still tells how.
     pid_ = record.pid;
     is_child_ = false;
-    pidfd_ = -1;
     group_ = 0;
+    ProcStat stat;
+    if (is_there && read_stat(pid_, &stat) && stat.start_time == record.start_time) {
+      stat_fd_ = open_stat(pid_);
+    }
     service_ended();
     return;
-  }
-  if (record.exit.generation > record.acknowledged) {
-    const Exited again = {record.exit, 0, 0, 0, 0};
-    journal_.add(Type::kExited, &again, sizeof again);
   }
   status_.write_record();
 }
@@ -91,11 +103,7 @@ void Shim::watch_process(pid_t pid) {
   group_ = getpgid(pid);
   if (group_ == getpgrp()) group_ = 0;
   pidfd_ = pidfd_open(pid);
-  char path[64] = "/proc/";
-  append_number(path, sizeof path, static_cast<uint64_t>(pid));
-  append_text(path, sizeof path, "/stat");
-  // Opened before the end: it goes on meaning this process, whoever gets the number later.
-  if (!is_child_) stat_fd_ = open(path, O_RDONLY | O_CLOEXEC);
+  if (!is_child_) stat_fd_ = open_stat(pid);
   if (pidfd_ >= 0) {
     watch(pidfd_, EPOLLIN, kServicePidfd);
   } else {

@@ -155,7 +155,7 @@ void Shim::dispatch(Source source) {
 
 void Shim::run() {
   constexpr int kMaxEvents = 12;  // one of each source, so that none starves
-  while (!ending_ || (kill_leftovers() > 0 && cleanup_until_ != 0)) {
+  while (!ending_ || alive() || (kill_leftovers() > 0 && cleanup_until_ != 0)) {
     epoll_event events[kMaxEvents];
     const int count = epoll_wait(epoll_, events, kMaxEvents, wait_timeout_ms(mono_ns()));
     // The death of the service goes before everything else.

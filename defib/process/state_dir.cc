@@ -31,6 +31,13 @@ Result<> check_mark(os::Files& files, const std::string& path) {
   return foreign(path, "has a damaged mark (defib.state)");
 }
 
+// Not a zombie: that one is dead, and only not yet waited for.
+bool is_running(pid_t pid) {
+  const auto stat = os::read_file(os::real_files(), fmt::format("/proc/{}/stat", pid), 4096);
+  const std::size_t name_end = stat ? stat->rfind(") ") : std::string::npos;
+  return name_end != std::string::npos && (*stat)[name_end + 2] != 'Z';
+}
+
 }  // namespace
 
 std::string default_state_dir(bool system_wide) {
@@ -95,7 +102,16 @@ Result<std::unique_ptr<os::File>> StateDir::lock_service(std::string_view name) 
   DEFIB_TRY(files_->create_dirs(dir));
   const std::string path = os::join_path(dir, "lock");
   DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files_->open(path, os::OpenMode::kCreate));
-  if (auto locked = file->try_lock(); !locked) {
+  auto locked = file->try_lock();
+  // A child that a killed supervisor was just starting holds its lock until it executes its
+  // program: some milliseconds. A holder that lives is answered at once.
+  constexpr int kAttempts = 200;
+  for (int attempt = 0; !locked && attempt < kAttempts; ++attempt) {
+    if (is_running(service_holder(name))) break;
+    ::usleep(5000);
+    locked = file->try_lock();
+  }
+  if (!locked) {
     if (locked.error().code() != Code::kDatabaseLocked) return locked.error();
     const pid_t holder = service_holder(name);
     return Error(Code::kAlreadySupervised,

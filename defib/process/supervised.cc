@@ -114,7 +114,14 @@ Result<> Supervised::send_start(bool automatic) {
                  fmt::format("the shim of '{}' is being replaced; try again", spec_.name));
   }
   DEFIB_TRY(configure());
-  return link_.send(shim::Type::kStart, shim::Start{automatic ? 1u : 0u, 0});
+  start_asked_ = shim::Start{automatic ? 1u : 0u, 0};
+  return link_.send(shim::Type::kStart, *start_asked_);
+}
+
+Result<> Supervised::send_stop(const shim::Stop& request) {
+  stop_asked_ = request;
+  if (!link_.connected()) return {};  // The next shim is told.
+  return link_.send(shim::Type::kStop, request);
 }
 
 Result<> Supervised::start() {
@@ -123,6 +130,7 @@ Result<> Supervised::start() {
   next_start_mono_ns_ = 0;
   restart_requested_ = false;
   backoff_.reset();
+  stop_asked_.reset();
   DEFIB_TRY(send_start(false));
   change(ServiceEvent::kStarted);
   return {};
@@ -138,12 +146,12 @@ Result<> Supervised::stop(StopReason reason) {
     // The shim's own delayed start is called off too; and should it have happened just now, the
     // new process is stopped.
     change(ServiceEvent::kExitedFinal);
-    if (!link_.connected()) return {};
-    return link_.send(shim::Type::kStop, request);
+    start_asked_.reset();
+    return send_stop(request);
   }
   killing_ = true;
   change(ServiceEvent::kKilling);
-  return link_.send(shim::Type::kStop, request);
+  return send_stop(request);
 }
 
 Result<> Supervised::restart() {
@@ -195,8 +203,12 @@ Result<> Supervised::update(ServiceSpec spec) {
 
 void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t mono_ns,
                                std::int64_t wall_ns) {
-  cancel(start_timer_);
+  for (os::EventLoop::TimerId* timer :
+       {&start_timer_, &heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_}) {
+    cancel(*timer);
+  }
   next_start_mono_ns_ = 0;
+  start_asked_.reset();
   pid_ = pid;
   start_time_ = start_time;
   started_mono_ns_ = mono_ns;
@@ -231,6 +243,7 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
 
 void Supervised::end_process() {
   pid_ = 0;
+  stop_asked_.reset();
   ready_ = false;
   started_wall_ns_ = 0;
   page_ = PageView{};

@@ -100,9 +100,12 @@ class Supervised {
   void adopt(const shim::StatusRecord& record, std::uint64_t ticket_id);
   Result<> on_crash_flag(const ShimMessage& message);
   Result<> on_captured(const ShimMessage& message);
+  Result<> on_refused(const ShimMessage& message);
   Result<> on_notify(const ShimMessage& message);
   void on_notify_line(const shim::Notify& from, std::string_view line);
   void replayed();
+  void ask_again(bool runs);
+  Result<> send_stop(const shim::Stop& request);
 
   // Life.
   void change(ServiceEvent event);
@@ -138,8 +141,9 @@ class Supervised {
   ShimLink link_;
   os::Child shim_;  // valid where this supervisor started it
   pid_t shim_pid_ = 0;
-  os::Fd notify_fd_;               // kept for the next shim, so that no notification is lost
-  bool attached_ = false;          // Welcome came, at least once
+  os::Fd notify_fd_;       // kept for the next shim, so that no notification is lost
+  os::Fd output_[2];       // the FIFOs, held so that what is in them outlives shim and service
+  bool attached_ = false;  // Welcome came, at least once
   std::uint64_t replay_left_ = 0;  // kept events that are still to come
   bool ticket_seen_used_ = false;
   int shim_losses_ = 0;  // in quick succession
@@ -160,6 +164,9 @@ class Supervised {
   bool orphaned_ = false;  // its shim died: we may be the one who waits for it
   os::Fd service_pidfd_;   // of an orphaned service
   bool restart_requested_ = false;
+  // Asked of a shim that has not answered yet: asked again of the next one, should it be killed.
+  std::optional<shim::Start> start_asked_;
+  std::optional<shim::Stop> stop_asked_;
   std::string status_text_;
   std::optional<Error> last_error_;
   std::optional<ExitReport> last_exit_;

@@ -1,6 +1,7 @@
 // The shim's side of a supervised service: finding, starting and replacing the shim, and what its
 // messages mean.
 
+#include <fcntl.h>
 #include <fmt/core.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -18,9 +19,9 @@ namespace {
 
 constexpr int kWelcomeTimeoutMs = 5000;
 constexpr int kAttachAttempts = 3;
-constexpr int kQuickLosses = 3;  // then the next shim waits
+constexpr int kQuickLosses = 5;  // then the next shim waits
 constexpr os::Duration kQuick = std::chrono::seconds(10);
-constexpr os::Duration kRelaunchDelay = std::chrono::seconds(1);
+constexpr os::Duration kRelaunchDelay = std::chrono::milliseconds(200);
 constexpr int kMaxMessagesPerRound = 256;
 
 bool is_alive_phase(shim::Phase phase) {
@@ -182,6 +183,12 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   log_bytes_dropped_ = welcome.log_bytes_dropped;
   if (!message.fds.empty()) notify_fd_ = std::move(message.fds[0]);
   if (message.fds.size() > 1) page_ = PageView::map(std::move(message.fds[1]));
+  const char* const fifos[2] = {shim::kStdoutName, shim::kStderrName};
+  for (int i = 0; i < 2; ++i) {
+    if (output_[i].valid()) continue;
+    output_[i] = os::Fd(::open(os::join_path(dir_, fifos[i]).c_str(),
+                               O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+  }
   replay_left_ = welcome.pending_events;
   const shim::StatusRecord& record = welcome.status;
   if (first) {
@@ -191,6 +198,11 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   }
   const bool runs = is_alive_phase(record.phase);
   if (runs && (first || generation_ != record.generation || pid_ != record.pid)) {
+    if (!first) {
+      // It was restarted, and the shim that did it was killed before it could tell.
+      change(ServiceEvent::kExitedRestart);
+      if (budget_->prepared()) account_ticket_use();
+    }
     generation_ = record.generation;
     restarts_ = record.restarts;
     adopt(record, welcome.ticket_id);
@@ -237,6 +249,23 @@ void Supervised::replayed() {
     if (auto back = budget_->give_back(); !back) last_error_ = back.error();
   }
   if (alive()) grant_ticket();
+  ask_again(alive());
+}
+
+// What was asked of a shim that was killed before it could do it.
+void Supervised::ask_again(bool runs) {
+  Result<> asked;
+  if (runs && stop_asked_) {
+    asked = send_stop(*stop_asked_);
+  } else if (!runs && start_asked_) {
+    asked = send_start(start_asked_->automatic != 0);
+  } else if (!runs && state_ == ServiceState::kBackingOff && start_timer_ == 0 && ticket_id_ != 0 &&
+             next_start_mono_ns_ != 0) {
+    // The delayed start was the shim's own; its ticket is still prepared.
+    const os::Duration left(next_start_mono_ns_ - context_.clock.mono_ns());
+    start_later(std::max(left, os::Duration(0)));
+  }
+  if (!asked) last_error_ = asked.error();
 }
 
 Result<> Supervised::on_started(ShimMessage& message) {
@@ -266,6 +295,7 @@ Result<> Supervised::on_started(ShimMessage& message) {
 
 Result<> Supervised::on_start_failed(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::StartFailed failed, message.body<shim::StartFailed>());
+  start_asked_.reset();
   if (failed.ticket_id != 0) account_ticket_use();
   Error error =
       std::move(Error(Code::kStartFailed, fmt::format("the service '{}' could not be started: {}",
@@ -409,6 +439,18 @@ void Supervised::on_notify_line(const shim::Notify& from, std::string_view line)
   }
   context_.observer.notified(
       {spec_.name, from.generation, from.pid, std::string(key), std::string(value)});
+}
+
+Result<> Supervised::on_refused(const ShimMessage& message) {
+  DEFIB_TRY_ASSIGN(const shim::Refused refused, message.body<shim::Refused>());
+  if (refused.request == shim::Type::kStart && refused.error_number == EALREADY) return {};
+  if (refused.request == shim::Type::kShutdown && shim_ended_) {
+    // A restart crossed our stop.
+    DEFIB_TRY(send_stop({StopReason::kRequested, spec_.stop_signal, spec_.stop_timeout.count()}));
+    return link_.send_bytes(shim::Type::kShutdown, {});
+  }
+  return os::system_error(fmt::format("request {} to the shim", static_cast<int>(refused.request)),
+                          {}, refused.error_number);
 }
 
 // The connection ended: the shim is dead, or as good as dead. The service is not touched.

@@ -100,7 +100,7 @@ void Supervised::kill_now(StopReason reason) {
   // With core files wanted, the signal that writes one; else the one that nothing can refuse.
   const bool core = spec_.capture == CaptureMode::kCore;
   const shim::Stop request = {reason, core ? SIGABRT : 0, core ? spec_.stop_timeout.count() : 0};
-  if (auto sent = link_.send(shim::Type::kStop, request); !sent) last_error_ = sent.error();
+  if (auto sent = send_stop(request); !sent) last_error_ = sent.error();
 }
 
 void Supervised::sample() {

@@ -48,24 +48,27 @@ int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   auto loop = os::EventLoop::create();
   if (!loop) return fail(loop.error());
+  // First of all, so that no signal finds us unprepared; it is handled once the loop runs.
+  std::unique_ptr<Supervisor> supervisor;
+  auto watched = (*loop)->watch_signals(
+      {SIGTERM}, [&](int) { supervisor->shutdown([&] { (*loop)->stop(); }); });
+  if (!watched) return fail(watched.error());
   Teller teller;
   Supervisor::Options options;
   options.state_dir = argv[1];
-  auto supervisor = Supervisor::create(**loop, options, teller);
-  if (!supervisor) return fail(supervisor.error());
+  auto created = Supervisor::create(**loop, options, teller);
+  if (!created) return fail(created.error());
+  supervisor = std::move(*created);
   ServiceSpec spec;
   spec.name = argv[2];
   spec.argv.assign(argv + 3, argv + argc);
   spec.max_restarts = 1'000'000;
   spec.restart_delay = os::Duration(0);
   spec.capture = CaptureMode::kNone;
-  if (auto added = (*supervisor)->add(spec); !added) return fail(added.error());
-  if (auto started = (*supervisor)->start(spec.name); !started) return fail(started.error());
-  auto status = (*supervisor)->status(spec.name);
+  if (auto added = supervisor->add(spec); !added) return fail(added.error());
+  if (auto started = supervisor->start(spec.name); !started) return fail(started.error());
+  auto status = supervisor->status(spec.name);
   std::printf("up %d\n", status->shim_pid);
-  auto watched = (*loop)->watch_signals(
-      {SIGTERM}, [&](int) { (*supervisor)->shutdown([&] { (*loop)->stop(); }); });
-  if (!watched) return fail(watched.error());
   if (auto ran = (*loop)->run(); !ran) return fail(ran.error());
   std::printf("down\n");
   return 0;

@@ -1,0 +1,337 @@
+// Shims and supervisors are killed; services go on, and nothing is lost or invented.
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "defib/os/random.h"
+#include "defib/process/supervisor_test_util.h"
+
+namespace defib::process {
+namespace {
+
+using Takeover = SupervisorTest;
+
+TEST_F(Takeover, AKilledShimIsReplacedAndTheServiceDoesNotNotice) {
+  start(victim({"run"}));
+  run_until([&] { return status().pid > 0; });
+  const pid_t service = status().pid;
+  const pid_t shim = status().shim_pid;
+  ::kill(shim, SIGKILL);
+  run_until([&] { return seen_->new_shims.size() == 1; });
+  EXPECT_NE(seen_->new_shims[0], shim);
+  EXPECT_EQ(status().pid, service);
+  EXPECT_EQ(::kill(service, 0), 0);
+  EXPECT_TRUE(seen_->exits.empty());
+  // The new shim holds a ticket again, and the status of a process that is not its child is true.
+  ::kill(service, SIGTERM);
+  run_until([&] { return seen_->starts.size() == 2; });
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGTERM);
+  EXPECT_TRUE(seen_->exits[0].status.known);
+  EXPECT_TRUE(seen_->starts[1].by_ticket);
+  EXPECT_FALSE(duplicated());
+}
+
+TEST_F(Takeover, AServiceThatDiesTogetherWithItsShimIsReportedTrulyAndRestarted) {
+  start(victim({"run"}));
+  for (std::size_t round = 1; round <= 10; ++round) {
+    run_until([&] { return seen_->starts.size() == round && status().pid > 0; });
+    const pid_t service = status().pid;
+    ::kill(status().shim_pid, SIGKILL);
+    ::kill(service, SIGUSR1);
+    run_until([&] { return seen_->exits.size() == round; });
+    EXPECT_EQ(seen_->exits.back().pid, service);
+    EXPECT_EQ(seen_->exits.back().status.to_string(), "signal 10 (SIGUSR1)");
+  }
+  EXPECT_FALSE(duplicated());
+}
+
+TEST_F(Takeover, TheNextSupervisorAdoptsWithoutTouchingTheService) {
+  start(victim({"notify"}));
+  run_until([&] { return seen_->ready_count == 1; });
+  const pid_t service = status().pid;
+  const std::int64_t started = status().started_wall_ns;
+  abandon_supervisor();
+  seen_ = std::make_unique<Recorder>();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"notify"})));
+  EXPECT_EQ(seen_->adoptions, std::vector<pid_t>{service});
+  EXPECT_EQ(status().pid, service);
+  EXPECT_EQ(status().started_wall_ns, started);
+  EXPECT_TRUE(status().ready);
+  EXPECT_EQ(status().state, ServiceState::kRunning);
+  ASSERT_TRUE(supervisor_->start("victim"));  // No second copy.
+  ::kill(service, SIGKILL);
+  run_until([&] { return seen_->starts.size() == 1 && seen_->starts[0].by_ticket; });
+  EXPECT_EQ(seen_->exits.size(), 1u);
+  EXPECT_FALSE(duplicated());
+}
+
+TEST_F(Takeover, TheShimRestartsByItsTicketWhileNoSupervisorIsThere) {
+  start(victim({"run"}));
+  run_until([&] { return seen_->starts.size() == 1 && status().pid > 0; });
+  // The ticket is granted after the start was told.
+  run_until([&] { return status().restarts_in_window == 0; });
+  const pid_t service = status().pid;
+  abandon_supervisor();
+  ::kill(service, SIGKILL);
+  std::optional<shim::StatusRecord> record;
+  run_until([&] {
+    auto read = read_status(os::real_files(), service_dir());
+    record = read ? *read : std::nullopt;
+    return record && record->phase == shim::Phase::kRunning && record->generation == 2;
+  });
+  seen_ = std::make_unique<Recorder>();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"run"})));
+  run_until([&] { return seen_->exits.size() == 1 && seen_->starts.size() == 1; });
+  EXPECT_TRUE(seen_->exits[0].while_away);
+  EXPECT_EQ(seen_->exits[0].pid, service);
+  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
+  EXPECT_EQ(seen_->starts[0].pid, record->pid);
+  EXPECT_EQ(status().pid, record->pid);
+  EXPECT_EQ(status().restarts_in_window, 1);
+}
+
+TEST_F(Takeover, ManyTakeoversDoNotUseUpTheRestartBudget) {
+  ServiceSpec spec = victim({"run"});
+  spec.max_restarts = 2;
+  start(spec);
+  run_until([&] { return status().pid > 0; });
+  for (int round = 0; round < 10; ++round) {
+    abandon_supervisor();
+    make_supervisor();
+    ASSERT_TRUE(supervisor_->add(spec));
+    EXPECT_EQ(status().restarts_in_window, 0);
+  }
+  ::kill(status().pid, SIGKILL);
+  run_until([&] { return !seen_->starts.empty() && seen_->starts.back().by_ticket; });
+}
+
+TEST_F(Takeover, WithShimAndSupervisorDeadTheServiceIsFoundByItsStatusFile) {
+  start(victim({"chat"}));
+  run_until([&] { return status().pid > 0; });
+  const pid_t service = status().pid;
+  const pid_t shim = status().shim_pid;
+  abandon_supervisor();
+  ::kill(shim, SIGKILL);
+  ::waitpid(shim, nullptr, 0);
+  seen_ = std::make_unique<Recorder>();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"chat"})));
+  EXPECT_EQ(status().pid, service);
+  EXPECT_EQ(seen_->adoptions.size(), 1u);
+  ::kill(service, SIGKILL);
+  run_until([&] { return seen_->starts.size() == 1; });
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
+  EXPECT_FALSE(duplicated());
+}
+
+TEST_F(Takeover, AnExitThatNobodyCouldSeeIsUnknownAndNotInvented) {
+  start(victim({"run"}));
+  run_until([&] { return status().pid > 0; });
+  const pid_t service = status().pid;
+  const pid_t shim = status().shim_pid;
+  abandon_supervisor();
+  ::kill(shim, SIGKILL);
+  ::waitpid(shim, nullptr, 0);
+  ::kill(service, SIGKILL);
+  ASSERT_EQ(::waitpid(service, nullptr, 0), service);  // This process inherited it.
+  seen_ = std::make_unique<Recorder>();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"run"})));
+  run_until([&] { return seen_->exits.size() == 1; });
+  EXPECT_FALSE(seen_->exits[0].status.known);
+  EXPECT_EQ(seen_->exits[0].source, shim::StatusSource::kUnknown);
+  EXPECT_TRUE(seen_->exits[0].while_away);
+}
+
+TEST_F(Takeover, AnAcknowledgedExitIsNotToldAgain) {
+  start(victim({"exit", "0"}));
+  run_until([&] { return seen_->exits.size() == 1; });
+  abandon_supervisor();
+  seen_ = std::make_unique<Recorder>();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"exit", "0"})));
+  ASSERT_TRUE(supervisor_->start("victim"));
+  run_until([&] { return !seen_->exits.empty(); });
+  EXPECT_EQ(seen_->exits[0].generation, 2u);
+}
+
+// A supervisor in a process of its own, whose output goes to a file.
+class Driver {
+ public:
+  Driver(std::string state_dir, std::string log) : state_dir_(std::move(state_dir)), log_(log) {}
+
+  void start(const std::string& program, const std::string& victim, const std::string& dir) {
+    lines_before_ = lines().size();
+    const os::Fd out(::open(log_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    os::SpawnOptions options;
+    options.argv = {program, state_dir_, "victim", victim, "chat"};
+    options.env = {{"VICTIM_DIR", dir}};
+    options.fds = {{out.get(), 1}, {out.get(), 2}};
+    auto child = os::spawn(options);
+    ASSERT_TRUE(child) << child.error().to_text();
+    child_ = std::move(*child);
+  }
+  // It supervises, and minds its signals.
+  bool up() const {
+    const auto all = lines();
+    return std::any_of(all.begin() + static_cast<std::ptrdiff_t>(lines_before_), all.end(),
+                       [](const std::string& line) { return line.starts_with("up "); });
+  }
+  bool running() const { return child_.valid(); }
+  void kill(int signal) {
+    ASSERT_TRUE(child_.signal(signal));
+    child_.wait();
+    child_ = os::Child{};
+  }
+  std::vector<std::string> lines() const {
+    std::ifstream in(log_);
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(in, line);) lines.push_back(line);
+    return lines;
+  }
+
+ private:
+  std::string state_dir_, log_;
+  os::Child child_;
+  std::size_t lines_before_ = 0;
+};
+
+class Torture : public SupervisorTest {
+ protected:
+  struct View {
+    shim::StatusRecord record{};
+    bool settled = false;
+  };
+  // Settled: the service runs, and its shim does.
+  View view() const {
+    View view;
+    const auto read = read_status(os::real_files(), service_dir());
+    if (!read || !*read) return view;
+    view.record = **read;
+    const auto start = os::process_start_time(view.record.pid);
+    view.settled = view.record.phase == shim::Phase::kRunning && start &&
+                   *start == view.record.start_time && shim_is_alive(view.record.shim_pid);
+    return view;
+  }
+  static bool shim_is_alive(pid_t pid) {
+    const auto stat = os::read_file(os::real_files(), fmt::format("/proc/{}/stat", pid), 4096);
+    const std::string text = stat ? *stat : "";
+    return text.find("(defib-shim) ") != std::string::npos &&
+           text.find("(defib-shim) Z") == std::string::npos;
+  }
+  // Every line of a process, from its first to its last, is in the log, once.
+  void expect_no_line_lost() const {
+    std::map<int, std::multiset<int>> numbers;
+    std::istringstream in(all_logs());
+    for (std::string line; std::getline(in, line);) {
+      int generation = 0, number = -1;
+      ASSERT_EQ(std::sscanf(line.c_str(), "%d %d", &generation, &number), 2) << line;
+      numbers[generation].insert(number);
+    }
+    for (const auto& [generation, seen] : numbers) {
+      EXPECT_EQ(static_cast<int>(seen.size()), *seen.rbegin() + 1) << "generation " << generation;
+      EXPECT_EQ(std::set<int>(seen.begin(), seen.end()).size(), seen.size());
+    }
+  }
+};
+
+TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
+  const std::uint64_t seed = os::random_seed();
+  SCOPED_TRACE(fmt::format("seed {}", seed));
+  os::Random random(seed);
+  Driver driver(state_dir_, dir_ + "/driver.log");
+  const auto start_driver = [&] {
+    driver.start(program("process_supervisor_driver"), program("process_victim"), dir_);
+  };
+  start_driver();
+  run_until([&] { return view().settled; });
+  std::map<std::uint64_t, int> killed_with;  // by generation
+  for (int round = 0; round < 50; ++round) {
+    const shim::StatusRecord before = view().record;
+    const std::uint64_t what = 1 + random.below(7);  // Any of service, shim, supervisor.
+    const bool service = (what & 1) != 0, shim = (what & 2) != 0, supervisor = (what & 4) != 0;
+    const auto pause = [&] { ::usleep(static_cast<useconds_t>(random.below(4000))); };
+    const int signal = random.below(2) == 0 ? SIGKILL : SIGUSR2;
+    // All three at once may lose what only they knew: how the service ended, and unread output.
+    if (service && !(shim && supervisor)) {
+      if (::kill(before.pid, signal) == 0) killed_with[before.generation] = signal;
+      if (random.below(2) == 0) pause();
+    }
+    if (shim) {
+      ::kill(before.shim_pid, SIGKILL);
+      if (random.below(2) == 0) pause();
+    }
+    if (supervisor) {
+      driver.kill(SIGKILL);
+      while (::waitpid(-1, nullptr, WNOHANG) > 0) {
+      }
+      pause();
+      start_driver();
+    }
+    run_until([&] {
+      const View now = view();
+      return now.settled && (!shim || now.record.shim_pid != before.shim_pid) &&
+             (killed_with.count(before.generation) == 0 ||
+              now.record.generation > before.generation);
+    });
+    if (HasFatalFailure()) {
+      const View now = view();
+      ADD_FAILURE() << fmt::format(
+          "round {}: service {} shim {} supervisor {}; before: process {} of generation {}, shim "
+          "{}; now: process {} of generation {}, shim {}, phase {}, settled {}; the driver said:",
+          round, service, shim, supervisor, before.pid, before.generation, before.shim_pid,
+          now.record.pid, now.record.generation, now.record.shim_pid,
+          static_cast<int>(now.record.phase), now.settled);
+      for (const std::string& line : driver.lines()) std::printf("%s\n", line.c_str());
+      return;
+    }
+    const shim::StatusRecord after = view().record;
+    if (killed_with.count(before.generation) == 0) {
+      EXPECT_EQ(after.pid, before.pid) << "round " << round << " kind " << what;
+      EXPECT_EQ(after.generation, before.generation);
+    }
+    ASSERT_FALSE(duplicated()) << "round " << round << " kind " << what;
+  }
+  // Every death was told with its true signal, by one supervisor or the other.
+  run_until([&] {
+    std::set<std::uint64_t> told;
+    for (const std::string& line : driver.lines()) {
+      unsigned long generation = 0;
+      if (std::sscanf(line.c_str(), "exited %lu", &generation) == 1) told.insert(generation);
+    }
+    return std::ranges::all_of(killed_with, [&](auto& k) { return told.contains(k.first); });
+  });
+  if (HasFatalFailure()) {
+    for (const auto& [generation, signal] : killed_with)
+      std::printf("%lu: %d\n", generation, signal);
+    for (const std::string& line : driver.lines()) std::printf("%s\n", line.c_str());
+  }
+  for (const std::string& line : driver.lines()) {
+    unsigned long generation = 0;
+    int pid = 0, signal = 0;
+    if (std::sscanf(line.c_str(), "exited %lu %d signal %d", &generation, &pid, &signal) == 3) {
+      EXPECT_EQ(signal, killed_with[generation]) << line;
+    } else {
+      EXPECT_FALSE(line.starts_with("exited")) << line;
+      EXPECT_FALSE(line.starts_with("error")) << line;
+    }
+  }
+  run_until([&] { return driver.up(); });
+  driver.kill(SIGTERM);
+  expect_no_line_lost();
+}
+
+}  // namespace
+}  // namespace defib::process
