@@ -148,7 +148,10 @@ bool StoppedThreads::seize_new_threads(Error& failure) {
         ::ptrace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) {
       // A thread that ends just now, or a main thread that has ended, is no failure of ours.
       const int number = errno;
-      if (number != ESRCH) failure = attach_error(pid_, number);
+      if (number != ESRCH) {
+        failure = attach_error(pid_, number);
+        gaps_.push_back(fmt::format("thread {}: {}", tid, failure.message()));
+      }
       continue;
     }
     waiting_.push_back(tid);
