@@ -39,7 +39,8 @@ constexpr RunSetting kRunSettings[] = {
     {"--max-restarts", "N", "Restarts within the window before giving up (default 10)"},
     {"--restart-window", "D", "The window of --max-restarts (default 1h)"},
     {"--restart-delay", "D",
-     "Longest delay between restarts; the first one is at once (default 30s)"},
+     "Delay of the second restart in a row, doubling from there; the first is at once (default "
+     "30s)"},
     {"--heartbeat-timeout", "D",
      "Restart when a heartbeat stage stands still for so long (default: each stage's own)"},
     {"--health-url", "URL", "Restart when GET on this http:// address fails three times"},
@@ -92,9 +93,9 @@ class Parser {
   }
 
   void add_supervising() {
-    CLI::App* run = verb("run", Verb::kRun, "Supervise one command in the foreground",
+    CLI::App* run = verb("run", Verb::kRun,
+                         "Supervise one command in the foreground: defib run [OPTIONS] -- COMMAND",
                          "run --name engine --heartbeat-timeout 2s -- ./engine --live");
-    run->usage("Usage: defib run [OPTIONS] -- COMMAND [ARGUMENTS...]");
     run->add_option("-c,--config", line_.config, "Take the service's settings from this file")
         ->type_name("FILE");
     run->add_option("--name", line_.run.name, "The service's name (default: the command's)")
@@ -146,8 +147,7 @@ class Parser {
     logs->add_option("--since", line_.since, "From this time on, or from so long ago")
         ->type_name("T");
     logs->add_option("--around", line_.around, "The lines near this time")->type_name("T");
-    logs->add_option("--window", line_.window, "How near --around is (default 5s)")
-        ->type_name("D");
+    logs->add_option("--window", line_.window, "How near --around is (default 5s)")->type_name("D");
     logs->add_option("-n,--lines", line_.lines, "Only the last N lines")
         ->type_name("N")
         ->check(CLI::PositiveNumber);
@@ -170,9 +170,8 @@ class Parser {
     subject(verify, "ID", "The incident: its id, the id's beginning, or \"latest\"");
     verify->add_option("--head", line_.head, "The head hash that went out with the alert")
         ->type_name("HASH");
-    CLI::App* explain = verb("explain", Verb::kExplain, "What a code or a verdict means",
-                             "explain DatabaseLocked");
-    explain->usage("Usage: defib explain CODE|NAME|VERDICT");
+    CLI::App* explain =
+        verb("explain", Verb::kExplain, "What a code or a verdict means", "explain DatabaseLocked");
     subject(explain, "CODE", "An error's number or name, or a decision's id");
   }
 
@@ -229,8 +228,8 @@ std::string_view command_word(const std::vector<std::string>& arguments) {
 void protect_negative_code(std::vector<std::string>& arguments) {
   if (command_word(arguments) != "explain") return;
   for (std::string& argument : arguments) {
-    const bool number = argument.size() > 1 && argument[0] == '-' && argument[1] >= '0' &&
-                        argument[1] <= '9';
+    const bool number =
+        argument.size() > 1 && argument[0] == '-' && argument[1] >= '0' && argument[1] <= '9';
     if (number) argument.erase(0, 1);
   }
 }
@@ -240,7 +239,7 @@ Result<CommandLine> check(CommandLine line, const std::vector<std::string>& comm
   if (line.verb != Verb::kRun && has_separator) {
     return Error(Code::kWrongUsage, "only `defib run` takes a command after --");
   }
-  if (line.verb == Verb::kRun && command.empty()) {
+  if (line.verb == Verb::kRun && command.empty() && line.config.empty()) {
     return Error(Code::kWrongUsage, "there is no command to run")
         .suggest("`defib run [OPTIONS] -- COMMAND [ARGUMENTS...]`");
   }

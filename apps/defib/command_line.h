@@ -25,7 +25,7 @@ enum class Verb {
   kIncidentShow,
   kVerify,
   kExplain,
-  kHelper,    // a helper program takes over: analyze, store, recover ...
+  kHelper,  // a helper program takes over: analyze, store, recover ...
   kVersion,
 };
 
@@ -38,35 +38,35 @@ struct RunFlags {
   std::vector<std::pair<std::string, std::string>> settings;  // configuration key, value as text
   std::vector<std::string> env;                               // KEY=VALUE
   bool quiet = false;
-  std::vector<std::string> command;                           // after "--"
+  std::vector<std::string> command;  // after "--"
 };
 
 struct CommandLine {
   Verb verb = Verb::kVersion;
   bool json = false;
-  std::string state_dir;       // empty: by the environment
-  std::string config;          // -c FILE; empty: none given
-  std::string log_level;       // empty: LOG_LEVEL, else "info"
+  std::string state_dir;  // empty: by the environment
+  std::string config;     // -c FILE; empty: none given
+  std::string log_level;  // empty: LOG_LEVEL, else "info"
   RunFlags run;
-  std::string name;            // start stop restart reset status logs
-  std::string subject;         // incident id, code or verdict
-  bool watch = false;          // status
-  bool follow = false;         // logs
-  std::string since;           // logs: RFC 3339 or a duration back from now
-  std::string around;          // logs: RFC 3339
-  std::string window;          // logs: a duration around --around
-  int lines = 0;               // logs: 0 means all
-  std::string head;            // verify
-  std::string verb_name;       // kHelper: "store"
+  std::string name;       // start stop restart reset status logs
+  std::string subject;    // incident id, code or verdict
+  bool watch = false;     // status
+  bool follow = false;    // logs
+  std::string since;      // logs: RFC 3339 or a duration back from now
+  std::string around;     // logs: RFC 3339
+  std::string window;     // logs: a duration around --around
+  int lines = 0;          // logs: 0 means all
+  std::string head;       // verify
+  std::string verb_name;  // kHelper: "store"
   std::vector<std::string> helper_arguments;
 };
 
 // The values, or what to print and how to exit: help texts exit 0, mistakes are WrongUsage.
 struct ParseOutcome {
   std::optional<CommandLine> command;
-  std::string help;                 // to print on stdout; empty where there is none
+  std::string help;  // to print on stdout; empty where there is none
   std::optional<Error> error;
-  bool json = false;                // --json was somewhere on the line, for the form of the error
+  bool json = false;  // --json was somewhere on the line, for the form of the error
 };
 ParseOutcome parse_command_line(int argc, char** argv);
 

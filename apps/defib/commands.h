@@ -1,0 +1,34 @@
+// What the commands do. Each returns the exit code, or the error that main() prints.
+
+#pragma once
+
+#include "apps/defib/command_line.h"
+#include "defib/base/error.h"
+
+namespace defib::cli {
+
+// commands_supervise.cc
+Result<int> run_command(const CommandLine& line);
+Result<int> daemon_command(const CommandLine& line);
+Result<int> control_command(const CommandLine& line);  // start stop restart reset reload
+
+// commands_view.cc
+Result<int> status_command(const CommandLine& line);
+Result<int> incidents_command(const CommandLine& line);
+Result<int> incident_show_command(const CommandLine& line);
+Result<int> verify_command(const CommandLine& line);
+Result<int> explain_command(const CommandLine& line);
+
+// commands_logs.cc
+Result<int> logs_command(const CommandLine& line);
+
+// commands_helper.cc: replaces this program by the helper that does the work. Returns only where
+// that failed.
+Result<int> helper_command(const CommandLine& line);
+Error exec_helper(const std::string& program, std::vector<std::string> arguments,
+                  const std::string& state_dir);
+
+// --state-dir, or the default for this command; absolute.
+std::string state_dir_of(const CommandLine& line);
+
+}  // namespace defib::cli

@@ -1,0 +1,265 @@
+#include <fmt/core.h>
+#include <signal.h>
+
+#include <algorithm>
+
+#include "apps/defib/commands.h"
+#include "apps/defib/output.h"
+#include "defib/daemon/incident_view.h"
+#include "defib/daemon/status.h"
+#include "defib/os/clock.h"
+#include "defib/os/files.h"
+#include "defib/recovery/explain.h"
+#include "defib/recovery/incident.h"
+
+namespace defib::cli {
+namespace {
+
+constexpr os::Duration kWatchPeriod = std::chrono::seconds(1);
+constexpr std::size_t kMaxFramesShown = 32;
+
+std::string or_dash(std::string text) {
+  return text.empty() ? "-" : text;
+}
+
+// "2026-11-20 13:05:58" of an RFC 3339 time.
+std::string short_time(std::string_view time) {
+  std::string text(time.substr(0, 19));
+  std::replace(text.begin(), text.end(), 'T', ' ');
+  return text;
+}
+
+std::string number_or_dash(const wire::Json& value, const char* format) {
+  return value.is_number() ? fmt::format(fmt::runtime(format), value.as_double()) : "-";
+}
+
+std::string status_table(const wire::Json& status) {
+  Table table({"NAME", "STATE", "PID", "UPTIME", "RESTARTS", "MEMORY", "CPU", "HEARTBEAT",
+               "LAST INCIDENT"});
+  bool unsupervised = false;
+  for (const wire::Json& service : status["services"].items()) {
+    const std::string state(service["state"].as_string());
+    const bool supervised = service["supervised"].as_bool();
+    unsupervised = unsupervised || !supervised;
+    const wire::Json& uptime = service["uptime_seconds"];
+    table.add({{std::string(service["name"].as_string()), Style::kBold},
+               {supervised ? state : state + " *", style_of(state)},
+               {number_or_dash(service["pid"], "{:.0f}")},
+               {uptime.is_number() ? short_duration(uptime.as_double()) : "-"},
+               {fmt::format("{}", service["restart_count"].as_int())},
+               {number_or_dash(service["memory_mb"], "{:.1f} MB")},
+               {number_or_dash(service["cpu_percent"], "{:.1f} %")},
+               {number_or_dash(service["heartbeat_age_ms"], "{:.0f} ms")},
+               {or_dash(std::string(service["last_incident"].as_string()))}});
+  }
+  std::string text = table.to_text();
+  for (const wire::Json& service : status["services"].items()) {
+    if (!service["last_error"].is_string()) continue;
+    text += fmt::format("{}: {}\n", service["name"].as_string(),
+                        styled(Style::kBad, service["last_error"].as_string()));
+  }
+  if (unsupervised) {
+    text += styled(Style::kDim, "* nobody supervises it now; shown is what was known last\n");
+  }
+  return text;
+}
+
+// Unhealthy is what was asked about: one service by its name.
+int status_exit_code(const CommandLine& line, const wire::Json& status) {
+  if (line.name.empty()) return kDone;
+  const std::string_view state = status["services"].items().front()["state"].as_string();
+  return state == "failed" || state == "degraded" ? kFailed : kDone;
+}
+
+Result<recovery::IncidentLog> open_incidents(const CommandLine& line) {
+  return recovery::IncidentLog::open(os::real_files(), os::real_clock(), state_dir_of(line));
+}
+
+void add_classification(const wire::Json& incident, std::string& text) {
+  const wire::Json& found = incident["classification"];
+  text += fmt::format("\n{}  {}", styled(Style::kBold, "Cause"), found["cause"].as_string());
+  if (!found["subtype"].as_string().empty()) {
+    text += fmt::format(" ({})", found["subtype"].as_string());
+  }
+  if (found["signal"].is_string()) text += fmt::format(", {}", found["signal"].as_string());
+  if (found["fault_address"].is_string()) {
+    text += fmt::format(" at {}", found["fault_address"].as_string());
+  }
+  text += fmt::format(", confidence {:.0f} %\n", found["confidence"].as_double() * 100);
+  for (const wire::Json& sentence : found["evidence"].items()) {
+    text += fmt::format("  - {}\n", sentence.as_string());
+  }
+}
+
+void add_threads(const wire::Json& incident, std::string& text) {
+  for (const wire::Json& thread : incident["threads"].items()) {
+    if (!thread["crashed"].as_bool() && incident["threads"].size() > 1) continue;
+    text += fmt::format("\n{}  {} ({})\n", styled(Style::kBold, "Thread"), thread["tid"].as_int(),
+                        thread["name"].as_string());
+    std::size_t number = 0;
+    for (const wire::Json& frame : thread["frames"].items()) {
+      if (number == kMaxFramesShown) break;
+      std::string function(frame["function"].as_string());
+      if (function.empty()) function = "??";
+      text += fmt::format("  #{:<2} {}", number++, function);
+      if (frame["file"].is_string() && !frame["file"].as_string().empty()) {
+        text += fmt::format("  {}:{}", frame["file"].as_string(), frame["line"].as_int());
+      } else if (frame["module"].is_string()) {
+        text += styled(Style::kDim, fmt::format("  {}", frame["module"].as_string()));
+      }
+      text += '\n';
+    }
+  }
+}
+
+// What a line of the timeline says beside its event.
+std::string summary_of(const wire::Json& entry) {
+  std::string text;
+  for (const char* key : {"what", "stage", "state", "status", "cause", "outcome", "pid", "rule",
+                          "detail", "line", "message"}) {
+    const wire::Json& value = entry[key];
+    if (value.is_string() && !value.as_string().empty()) {
+      text += fmt::format("  {}: {}", key, value.as_string().substr(0, 120));
+    } else if (value.is_number()) {
+      text += fmt::format("  {}: {}", key, value.as_int());
+    }
+  }
+  if (entry["downtime_ns"].is_number()) {
+    text += fmt::format("  downtime: {}",
+                        os::format_duration(os::Duration(entry["downtime_ns"].as_int())));
+  }
+  return text;
+}
+
+std::string incident_text(const wire::Json& incident) {
+  const std::string outcome(incident["outcome"].as_string());
+  std::string text = fmt::format(
+      "{}  {}\n{}  {}\n{}  {}, {}\n{}  {}\n", styled(Style::kBold, "Incident"),
+      incident["id"].as_string(), styled(Style::kBold, "Service "), incident["service"].as_string(),
+      styled(Style::kBold, "Outcome "), styled(style_of(outcome), outcome),
+      short_time(incident["opened_at"].as_string()) + " UTC", styled(Style::kBold, "Head    "),
+      incident["head_hash"].as_string());
+  add_classification(incident, text);
+  add_threads(incident, text);
+  text += fmt::format("\n{}\n", styled(Style::kBold, "Timeline"));
+  const auto& timeline = incident["timeline"].items();
+  const std::int64_t start = timeline.empty() ? 0 : timeline.front()["mono_ns"].as_int();
+  for (const wire::Json& entry : timeline) {
+    const double after = static_cast<double>(entry["mono_ns"].as_int() - start) / 1e9;
+    text += fmt::format("  {:+10.3f} s  {:<18}{}\n", after, entry["event"].as_string(),
+                        summary_of(entry));
+  }
+  return text;
+}
+
+}  // namespace
+
+Result<int> status_command(const CommandLine& line) {
+  const std::string state_dir = state_dir_of(line);
+  while (true) {
+    DEFIB_TRY_ASSIGN(const wire::Json status,
+                     daemon::collect_status(os::real_files(), state_dir, line.name));
+    if (line.json) {
+      print_json(status, line.watch ? -1 : 2);
+    } else {
+      if (line.watch) print("\x1b[H\x1b[2J");
+      print(status["services"].size() == 0 ? fmt::format("no services in {}\n", state_dir)
+                                           : status_table(status));
+    }
+    if (!line.watch) return status_exit_code(line, status);
+    os::real_clock().sleep_for(kWatchPeriod);
+  }
+}
+
+Result<int> incidents_command(const CommandLine& line) {
+  DEFIB_TRY_ASSIGN(const recovery::IncidentLog log, open_incidents(line));
+  DEFIB_TRY_ASSIGN(const auto all, log.list());
+  if (line.json) {
+    wire::Json list = wire::Json::array();
+    for (const recovery::IncidentSummary& one : all) list.push(one.to_json());
+    print_json(
+        wire::Json::object({{"schema", "defib.incidents/1"}, {"incidents", std::move(list)}}));
+    return kDone;
+  }
+  if (all.empty()) {
+    print(fmt::format("no incidents in {}\n", state_dir_of(line)));
+    return kDone;
+  }
+  Table table({"INCIDENT", "SERVICE", "OPENED (UTC)", "CAUSE", "OUTCOME"});
+  for (const recovery::IncidentSummary& one : all) {
+    table.add({{one.id, Style::kBold},
+               {or_dash(one.service)},
+               {short_time(one.opened_at)},
+               {one.cause},
+               {one.outcome, style_of(one.outcome)}});
+  }
+  print(table.to_text());
+  return kDone;
+}
+
+Result<int> incident_show_command(const CommandLine& line) {
+  DEFIB_TRY_ASSIGN(const recovery::IncidentLog log, open_incidents(line));
+  DEFIB_TRY_ASSIGN(const std::string id, log.find(line.subject));
+  DEFIB_TRY_ASSIGN(const std::vector<wire::Json> lines, log.read(id));
+  if (lines.empty()) {
+    return Error(Code::kIncidentChainBroken, fmt::format("the incident {} is empty", id));
+  }
+  const wire::Json incident = daemon::incident_document(lines);
+  if (line.json) {
+    print_json(incident);
+  } else {
+    print(incident_text(incident));
+  }
+  return kDone;
+}
+
+Result<int> verify_command(const CommandLine& line) {
+  DEFIB_TRY_ASSIGN(const recovery::IncidentLog log, open_incidents(line));
+  DEFIB_TRY_ASSIGN(const std::string id, log.find(line.subject));
+  DEFIB_TRY_ASSIGN(const recovery::VerifyResult result, log.verify(id, line.head));
+  if (line.json) {
+    print_json(wire::Json::object(
+        {{"schema", "defib.verify/1"},
+         {"id", id},
+         {"intact", result.intact},
+         {"lines", result.lines},
+         {"head_hash", result.head_hash},
+         {"head_line", result.head_line},
+         {"problem", result.problem.empty() ? wire::Json() : wire::Json(result.problem)}}));
+  } else if (result.intact) {
+    print(fmt::format("{}: {}, {} lines, head {}\n", id, styled(Style::kGood, "intact"),
+                      result.lines, result.head_hash));
+  } else {
+    print(fmt::format("{}: {}\n", id, styled(Style::kBad, "broken")));
+    return Error(Code::kIncidentChainBroken, result.problem).with("incident", id);
+  }
+  return result.intact ? kDone : kFailed;
+}
+
+Result<int> explain_command(const CommandLine& line) {
+  const auto text = recovery::explain_code(line.subject);
+  if (!text) {
+    // Not a code: a verdict of a decision, which the trading program knows.
+    std::vector<std::string> arguments = {"explain", line.subject};
+    if (line.json) arguments.emplace_back("--json");
+    const Error missing = exec_helper("defib-trade", std::move(arguments), state_dir_of(line));
+    return Error(Code::kNotFound,
+                 fmt::format("'{}' is neither an error code nor a known verdict", line.subject))
+        .because(missing)
+        .suggest("give a number (-73), a name (DatabaseLocked), or a decision's id");
+  }
+  if (!line.json) {
+    print(*text + (text->ends_with('\n') ? "" : "\n"));
+    return kDone;
+  }
+  const CodeInfo info = *find_code(line.subject);
+  print_json(wire::Json::object({{"schema", "defib.explain/1"},
+                                 {"code", static_cast<int>(info.code)},
+                                 {"kind", info.name},
+                                 {"class", to_string(info.error_class)},
+                                 {"text", info.text},
+                                 {"try", info.guidance}}));
+  return kDone;
+}
+
+}  // namespace defib::cli

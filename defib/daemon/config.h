@@ -1,0 +1,32 @@
+// defib.toml: what `defib daemon` (and `defib run -c`) reads. docs/daemon.md has every key.
+//
+//   [defib]
+//   state_dir = "/var/lib/defib"
+//   log_level = "info"
+//   [service.engine]
+//   command = ["./engine", "--live"]
+//
+// Strict: nothing is used of a file with any mistake.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "defib/base/error.h"
+#include "defib/daemon/service_config.h"
+
+namespace defib::daemon {
+
+struct Config {
+  std::string state_dir;  // empty: by --state-dir and the environment
+  std::string log_level;  // empty: by LOG_LEVEL
+  std::string log_file;   // empty: stderr
+  std::vector<ServiceConfig> services;
+};
+
+// The first mistake, with all others as its causes; each names file, line and column.
+Result<Config> load_config(const std::string& path);
+Result<Config> parse_config(std::string_view text, std::string name = "defib.toml");
+
+}  // namespace defib::daemon

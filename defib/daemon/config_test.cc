@@ -1,0 +1,148 @@
+#include "defib/daemon/config.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <set>
+
+namespace defib::daemon {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(Config, AServiceHasTheKeysOfTheCommandLine) {
+  const auto config = parse_config(R"(
+[defib]
+state_dir = "/var/lib/defib"
+log_level = "debug"
+
+[service.engine]
+command = ["./engine", "--live"]
+env = { MODE = "paper" }
+working_directory = "/srv"
+restart = "always"
+max_restarts = 3
+restart_window = "10m"
+restart_delay = "250ms"
+heartbeat_timeout = "2s"
+health_url = "http://127.0.0.1:8080/health"
+health_check_interval = 5
+max_memory = 512
+max_cpu = 150.0
+log_pattern = "FATAL|panic"
+capture = "core"
+stop_timeout = "30s"
+stop_signal = "INT"
+on_limit = "restart"
+start = false
+
+[service.feed]
+command = ["feed"]
+)");
+  ASSERT_TRUE(config) << config.error().to_text();
+  EXPECT_EQ(config->state_dir, "/var/lib/defib");
+  ASSERT_EQ(config->services.size(), 2u);
+  const ServiceConfig& engine = config->services[0];
+  EXPECT_EQ(engine.spec.name, "engine");
+  EXPECT_EQ(engine.spec.argv, (std::vector<std::string>{"./engine", "--live"}));
+  EXPECT_EQ(engine.spec.env.front(), (std::pair<std::string, std::string>("MODE", "paper")));
+  EXPECT_EQ(engine.spec.restart, process::RestartPolicy::kAlways);
+  EXPECT_EQ(engine.spec.max_restarts, 3);
+  EXPECT_EQ(engine.spec.restart_window, 10min);
+  EXPECT_EQ(engine.spec.restart_delay, 250ms);
+  EXPECT_EQ(engine.spec.heartbeat_timeout, 2s);
+  EXPECT_EQ(engine.health.interval, 5s);
+  EXPECT_EQ(engine.spec.max_memory_bytes, 512u << 20);
+  EXPECT_EQ(engine.spec.max_cpu_percent, 150.0);
+  EXPECT_EQ(engine.spec.capture, process::CaptureMode::kCore);
+  EXPECT_EQ(engine.spec.stop_signal, SIGINT);
+  EXPECT_EQ(engine.spec.on_limit, process::LimitAction::kRestart);
+  EXPECT_FALSE(engine.start);
+  EXPECT_EQ(config->services[1].spec.restart_delay, 30s);
+  EXPECT_EQ(config->services[1].spec.on_limit, process::LimitAction::kAlert);
+}
+
+TEST(Config, EveryMistakeIsToldAtOnceWithItsPlace) {
+  const auto config = parse_config(
+      "[service.engine]\ncomand = [\"x\"]\nmax_restarts = \"many\"\nrestart = \"sometimes\"\n"
+      "restart_window = \"0s\"\n",
+      "defib.toml");
+  ASSERT_FALSE(config);
+  std::string all;
+  for (const Error* error = &config.error(); error != nullptr; error = error->cause()) {
+    all += error->to_line() + "\n";
+  }
+  for (const char* part : {"defib.toml:2:", "comand", "command", "max_restarts", "defib.toml:3:",
+                           "restart", "defib.toml:4:", "on-failure", "defib.toml:5:"}) {
+    EXPECT_NE(all.find(part), std::string::npos) << part << "\n" << all;
+  }
+}
+
+TEST(Config, WhatSpansSeveralKeysIsAMistakeOfTheFileToo) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"[service.a]\ncommand = [\"x\"]\nlog_pattern = \"(\"\n", "regular expression"},
+      {"[service.a]\ncommand = [\"x\"]\nhealth_url = \"https://x/\"\n", "https"},
+      {"[service.a]\ncommand = [\"x\"]\nhealth_url = \"http://x:99999/\"\n", "port"},
+      {"[service.a]\ncommand = [\"x\"]\nstop_signal = \"SIGNOTHING\"\n", "SIGNOTHING"},
+      {"[service.a]\ncommand = [\"x\"]\ncapture = \"ptrace\"\n", "not in this version"},
+      {"[service.a]\ncommand = []\n", "command"},
+      {"[service.\"-bad\"]\ncommand = [\"x\"]\n", "name"},
+      {"[defib]\nlog_level = \"loud\"\n", "loud"},
+      {"[[service]]\ncommand = [\"x\"]\n", "service"},
+      {"surplus = 1\n", "surplus"},
+      {"[service.a\n", "defib.toml:1:"}};
+  for (const auto& [text, part] : cases) {
+    const auto config = parse_config(text);
+    ASSERT_FALSE(config) << text;
+    EXPECT_NE(config.error().to_text().find(part), std::string::npos)
+        << text << config.error().to_text();
+    EXPECT_LT(static_cast<int>(config.error().code()), 0);
+  }
+}
+
+TEST(Config, AnOptionOfTheCommandLineIsTheSameSetting) {
+  ServiceConfig config;
+  const std::pair<const char*, const char*> good[] = {{"restart", "never"},
+                                                      {"max_restarts", "0"},
+                                                      {"restart_window", "90"},
+                                                      {"restart_delay", "10m"},
+                                                      {"heartbeat_timeout", "0"},
+                                                      {"health_url", "http://localhost/"},
+                                                      {"health_check_interval", "1s"},
+                                                      {"max_memory", "100"},
+                                                      {"max_cpu", "12.5"},
+                                                      {"log_pattern", "x+"},
+                                                      {"capture", "none"},
+                                                      {"stop_timeout", "250ms"},
+                                                      {"stop_signal", "SIGINT"}};
+  for (const auto& [key, value] : good) EXPECT_TRUE(set_option(config, key, value)) << key;
+  EXPECT_EQ(config.spec.restart, process::RestartPolicy::kNever);
+  EXPECT_EQ(config.spec.restart_window, 90s);
+  EXPECT_EQ(config.spec.max_memory_bytes, 100u << 20);
+  config.spec.name = "x";
+  config.spec.argv = {"x"};
+  EXPECT_TRUE(validate(config));
+
+  const std::pair<const char*, const char*> bad[] = {
+      {"restart", "maybe"},     {"max_restarts", "-1"},  {"max_restarts", "3x"},
+      {"max_restarts", ""},     {"restart_window", "0"}, {"restart_delay", "soon"},
+      {"max_memory", "0"},      {"max_memory", "1e3"},   {"max_cpu", "-1"},
+      {"capture", "video"},     {"stop_timeout", "-1s"}, {"stop_signal", "0"},
+      {"stop_signal", "KILLX"}, {"nonsense", "1"}};
+  for (const auto& [key, value] : bad) {
+    const auto set = set_option(config, key, value);
+    ASSERT_FALSE(set) << key << "=" << value;
+    EXPECT_EQ(set.error().code(), Code::kInvalidArgument);
+  }
+}
+
+TEST(Config, ACommandsNameBecomesAServicesName) {
+  EXPECT_EQ(name_of_command("/opt/x/engine"), "engine");
+  EXPECT_EQ(name_of_command("redis-server"), "redis-server");
+  EXPECT_EQ(name_of_command("./a b.sh"), "a-b.sh");
+  EXPECT_EQ(name_of_command("._-x"), "x");
+  EXPECT_EQ(name_of_command("/"), "");
+}
+
+}  // namespace
+}  // namespace defib::daemon

@@ -1,0 +1,347 @@
+#include "defib/daemon/host.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "defib/daemon/status.h"
+#include "defib/obs/log.h"
+
+namespace defib::daemon {
+namespace {
+
+using process::ServiceState;
+
+constexpr std::string_view kComponent = "daemon";
+constexpr std::size_t kLogTailBytes = 4096;
+constexpr std::size_t kMaxWaiting = 64;
+constexpr os::Duration kRequestTime = std::chrono::minutes(2);
+// How often the end of a service's last incident is looked for once the service is at rest.
+constexpr os::Duration kRestPoll = std::chrono::milliseconds(20);
+
+bool at_rest(ServiceState state) {
+  return state == ServiceState::kStopped || state == ServiceState::kFailed;
+}
+
+wire::Json ok() {
+  return wire::Json::object({{"ok", true}});
+}
+
+wire::Json failure(const Error& error) {
+  return wire::Json::object({{"error", wire::to_json(error)}});
+}
+
+}  // namespace
+
+Host::Host(os::EventLoop& loop, Options options) : loop_(loop), options_(std::move(options)) {}
+
+Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options) {
+  std::unique_ptr<Host> host(new Host(loop, std::move(options)));
+  os::Files& files = host->options_.files != nullptr ? *host->options_.files : os::real_files();
+  process::Supervisor::Options supervisor_options;
+  supervisor_options.state_dir = host->options_.state_dir;
+  supervisor_options.files = &files;
+  DEFIB_TRY_ASSIGN(host->supervisor_,
+                   process::Supervisor::create(loop, std::move(supervisor_options), *host));
+  const auto log_tail = [raw = host.get()](const std::string& service) {
+    auto tail = raw->supervisor_->log_tail(service, kLogTailBytes);
+    return tail ? std::move(*tail) : std::string();
+  };
+  DEFIB_TRY_ASSIGN(host->recorder_,
+                   IncidentRecorder::create(loop, files, host->options_.state_dir, log_tail));
+  return host;
+}
+
+Host::~Host() {
+  control_.reset();
+  for (auto& [name, service] : services_) {
+    if (service.rest_timer != 0) loop_.cancel(service.rest_timer);
+  }
+  for (Waiting& waiting : waiting_) {
+    if (waiting.timer != 0) loop_.cancel(waiting.timer);
+  }
+  supervisor_.reset();
+}
+
+Result<> Host::listen(std::string path) {
+  DEFIB_TRY_ASSIGN(control_, ControlServer::listen(
+                                 loop_, std::move(path),
+                                 [this](const wire::Json& request, ControlServer::Answer answer) {
+                                   handle(request, std::move(answer));
+                                 }));
+  return {};
+}
+
+Result<> Host::add(const ServiceConfig& config) {
+  DEFIB_TRY(validate(config));
+  const std::string& name = config.spec.name;
+  Service& service = services_[name];
+  service.config = config;
+  if (auto added = supervisor_->add(config.spec); !added) {
+    services_.erase(name);
+    return added;
+  }
+  recorder_->begin(name);
+  DEFIB_TRY(watch_service(service));
+  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->status(name));
+  if (config.start && status.pid == 0 && status.state == ServiceState::kStopped) {
+    return supervisor_->start(name);
+  }
+  return {};
+}
+
+// Health checks and log patterns, anew.
+Result<> Host::watch_service(Service& service) {
+  const std::string name = service.config.spec.name;
+  service.health.reset();
+  service.log_watch.reset();
+  if (!service.config.health.url.empty()) {
+    DEFIB_TRY_ASSIGN(
+        service.health,
+        HealthChecker::start(loop_, service.config.health,
+                             [this, name](recovery::Health health, const std::string& detail) {
+                               if (health == recovery::Health::kUnhealthy) {
+                                 recorder_->unhealthy(name, detail);
+                               }
+                               (void)supervisor_->report_health(name, health, detail);
+                             }));
+  }
+  if (!service.config.log_pattern.empty()) {
+    DEFIB_TRY_ASSIGN(service.log_watch, LogWatch::create(service.config.log_pattern,
+                                                         [this, name](const std::string& line) {
+                                                           recorder_->log_matched(name, line);
+                                                         }));
+  }
+  return supervisor_->feed_log(name, service.log_watch != nullptr);
+}
+
+Result<> Host::change(Service& service, const ServiceConfig& config) {
+  DEFIB_TRY(supervisor_->update(config.spec));
+  const bool watches =
+      service.config.health != config.health || service.config.log_pattern != config.log_pattern;
+  service.config = config;
+  return watches ? watch_service(service) : Result<>();
+}
+
+Result<wire::Json> Host::apply(const std::vector<ServiceConfig>& configs) {
+  for (const ServiceConfig& config : configs) DEFIB_TRY(validate(config));
+  wire::Json added = wire::Json::array(), changed = wire::Json::array(),
+             removed = wire::Json::array();
+  for (auto& [name, service] : services_) {
+    const bool stays = std::ranges::any_of(
+        configs, [&](const ServiceConfig& config) { return config.spec.name == name; });
+    if (stays || service.leaving) continue;
+    service.leaving = true;
+    removed.push(name);
+    DEFIB_TRY(supervisor_->stop(name));
+    rest_if_settled(name);
+  }
+  for (const ServiceConfig& config : configs) {
+    const auto found = services_.find(config.spec.name);
+    if (found == services_.end()) {
+      DEFIB_TRY(add(config));
+      added.push(config.spec.name);
+    } else if (found->second.leaving) {
+      return Error(Code::kUnavailable,
+                   fmt::format("the service '{}' is still being stopped", config.spec.name))
+          .suggest("`defib reload` again in a moment");
+    } else if (!(found->second.config == config)) {
+      DEFIB_TRY(change(found->second, config));
+      changed.push(config.spec.name);
+    }
+  }
+  return wire::Json::object({{"ok", true},
+                             {"added", std::move(added)},
+                             {"changed", std::move(changed)},
+                             {"removed", std::move(removed)}});
+}
+
+void Host::remove(const std::string& name) {
+  if (const auto removed = supervisor_->remove(name); !removed) {
+    obs::log(obs::Level::kWarning, kComponent, "a service cannot be removed",
+             {{"service", name}, {"error", removed.error()}});
+    return;
+  }
+  recorder_->end(name);
+  services_.erase(name);
+}
+
+void Host::shutdown(std::function<void()> done) {
+  supervisor_->shutdown(std::move(done));
+}
+
+void Host::handle(const wire::Json& request, ControlServer::Answer answer) {
+  const std::string op(request["op"].as_string());
+  const std::string name(request["name"].as_string());
+  if (op == "status") return answer(status_answer());
+  if (op == "reload") {
+    if (!options_.on_reload) {
+      return answer(failure(Error(Code::kInvalidArgument, "`defib run` has nothing to reload")));
+    }
+    auto reloaded = options_.on_reload();
+    return answer(reloaded ? *reloaded : failure(reloaded.error()));
+  }
+  if (op == "stop" && name.empty()) {
+    for (const auto& [service, entry] : services_) {
+      if (auto stopped = supervisor_->stop(service); !stopped) {
+        return answer(failure(stopped.error()));
+      }
+    }
+    return answer(ok());
+  }
+  handle_service_request(op, name, std::move(answer));
+}
+
+void Host::handle_service_request(const std::string& op, const std::string& name,
+                                  ControlServer::Answer answer) {
+  const auto status = supervisor_->status(name);
+  if (!status) return answer(failure(status.error()));
+  if (waiting_.size() >= kMaxWaiting) {
+    return answer(failure(Error(Code::kLimitExceeded, "too many requests wait already")));
+  }
+  Result<> done;
+  if (op == "start") {
+    done = supervisor_->start(name);
+  } else if (op == "stop") {
+    done = supervisor_->stop(name);
+  } else if (op == "restart") {
+    done = supervisor_->restart(name);
+  } else if (op == "reset") {
+    done = supervisor_->reset(name);
+  } else {
+    done = Error(Code::kInvalidArgument, fmt::format("there is no request '{}'", op));
+  }
+  if (!done) return answer(failure(done.error()));
+  Waiting waiting;
+  waiting.op = op;
+  waiting.service = name;
+  waiting.generation = status->generation;
+  waiting.was_failed = status->state == ServiceState::kFailed;
+  waiting.answer = std::move(answer);
+  waiting.timer = loop_.run_after(kRequestTime, [this, name] {
+    std::erase_if(waiting_, [&](Waiting& one) {
+      if (one.service != name) return false;
+      one.answer(failure(
+          Error(Code::kTimeout, fmt::format("'{}' is not done with '{}' yet", name, one.op))));
+      return true;
+    });
+  });
+  waiting_.push_back(std::move(waiting));
+  answer_waiting(name);
+}
+
+wire::Json Host::status_answer() const {
+  wire::Json services = wire::Json::array();
+  for (const process::ServiceStatus& status : supervisor_->status()) {
+    services.push(status_to_json(status, recorder_->last_incident(status.name)));
+  }
+  return wire::Json::object({{"services", std::move(services)}});
+}
+
+void Host::answer_waiting(const std::string& name) {
+  const auto status = supervisor_->status(name);
+  if (!status) return;
+  std::vector<std::pair<ControlServer::Answer, wire::Json>> answers;
+  std::erase_if(waiting_, [&](Waiting& one) {
+    if (one.service != name) return false;
+    const bool rests = at_rest(status->state);
+    const bool runs = status->pid != 0 && status->state != ServiceState::kStarting &&
+                      status->state != ServiceState::kStopping &&
+                      // A restart is done when another process runs.
+                      (one.op != "restart" || status->generation > one.generation);
+    const bool failed = status->state == ServiceState::kFailed &&
+                        (!one.was_failed || status->generation > one.generation);
+    const bool done = one.op == "stop" ? rests : runs || failed;
+    if (!done) return false;
+    if (one.timer != 0) loop_.cancel(one.timer);
+    const bool good = one.op == "stop" || runs;
+    Error error = status->last_error.value_or(
+        Error(Code::kStartFailed, fmt::format("the service '{}' failed", name)));
+    answers.emplace_back(std::move(one.answer), good ? ok() : failure(error));
+    return true;
+  });
+  for (auto& [answer, json] : answers) answer(json);
+}
+
+// Tells that a service came to rest once its incident says all that it will say.
+void Host::rest_if_settled(const std::string& name) {
+  const auto found = services_.find(name);
+  if (found == services_.end() || found->second.rest_timer != 0) return;
+  found->second.rest_timer = loop_.run_after(kRestPoll, [this, name] {
+    const auto still = services_.find(name);
+    if (still == services_.end()) return;
+    still->second.rest_timer = 0;
+    const auto status = supervisor_->status(name);
+    if (!status || !at_rest(status->state)) return;
+    if (!recorder_->settled(name)) return rest_if_settled(name);
+    const ServiceState state = status->state;
+    if (still->second.leaving) remove(name);
+    if (options_.on_rest) options_.on_rest(name, state);
+  });
+}
+
+void Host::started(const process::StartInfo& info) {
+  obs::log(obs::Level::kInfo, kComponent, "service started",
+           {{"service", info.service}, {"pid", info.pid}});
+  recorder_->started(info);
+  const auto found = services_.find(info.service);
+  if (found != services_.end() && found->second.health) found->second.health->restart();
+  answer_waiting(info.service);
+}
+
+void Host::start_failed(const std::string& service, const Error& error) {
+  recorder_->start_failed(service, error);
+}
+
+void Host::exited(const process::ExitReport& report) {
+  const auto found = services_.find(report.service);
+  if (found != services_.end() && found->second.health) found->second.health->pause();
+  recorder_->exited(report);
+}
+
+void Host::captured(const process::CaptureReport& report) {
+  recorder_->captured(report);
+}
+void Host::hung(const process::HangReport& report) {
+  recorder_->hung(report);
+}
+void Host::limit_exceeded(const process::LimitReport& report) {
+  recorder_->limit_exceeded(report);
+}
+
+void Host::state_changed(const std::string& service, ServiceState from, ServiceState to) {
+  obs::log(obs::Level::kDebug, kComponent, "state changed",
+           {{"service", service}, {"from", to_string(from)}, {"to", to_string(to)}});
+  recorder_->state_changed(service, from, to);
+  // The supervisor is in the middle of the change: look at it when it is done.
+  loop_.post([this, service] { answer_waiting(service); });
+  if (at_rest(to)) rest_if_settled(service);
+}
+
+void Host::notified(const process::NotifyEvent& event) {
+  recorder_->notified(event);
+}
+
+void Host::log(const std::string& service, int stream, std::string_view bytes, std::uint64_t) {
+  const auto found = services_.find(service);
+  if (found != services_.end() && found->second.log_watch) {
+    found->second.log_watch->push(stream, bytes);
+  }
+}
+
+void Host::crash_loop(const std::string& service, const Error& error) {
+  recorder_->crash_loop(service, error);
+}
+
+void Host::adopted(const std::string& service, pid_t pid, std::uint64_t generation) {
+  obs::log(obs::Level::kInfo, kComponent, "a running service was taken over",
+           {{"service", service}, {"pid", pid}});
+  recorder_->adopted(service, pid, generation);
+}
+
+void Host::shim_replaced(const std::string& service, pid_t old_shim, pid_t new_shim) {
+  obs::log(obs::Level::kWarning, kComponent, "a shim died and was replaced; the service went on",
+           {{"service", service}, {"old", old_shim}, {"new", new_shim}});
+}
+
+}  // namespace defib::daemon

@@ -1,0 +1,107 @@
+// Host: a supervising process. `defib daemon` and `defib run` are both one.
+//
+// It joins the supervisor with what surrounds it: incidents, health checks, log patterns, and the
+// control socket. It holds nothing that it cannot rebuild, so it may be killed at any moment.
+// Thread rule: the loop's thread.
+
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "defib/base/error.h"
+#include "defib/daemon/control.h"
+#include "defib/daemon/health_check.h"
+#include "defib/daemon/incident_recorder.h"
+#include "defib/daemon/log_watch.h"
+#include "defib/daemon/service_config.h"
+#include "defib/os/event_loop.h"
+#include "defib/process/supervisor.h"
+
+namespace defib::daemon {
+
+class Host : private process::SupervisorObserver {
+ public:
+  struct Options {
+    std::string state_dir;
+    os::Files* files = nullptr;  // nullptr: the kernel's
+    // A service came to rest: stopped or failed, and its incident is closed or needs a human.
+    std::function<void(const std::string& service, process::ServiceState state)> on_rest;
+    // {"op":"reload"}; empty: not possible here.
+    std::function<Result<wire::Json>()> on_reload;
+  };
+  static Result<std::unique_ptr<Host>> create(os::EventLoop& loop, Options options);
+  ~Host() override;
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
+
+  // Listens on the control socket at `path`.
+  Result<> listen(std::string path);
+  // Supervises the service: adopts it where it runs already, else starts it where the
+  // configuration says so.
+  Result<> add(const ServiceConfig& config);
+  // Makes the services those of `configs`: adds, changes, and stops and removes.
+  Result<wire::Json> apply(const std::vector<ServiceConfig>& configs);
+  // Stops all gracefully, then calls `done`.
+  void shutdown(std::function<void()> done);
+
+  process::Supervisor& supervisor() { return *supervisor_; }
+
+ private:
+  struct Service {
+    ServiceConfig config;
+    std::unique_ptr<HealthChecker> health;
+    std::unique_ptr<LogWatch> log_watch;
+    os::EventLoop::TimerId rest_timer = 0;
+    bool leaving = false;  // removed from the configuration, still stopping
+  };
+  // A request that waits for its service.
+  struct Waiting {
+    std::string op;
+    std::string service;
+    std::uint64_t generation = 0;  // of the service when it was asked
+    bool was_failed = false;       // when it was asked
+    ControlServer::Answer answer;
+    os::EventLoop::TimerId timer = 0;
+  };
+
+  Host(os::EventLoop& loop, Options options);
+  Result<> watch_service(Service& service);
+  Result<> change(Service& service, const ServiceConfig& config);
+  void remove(const std::string& name);
+  void handle(const wire::Json& request, ControlServer::Answer answer);
+  void handle_service_request(const std::string& op, const std::string& name,
+                              ControlServer::Answer answer);
+  wire::Json status_answer() const;
+  void answer_waiting(const std::string& service);
+  void rest_if_settled(const std::string& service);
+
+  // SupervisorObserver.
+  void started(const process::StartInfo& info) override;
+  void start_failed(const std::string& service, const Error& error) override;
+  void exited(const process::ExitReport& report) override;
+  void captured(const process::CaptureReport& report) override;
+  void hung(const process::HangReport& report) override;
+  void limit_exceeded(const process::LimitReport& report) override;
+  void state_changed(const std::string& service, process::ServiceState from,
+                     process::ServiceState to) override;
+  void notified(const process::NotifyEvent& event) override;
+  void log(const std::string& service, int stream, std::string_view bytes,
+           std::uint64_t lost) override;
+  void crash_loop(const std::string& service, const Error& error) override;
+  void adopted(const std::string& service, pid_t pid, std::uint64_t generation) override;
+  void shim_replaced(const std::string& service, pid_t old_shim, pid_t new_shim) override;
+
+  os::EventLoop& loop_;
+  Options options_;
+  std::unique_ptr<IncidentRecorder> recorder_;
+  std::map<std::string, Service> services_;
+  std::vector<Waiting> waiting_;
+  std::unique_ptr<process::Supervisor> supervisor_;
+  std::unique_ptr<ControlServer> control_;
+};
+
+}  // namespace defib::daemon

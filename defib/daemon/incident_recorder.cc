@@ -1,0 +1,655 @@
+#include "defib/daemon/incident_recorder.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "defib/obs/log.h"
+
+namespace defib::daemon {
+namespace {
+
+using process::ServiceState;
+using process::StopReason;
+using recovery::Durability;
+
+constexpr std::string_view kComponent = "incident";
+constexpr std::uint64_t kMaxReport = 32 << 20;
+// More than this of an incident's line is the report's business, whose path the incident names.
+constexpr std::size_t kMaxThreadsJson = 1 << 20;
+
+std::string_view reason_word(StopReason reason) {
+  switch (reason) {
+    case StopReason::kNone:
+      return "none";
+    case StopReason::kRequested:
+      return "requested";
+    case StopReason::kHung:
+      return "hung";
+    case StopReason::kUnhealthy:
+      return "unhealthy";
+    case StopReason::kLimit:
+      return "limit";
+    case StopReason::kNotReady:
+      return "not_ready";
+  }
+  return "unknown";
+}
+
+wire::Json exit_fields(const process::ExitReport& report) {
+  const os::ExitStatus& status = report.status;
+  wire::Json fields = wire::Json::object(
+      {{"what", "exit"},
+       {"generation", report.generation},
+       {"pid", report.pid},
+       {"status", status.to_string()},
+       {"exit_code", status.known && status.exited ? wire::Json(status.code) : wire::Json()},
+       {"signal",
+        status.known && !status.exited ? wire::Json(os::signal_name(status.signal)) : wire::Json()},
+       {"ended_by", reason_word(report.reason)},
+       {"noticed_at", os::format_time(report.noticed_wall_ns)},
+       {"noticed_mono_ns", report.noticed_mono_ns},
+       {"reaped_mono_ns", report.reaped_mono_ns},
+       {"crashed_mono_ns",
+        report.crashed_mono_ns != 0 ? wire::Json(report.crashed_mono_ns) : wire::Json()},
+       {"cpu_ns", report.cpu_ns},
+       {"max_memory_mb", static_cast<double>(report.max_rss_bytes) / (1 << 20)},
+       {"restarts", report.restarts},
+       {"restart_delay_ns", report.restart_delay.count()},
+       {"while_away", report.while_away}});
+  if (!report.capture_path.empty()) fields.set("report", report.capture_path);
+  return fields;
+}
+
+}  // namespace
+
+struct IncidentRecorder::Track {
+  std::string service;
+  std::string last_id;
+  std::optional<recovery::Incident> incident;
+
+  // Of the last failure.
+  std::uint64_t failed_generation = 0;
+  std::int64_t failed_mono_ns = 0;
+  std::optional<Classification> by_status;  // what the exit status alone says
+  std::string report_path;                  // of defib-capture; empty: none is coming
+  std::string limit;                        // what was over its limit
+  bool classified = false;
+  bool process_failed = false;  // an exit or hang, not a warning alone
+
+  // Of the time after it.
+  bool replaced = false;
+  bool healthy = false;
+  bool says_ready = false;    // it said READY before, so that is waited for
+  bool recovering = false;    // the service reports its own recovery
+  std::string final_outcome;  // close as soon as it is classified
+
+  os::EventLoop::TimerId classify_timer = 0, health_timer = 0, sync_timer = 0, quiet_timer = 0;
+  std::int64_t matched_lines = 0;
+};
+
+Result<std::unique_ptr<IncidentRecorder>> IncidentRecorder::create(os::EventLoop& loop,
+                                                                   os::Files& files,
+                                                                   const std::string& state_dir,
+                                                                   LogTail log_tail) {
+  DEFIB_TRY_ASSIGN(recovery::IncidentLog log,
+                   recovery::IncidentLog::open(files, loop.clock(), state_dir));
+  return std::unique_ptr<IncidentRecorder>(
+      new IncidentRecorder(loop, files, std::move(log), std::move(log_tail)));
+}
+
+IncidentRecorder::IncidentRecorder(os::EventLoop& loop, os::Files& files, recovery::IncidentLog log,
+                                   LogTail log_tail)
+    : loop_(loop), files_(files), log_(std::move(log)), log_tail_(std::move(log_tail)) {}
+
+IncidentRecorder::~IncidentRecorder() {
+  while (!tracks_.empty()) end(std::string(tracks_.begin()->first));
+}
+
+IncidentRecorder::Track& IncidentRecorder::track(const std::string& service) {
+  std::unique_ptr<Track>& track = tracks_[service];
+  if (!track) {
+    track = std::make_unique<Track>();
+    track->service = service;
+    continue_open(*track);
+  }
+  return *track;
+}
+
+const IncidentRecorder::Track* IncidentRecorder::find(const std::string& service) const {
+  const auto found = tracks_.find(service);
+  return found == tracks_.end() ? nullptr : found->second.get();
+}
+
+void IncidentRecorder::cancel(os::EventLoop::TimerId& timer) {
+  if (timer != 0) loop_.cancel(timer);
+  timer = 0;
+}
+
+void IncidentRecorder::begin(const std::string& service) {
+  track(service);
+}
+
+void IncidentRecorder::continue_open(Track& own) {
+  auto all = log_.list();
+  if (!all) {
+    obs::log(obs::Level::kError, kComponent, "earlier incidents cannot be read",
+             {{"service", own.service}, {"error", all.error()}});
+    return;
+  }
+  for (const recovery::IncidentSummary& summary : *all) {  // newest first
+    if (summary.service != own.service) continue;
+    own.last_id = summary.id;
+    if (summary.closed_at.empty() && summary.outcome != "failed") resume(own, summary.id);
+    return;
+  }
+}
+
+void IncidentRecorder::resume(Track& own, const std::string& id) {
+  const auto lines = log_.read(id);
+  auto incident = log_.resume(id);
+  if (!lines || !incident) {
+    obs::log(obs::Level::kError, kComponent, "an open incident cannot be continued",
+             {{"service", own.service},
+              {"incident", id},
+              {"error", !incident ? incident.error() : lines.error()}});
+    return;
+  }
+  own.incident = std::move(*incident);
+  for (const wire::Json& line : *lines) replay(own, line);
+  obs::log(obs::Level::kInfo, kComponent, "continuing an open incident",
+           {{"service", own.service}, {"incident", id}});
+  if (!own.classified && own.process_failed) {
+    // The report may have been written while nobody was here; else the shim tells of it again.
+    if (!own.report_path.empty() && files_.exists(own.report_path)) {
+      classify_by_report(own, own.report_path);
+    } else {
+      wait_for_classification(own, own.report_path.empty() ? kOutputTime : kClassificationTime);
+    }
+  }
+}
+
+// Restores from a line of the file what the recorder that wrote it knew.
+void IncidentRecorder::replay(Track& own, const wire::Json& line) {
+  const std::string_view event = line["event"].as_string();
+  if (line["by"].as_string() == "service") {
+    own.recovering = true;
+  } else if (event == "detected") {
+    own.failed_generation = static_cast<std::uint64_t>(line["generation"].as_int());
+    own.failed_mono_ns = line["noticed_mono_ns"].as_int();
+    own.report_path = line["report"].as_string();
+    own.process_failed = own.process_failed || line["what"].as_string() == "exit";
+    own.classified = own.replaced = own.healthy = own.recovering = false;
+    const wire::Json& guess = line["by_status"];
+    own.by_status.emplace();
+    own.by_status->cause = guess["cause"].as_string();
+    own.by_status->signal = guess["signal"].as_string();
+    own.by_status->subtype = guess["subtype"].as_string();
+    own.by_status->confidence = guess["confidence"].as_double();
+    for (const wire::Json& sentence : guess["evidence"].items()) {
+      own.by_status->evidence.emplace_back(sentence.as_string());
+    }
+  } else if (event == "classified") {
+    own.classified = true;
+  } else if (event == "restarted") {
+    own.replaced = true;
+  }
+}
+
+void IncidentRecorder::end(const std::string& service) {
+  const auto found = tracks_.find(service);
+  if (found == tracks_.end()) return;
+  Track& own = *found->second;
+  for (auto* timer : {&own.classify_timer, &own.health_timer, &own.sync_timer, &own.quiet_timer}) {
+    cancel(*timer);
+  }
+  if (own.incident && own.incident->sync_due_mono_ns() != 0) {
+    // A gap of a moment in time stamps is no loss; an unsynced line could be one.
+    append(own, "left", wire::Json::object(), Durability::kSync);
+  }
+  tracks_.erase(found);
+}
+
+bool IncidentRecorder::open(Track& own, wire::Json fields) {
+  if (own.incident) return true;
+  own.classified = own.process_failed = own.replaced = own.healthy = own.recovering = false;
+  own.failed_generation = 0;
+  own.final_outcome.clear();
+  own.report_path.clear();
+  own.matched_lines = 0;
+  auto created = log_.create(own.service, std::move(fields));
+  if (!created) {
+    obs::log(obs::Level::kError, kComponent, "an incident cannot be recorded",
+             {{"service", own.service}, {"error", created.error()}});
+    return false;
+  }
+  own.incident = std::move(*created);
+  own.last_id = own.incident->id();
+  obs::log(
+      obs::Level::kWarning, kComponent, "incident opened",
+      {{"service", own.service}, {"incident", own.last_id}, {"head", own.incident->head_hash()}});
+  return true;
+}
+
+void IncidentRecorder::append(Track& own, std::string_view event, wire::Json fields,
+                              Durability durability) {
+  if (!own.incident) return;
+  const auto appended = own.incident->append(event, std::move(fields), durability);
+  if (!appended) {
+    obs::log(obs::Level::kError, kComponent, "an event is missing in the incident",
+             {{"service", own.service},
+              {"incident", own.last_id},
+              {"event", event},
+              {"error", appended.error()}});
+  }
+  schedule_sync(own);
+}
+
+void IncidentRecorder::schedule_sync(Track& own) {
+  if (!own.incident || own.sync_timer != 0 || own.incident->sync_due_mono_ns() == 0) return;
+  own.sync_timer = loop_.run_at(own.incident->sync_due_mono_ns(), [this, &own] {
+    own.sync_timer = 0;
+    if (!own.incident) return;
+    if (const auto synced = own.incident->sync_if_due(); !synced) {
+      obs::log(obs::Level::kError, kComponent, "the incident cannot be made durable",
+               {{"incident", own.last_id}, {"error", synced.error()}});
+      return;
+    }
+    schedule_sync(own);
+  });
+}
+
+void IncidentRecorder::exited(const process::ExitReport& report) {
+  Track& own = track(report.service);
+  if (own.incident && report.generation != 0 && report.generation <= own.failed_generation &&
+      own.process_failed) {
+    return;  // told a second time, because the recorder before us was killed
+  }
+  const bool failure =
+      report.reason != StopReason::kRequested &&
+      !(report.status.success() && report.reason == StopReason::kNone && !report.restarts);
+  if (!failure) {
+    if (own.incident) own.final_outcome = "stopped";
+    return close_if_due(own);
+  }
+  cancel(own.health_timer);
+  const bool hang_known = own.incident && own.failed_generation == report.generation;
+  const bool was_classified = hang_known && own.classified;
+  if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
+  own.by_status = classify_exit(report.status, report.reason, own.limit, {});
+  own.failed_generation = report.generation;
+  own.failed_mono_ns =
+      report.crashed_mono_ns != 0 ? report.crashed_mono_ns : report.noticed_mono_ns;
+  own.process_failed = true;
+  own.replaced = own.healthy = own.recovering = false;
+  own.classified = was_classified;
+  own.final_outcome.clear();
+  if (!hang_known || !report.capture_path.empty()) own.report_path = report.capture_path;
+  wire::Json fields = exit_fields(report);
+  fields.set("by_status", own.by_status->to_json());
+  append(own, "detected", std::move(fields), Durability::kSync);
+  obs::log(obs::Level::kWarning, kComponent, "the service ended",
+           {{"service", own.service},
+            {"pid", report.pid},
+            {"status", report.status.to_string()},
+            {"incident", own.last_id}});
+  if (!own.classified) {
+    wait_for_classification(own, own.report_path.empty() ? kOutputTime : kClassificationTime);
+  }
+}
+
+void IncidentRecorder::wait_for_classification(Track& own, os::Duration time) {
+  cancel(own.classify_timer);
+  own.classify_timer = loop_.run_after(time, [this, &own] {
+    own.classify_timer = 0;
+    classify(own);
+  });
+}
+
+// Without a report: by the exit status and the last lines of output.
+void IncidentRecorder::classify(Track& own) {
+  if (!own.incident || own.classified) return;
+  Classification found = own.by_status.value_or(Classification());
+  const std::string tail = log_tail_ ? log_tail_(own.service) : std::string();
+  if (found.cause == "exit_failure" || found.cause == "abort") {
+    os::ExitStatus status;
+    status.known = true;
+    status.exited = found.cause == "exit_failure";
+    status.code = 1;
+    status.signal = status.exited ? 0 : 6;
+    const Classification by_output = classify_exit(status, StopReason::kNone, {}, tail);
+    if (by_output.cause != found.cause) {
+      found.cause = by_output.cause;
+      found.subtype = by_output.subtype;
+      found.confidence = by_output.confidence;
+      found.evidence.insert(found.evidence.end(), by_output.evidence.begin() + 1,
+                            by_output.evidence.end());
+    }
+  }
+  if (!tail.empty()) {
+    append(own, "output", wire::Json::object({{"tail", tail}}), Durability::kSoon);
+  }
+  write_classification(own, found.to_json(), wire::Json::array(), "exit_status");
+}
+
+void IncidentRecorder::captured(const process::CaptureReport& report) {
+  Track& own = track(report.service);
+  if (!own.incident) return;
+  wire::Json fields = wire::Json::object(
+      {{"generation", report.generation}, {"ok", report.ok}, {"report", report.path}});
+  if (report.error) fields.set("error", wire::to_json(*report.error));
+  append(own, "captured", std::move(fields), Durability::kSoon);
+  if (own.classified) return;
+  if (report.ok) {
+    classify_by_report(own, report.path);
+  } else {
+    wait_for_classification(own, kOutputTime);
+  }
+}
+
+void IncidentRecorder::classify_by_report(Track& own, const std::string& path) {
+  const auto text = os::read_file(files_, path, kMaxReport);
+  const auto report = text ? wire::Json::parse(*text) : Result<wire::Json>(text.error());
+  if (!report || !(*report)["classification"].is_object()) {
+    obs::log(obs::Level::kWarning, kComponent, "the crash report cannot be used",
+             {{"service", own.service}, {"path", path}});
+    return classify(own);
+  }
+  cancel(own.classify_timer);
+  write_classification(own, (*report)["classification"], (*report)["threads"], "report");
+}
+
+void IncidentRecorder::write_classification(Track& own, wire::Json classification,
+                                            const wire::Json& threads, std::string_view source) {
+  // A process that was killed because it hung shows the hang's cause, not the kill's.
+  wire::Json fields = std::move(classification);
+  fields.set("source", source);
+  if (!own.report_path.empty()) fields.set("report", own.report_path);
+  fields.set("threads", threads.is_array() ? threads : wire::Json::array());
+  if (fields["threads"].dump().size() > kMaxThreadsJson) {
+    wire::Json crashed = wire::Json::array();
+    for (const wire::Json& thread : threads.items()) {
+      if (thread["crashed"].as_bool()) crashed.push(thread);
+    }
+    fields.set("threads", std::move(crashed));
+    fields.set("threads_left_out", static_cast<std::int64_t>(threads.size()) - 1);
+  }
+  obs::log(obs::Level::kWarning, kComponent, "cause found",
+           {{"service", own.service},
+            {"incident", own.last_id},
+            {"cause", fields["cause"].as_string()},
+            {"subtype", fields["subtype"].as_string()}});
+  own.classified = true;
+  append(own, "classified", std::move(fields), Durability::kSoon);
+  close_if_due(own);
+}
+
+void IncidentRecorder::hung(const process::HangReport& report) {
+  Track& own = track(report.service);
+  if (!open(own, wire::Json::object({{"cause", "heartbeat_lost"}, {"pid", report.pid}}))) return;
+  own.failed_generation = report.generation;
+  own.failed_mono_ns = loop_.clock().mono_ns();
+  own.classified = false;
+  own.by_status = classify_exit({}, StopReason::kHung, {}, {});
+  own.by_status->evidence.push_back(
+      fmt::format("stage '{}' stood still for {}, its deadline is {}", report.stage,
+                  os::format_duration(report.silent_for), os::format_duration(report.deadline)));
+  append(own, "detected",
+         wire::Json::object({{"what", "hang"},
+                             {"generation", report.generation},
+                             {"pid", report.pid},
+                             {"stage", report.stage},
+                             {"silent_ns", report.silent_for.count()},
+                             {"deadline_ns", report.deadline.count()},
+                             {"noticed_mono_ns", own.failed_mono_ns},
+                             {"kills", report.kills},
+                             {"by_status", own.by_status->to_json()}}),
+         Durability::kSoon);
+  obs::log(obs::Level::kWarning, kComponent, "the service hangs",
+           {{"service", own.service}, {"stage", report.stage}, {"incident", own.last_id}});
+  wait_for_classification(own, kClassificationTime);
+}
+
+void IncidentRecorder::limit_exceeded(const process::LimitReport& report) {
+  Track& own = track(report.service);
+  own.limit = report.what;
+  const bool memory = report.what == "memory";
+  const std::string value = memory ? fmt::format("{:.1f} MB", report.value / (1 << 20))
+                                   : fmt::format("{:.1f} %", report.value);
+  const std::string limit = memory ? fmt::format("{:.1f} MB", report.limit / (1 << 20))
+                                   : fmt::format("{:.1f} %", report.limit);
+  const std::string_view cause = memory ? "memory_limit" : "cpu_limit";
+  if (!open(own, wire::Json::object({{"cause", cause}}))) return;
+  append(own, "detected",
+         wire::Json::object(
+             {{"what", "limit"}, {"resource", report.what}, {"value", value}, {"limit", limit}}),
+         Durability::kSoon);
+  obs::log(
+      obs::Level::kWarning, kComponent, "the service is over a limit",
+      {{"service", own.service}, {"resource", report.what}, {"value", value}, {"limit", limit}});
+  if (own.classified || report.kills) return;
+  Classification found = classify_exit({}, StopReason::kLimit, report.what, {});
+  found.evidence = {fmt::format("it used {}, the limit is {}", value, limit)};
+  write_classification(own, found.to_json(), wire::Json::array(), "limit");
+}
+
+void IncidentRecorder::unhealthy(const std::string& service, const std::string& detail) {
+  Track& own = track(service);
+  if (!open(own, wire::Json::object({{"cause", "health_check_failed"}}))) return;
+  append(own, "detected", wire::Json::object({{"what", "health_check"}, {"detail", detail}}),
+         Durability::kSoon);
+  obs::log(obs::Level::kWarning, kComponent, "the service is unhealthy",
+           {{"service", service}, {"detail", detail}, {"incident", own.last_id}});
+  if (own.classified) return;
+  Classification found = classify_exit({}, StopReason::kUnhealthy, {}, {});
+  found.evidence.push_back(detail);
+  write_classification(own, found.to_json(), wire::Json::array(), "health_check");
+}
+
+void IncidentRecorder::log_matched(const std::string& service, const std::string& line) {
+  Track& own = track(service);
+  const bool fresh = !own.incident;
+  if (!open(own, wire::Json::object({{"cause", "log_pattern"}}))) return;
+  if (fresh) {
+    append(own, "detected", wire::Json::object({{"what", "log_pattern"}, {"line", line}}),
+           Durability::kSoon);
+    Classification found;
+    found.cause = "log_pattern";
+    found.evidence = {"a line of output matches the pattern", line};
+    found.confidence = 1;
+    write_classification(own, found.to_json(), wire::Json::array(), "output");
+  }
+  ++own.matched_lines;
+  if (own.process_failed) return;
+  cancel(own.quiet_timer);
+  own.quiet_timer = loop_.run_after(kPatternQuietTime, [this, &own] {
+    own.quiet_timer = 0;
+    if (own.process_failed || !own.incident) return;
+    append(own, "quiet", wire::Json::object({{"matched_lines", own.matched_lines}}),
+           Durability::kSoon);
+    close(own, "recovered");
+  });
+}
+
+void IncidentRecorder::started(const process::StartInfo& info) {
+  Track& own = track(info.service);
+  cancel(own.health_timer);
+  if (!own.incident) return;
+  own.replaced = true;
+  own.healthy = false;
+  own.final_outcome.clear();
+  wire::Json fields = wire::Json::object({{"generation", info.generation},
+                                          {"pid", info.pid},
+                                          {"started_at", os::format_time(info.wall_ns)},
+                                          {"started_mono_ns", info.mono_ns},
+                                          {"automatic", info.automatic},
+                                          {"by_ticket", info.by_ticket}});
+  if (own.failed_mono_ns != 0 && info.mono_ns > own.failed_mono_ns) {
+    fields.set("downtime_ns", info.mono_ns - own.failed_mono_ns);
+  }
+  append(own, "restarted", std::move(fields), Durability::kSoon);
+  obs::log(obs::Level::kInfo, kComponent, "the service was started again",
+           {{"service", own.service}, {"pid", info.pid}, {"incident", own.last_id}});
+  wait_for_health(own);
+}
+
+void IncidentRecorder::adopted(const std::string& service, pid_t pid, std::uint64_t generation) {
+  Track& own = track(service);
+  if (!own.incident) return;
+  append(own, "adopted", wire::Json::object({{"pid", pid}, {"generation", generation}}),
+         Durability::kSoon);
+  if (generation > own.failed_generation) own.replaced = true;
+  if (own.replaced || !own.process_failed) wait_for_health(own);
+}
+
+void IncidentRecorder::wait_for_health(Track& own) {
+  if (own.says_ready) return;  // READY decides, or its overdue is a failure of its own
+  cancel(own.health_timer);
+  own.health_timer = loop_.run_after(kHealthyTime, [this, &own] {
+    own.health_timer = 0;
+    own.healthy = true;
+    close_if_due(own);
+  });
+}
+
+void IncidentRecorder::start_failed(const std::string& service, const Error& error) {
+  Track& own = track(service);
+  if (!open(own, wire::Json::object({{"cause", "start_failed"}}))) return;
+  own.process_failed = true;
+  append(own, "detected",
+         wire::Json::object({{"what", "start_failed"}, {"error", wire::to_json(error)}}),
+         Durability::kSync);
+  obs::log(obs::Level::kError, kComponent, "the service cannot be started",
+           {{"service", service}, {"error", error}});
+  Classification found;
+  found.cause = "start_failed";
+  found.evidence = {error.to_line()};
+  found.confidence = 1;
+  write_classification(own, found.to_json(), wire::Json::array(), "start");
+}
+
+void IncidentRecorder::crash_loop(const std::string& service, const Error& error) {
+  Track& own = track(service);
+  append(own, "crash_loop", wire::Json::object({{"error", wire::to_json(error)}}),
+         Durability::kSync);
+  obs::log(obs::Level::kError, kComponent, "the service crashes again and again",
+           {{"service", service}, {"error", error}});
+  own.final_outcome = "failed";
+  close_if_due(own);
+}
+
+void IncidentRecorder::state_changed(const std::string& service, ServiceState from,
+                                     ServiceState to) {
+  Track& own = track(service);
+  if (!own.incident) return;
+  if (to == ServiceState::kFailed) own.final_outcome = "failed";
+  if (to == ServiceState::kStopped && own.final_outcome.empty()) own.final_outcome = "stopped";
+  const bool warning_over = from == ServiceState::kDegraded && to == ServiceState::kRunning;
+  if (warning_over && !own.process_failed && own.matched_lines == 0) {
+    own.final_outcome = "recovered";
+  }
+  close_if_due(own);
+}
+
+void IncidentRecorder::notified(const process::NotifyEvent& event) {
+  Track& own = track(event.service);
+  if (event.key == "READY") {
+    own.says_ready = true;
+    if (own.replaced || !own.process_failed) own.healthy = true;
+    return close_if_due(own);
+  }
+  if (event.key == "X_DEFIB_STATE") return service_state(own, event.value);
+  if (event.key == "X_DEFIB_EVENT") return service_event(own, event.value);
+}
+
+void IncidentRecorder::service_state(Track& own, const std::string& word) {
+  if (!own.incident) return;
+  append(own, "service_state", wire::Json::object({{"by", "service"}, {"state", word}}),
+         Durability::kSoon);
+  if (word == "running") {
+    if (own.recovering) own.final_outcome = "recovered";
+  } else {
+    own.recovering = true;
+  }
+  close_if_due(own);
+}
+
+void IncidentRecorder::service_event(Track& own, const std::string& text) {
+  if (!own.incident) return;
+  auto event = wire::Json::parse(text);
+  if (!event || (*event)["event"].as_string().empty()) {
+    obs::log(obs::Level::kWarning, kComponent, "an event of the service is malformed",
+             {{"service", own.service}, {"text", std::string_view(text).substr(0, 200)}});
+    return;
+  }
+  const std::string name((*event)["event"].as_string());
+  wire::Json fields = wire::Json::object({{"by", "service"}});
+  for (const auto& [key, value] : event->members()) {
+    if (key == "event" || key == "by") continue;
+    // What the line itself says (its number, times and hashes) is the recorder's.
+    const bool taken = key == "seq" || key == "at" || key == "mono_ns" || key == "boot_id" ||
+                       key == "prev" || key == "hash";
+    fields.set(taken ? "service_" + key : key, value);
+  }
+  const bool reserved = name == "opened" || name == "closed" || name == "writer_restarted" ||
+                        name == "detected" || name == "classified" || name == "restarted";
+  const bool decides = name == "decision" || name == "approval" || name == "recovery_closed";
+  append(own, reserved ? "service_" + name : name, std::move(fields),
+         decides ? Durability::kSync : Durability::kSoon);
+  own.recovering = true;
+  if (name == "recovery_closed") {
+    const std::string outcome((*event)["outcome"].as_string());
+    // An incident that waits for a human stays open, and its last line says so.
+    if (outcome != "awaiting_approval") own.final_outcome = outcome.empty() ? "recovered" : outcome;
+  }
+  close_if_due(own);
+}
+
+void IncidentRecorder::close_if_due(Track& own) {
+  if (!own.incident || !own.classified) return;
+  if (!own.final_outcome.empty()) return close(own, own.final_outcome);
+  if (own.process_failed && own.replaced && own.healthy && !own.recovering) {
+    close(own, "restarted");
+  }
+}
+
+void IncidentRecorder::close(Track& own, std::string_view outcome) {
+  auto head = own.incident->close(outcome);
+  if (!head) {
+    head = own.incident->close("failed");  // a service may name an outcome that there is not
+  }
+  if (!head) {
+    obs::log(obs::Level::kError, kComponent, "the incident cannot be closed",
+             {{"incident", own.last_id}, {"error", head.error()}});
+  } else {
+    obs::log(obs::Level::kWarning, kComponent, "incident closed",
+             {{"service", own.service},
+              {"incident", own.last_id},
+              {"outcome", outcome},
+              {"head", *head}});
+  }
+  own.incident.reset();
+  own.final_outcome.clear();
+  cancel(own.sync_timer);
+  cancel(own.classify_timer);
+  cancel(own.health_timer);
+  cancel(own.quiet_timer);
+}
+
+std::string IncidentRecorder::last_incident(const std::string& service) const {
+  const Track* own = find(service);
+  return own != nullptr ? own->last_id : std::string();
+}
+
+bool IncidentRecorder::has_open(const std::string& service) const {
+  const Track* own = find(service);
+  return own != nullptr && own->incident.has_value();
+}
+
+bool IncidentRecorder::settled(const std::string& service) const {
+  const Track* own = find(service);
+  return own == nullptr || !own->incident || (own->classified && own->final_outcome.empty());
+}
+
+}  // namespace defib::daemon

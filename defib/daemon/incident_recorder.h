@@ -1,0 +1,120 @@
+// IncidentRecorder: turns what the supervisor tells into incidents (recovery/incident.h).
+//
+// One service has at most one open incident. It is opened by the first failure, and takes in every
+// further one until it is closed:
+//   recovered   the service said so (event "recovery_closed", or state "running" after its own
+//               recovery began), or a degraded service is healthy again
+//   restarted   the replacement became ready, or ran for kHealthyTime, and nothing was said
+//   stopped     somebody stopped the service, or it ended cleanly
+//   failed      it is not started again by itself (crash loop, or its policy)
+// and it is never closed before its cause is classified, or the classification is overdue.
+//
+// A recorder that is killed at any moment is continued by the next one from the file: begin() reads
+// an incident that was left open, and exits that the shim tells a second time are known by their
+// generation. Files are synced here, on the loop's thread, but never before a replacement may
+// start: the shim does that by its ticket.
+// Thread rule: the loop's thread.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "defib/base/error.h"
+#include "defib/daemon/exit_cause.h"
+#include "defib/os/event_loop.h"
+#include "defib/os/files.h"
+#include "defib/process/supervisor.h"
+#include "defib/recovery/incident.h"
+
+namespace defib::daemon {
+
+// A replacement that neither says READY nor fails is healthy after so long.
+inline constexpr os::Duration kHealthyTime = std::chrono::seconds(2);
+// A classification that is not there by then is overdue, and the exit status decides.
+inline constexpr os::Duration kClassificationTime = std::chrono::seconds(15);
+// Between an exit without a capture and its classification, which reads the last lines of output:
+// they may still be in the pipe.
+inline constexpr os::Duration kOutputTime = std::chrono::milliseconds(50);
+// Matching lines of output open an incident; without a further one for so long it is closed.
+inline constexpr os::Duration kPatternQuietTime = std::chrono::seconds(10);
+
+class IncidentRecorder {
+ public:
+  // The last bytes of a service's output, for the classification.
+  using LogTail = std::function<std::string(const std::string& service)>;
+  static Result<std::unique_ptr<IncidentRecorder>> create(os::EventLoop& loop, os::Files& files,
+                                                          const std::string& state_dir,
+                                                          LogTail log_tail);
+  ~IncidentRecorder();
+  IncidentRecorder(const IncidentRecorder&) = delete;
+  IncidentRecorder& operator=(const IncidentRecorder&) = delete;
+
+  // Continues what an earlier recorder left open. Every other function does this by itself where it
+  // is the first one for a service; call it only while the service's lock is held.
+  void begin(const std::string& service);
+  // The service is not supervised here any more; an open incident stays open.
+  void end(const std::string& service);
+
+  // As SupervisorObserver's functions of the same names.
+  void started(const process::StartInfo& info);
+  void start_failed(const std::string& service, const Error& error);
+  void exited(const process::ExitReport& report);
+  void captured(const process::CaptureReport& report);
+  void hung(const process::HangReport& report);
+  void limit_exceeded(const process::LimitReport& report);
+  void state_changed(const std::string& service, process::ServiceState from,
+                     process::ServiceState to);
+  void notified(const process::NotifyEvent& event);
+  void crash_loop(const std::string& service, const Error& error);
+  void adopted(const std::string& service, pid_t pid, std::uint64_t generation);
+
+  // The health check changed its mind to unhealthy.
+  void unhealthy(const std::string& service, const std::string& detail);
+  // A line of output matched the service's pattern.
+  void log_matched(const std::string& service, const std::string& line);
+
+  // The newest incident of the service, open or not; empty: none.
+  std::string last_incident(const std::string& service) const;
+  bool has_open(const std::string& service) const;
+  // Nothing more will be written about it now: no incident is open, or it waits for an event of
+  // the service's.
+  bool settled(const std::string& service) const;
+
+ private:
+  struct Track;
+  IncidentRecorder(os::EventLoop& loop, os::Files& files, recovery::IncidentLog log,
+                   LogTail log_tail);
+  Track& track(const std::string& service);
+  const Track* find(const std::string& service) const;
+  void continue_open(Track& track);
+  bool open(Track& track, wire::Json fields);
+  void resume(Track& track, const std::string& id);
+  void replay(Track& track, const wire::Json& line);
+  void append(Track& track, std::string_view event, wire::Json fields,
+              recovery::Durability durability);
+  void schedule_sync(Track& track);
+  void wait_for_classification(Track& track, os::Duration time);
+  void classify(Track& track);
+  void classify_by_report(Track& track, const std::string& path);
+  void write_classification(Track& track, wire::Json classification, const wire::Json& threads,
+                            std::string_view source);
+  void service_event(Track& track, const std::string& text);
+  void service_state(Track& track, const std::string& word);
+  void wait_for_health(Track& track);
+  void close_if_due(Track& track);
+  void close(Track& track, std::string_view outcome);
+  void cancel(os::EventLoop::TimerId& timer);
+
+  os::EventLoop& loop_;
+  os::Files& files_;
+  recovery::IncidentLog log_;
+  LogTail log_tail_;
+  std::map<std::string, std::unique_ptr<Track>> tracks_;
+};
+
+}  // namespace defib::daemon

@@ -1,0 +1,18 @@
+// An incident as `defib incident show --json` tells it, from the lines of its file.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "defib/recovery/incident.h"
+#include "defib/wire/json.h"
+
+namespace defib::daemon {
+
+// {"schema":"defib.incident/1","id","service","opened_at","closed_at","cause","outcome","head_hash",
+//  "classification":{...},"threads":[...],"timeline":[{"at","mono_ns","event",...}]}
+// The threads stand once, at the top; `lines` must not be empty.
+wire::Json incident_document(const std::vector<wire::Json>& lines);
+
+}  // namespace defib::daemon

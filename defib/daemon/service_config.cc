@@ -1,0 +1,249 @@
+#include "defib/daemon/service_config.h"
+
+#include <fmt/core.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <functional>
+
+#include "defib/daemon/health_check.h"
+#include "defib/daemon/log_watch.h"
+#include "defib/os/process.h"
+
+namespace defib::daemon {
+namespace {
+
+using namespace std::chrono_literals;
+
+// The bounds of each setting, for the command line and the file alike.
+constexpr conf::Range<os::Duration> kAnyTime{0s, 24h * 365};
+constexpr conf::Range<os::Duration> kPositiveTime{1ms, 24h * 365};
+constexpr conf::Range<os::Duration> kHeartbeat{0s, 24h};
+constexpr conf::Range<int> kRestarts{0, 1'000'000};
+constexpr conf::Range<int> kFailures{1, 1000};
+constexpr std::int64_t kMegabyte = 1 << 20;
+constexpr conf::Range<std::int64_t> kMemoryMb{1, 1 << 30};
+constexpr conf::Range<double> kCpuPercent{0.1, 1e6};
+
+Error bad_value(std::string_view key, std::string_view text, std::string_view wanted) {
+  return Error(Code::kInvalidArgument, fmt::format("'{}' is no value for {}", text, key))
+      .with("key", key)
+      .with("value", text)
+      .suggest(fmt::format("{} takes {}", key, wanted));
+}
+
+Result<> read_duration(std::string_view key, std::string_view text, os::Duration& out,
+                       conf::Range<os::Duration> range) {
+  const os::Duration value = os::parse_duration(text);
+  if (value < range.min || value > range.max) {
+    return bad_value(key, text, "a duration such as 250ms, 30s, 5m or 1h");
+  }
+  out = value;
+  return {};
+}
+
+template <typename Number>
+Result<> read_number(std::string_view key, std::string_view text, Number& out,
+                     conf::Range<Number> range) {
+  Number value{};
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (failed != std::errc{} || end != text.data() + text.size() || value < range.min ||
+      value > range.max) {
+    return bad_value(key, text, fmt::format("a number from {} to {}", range.min, range.max));
+  }
+  out = value;
+  return {};
+}
+
+// "SIGTERM", "TERM" or "15"; 0 where it is no signal.
+int signal_number(std::string_view text) {
+  int number = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failed == std::errc{} && end == text.data() + text.size()) {
+    return number > 0 && number < SIGRTMAX ? number : 0;
+  }
+  const std::string wanted =
+      text.starts_with("SIG") ? std::string(text) : fmt::format("SIG{}", text);
+  for (number = 1; number < 32; ++number) {
+    if (os::signal_name(number) == wanted) return number;
+  }
+  return 0;
+}
+
+Result<> set_memory(ServiceConfig& config, std::string_view key, std::string_view text) {
+  std::int64_t megabytes = 0;
+  DEFIB_TRY(read_number(key, text, megabytes, kMemoryMb));
+  config.spec.max_memory_bytes = static_cast<std::uint64_t>(megabytes * kMegabyte);
+  return {};
+}
+
+Result<> set_stop_signal(ServiceConfig& config, std::string_view key, std::string_view text) {
+  const int number = signal_number(text);
+  if (number == 0) return bad_value(key, text, "a signal such as SIGTERM, INT or 15");
+  config.spec.stop_signal = number;
+  return {};
+}
+
+template <typename Word, typename Parse>
+Result<> set_word(Word& out, std::string_view text, Parse parse) {
+  DEFIB_TRY_ASSIGN(out, parse(text));
+  return {};
+}
+
+using Setter = Result<> (*)(ServiceConfig&, std::string_view key, std::string_view text);
+struct Option {
+  std::string_view key;
+  Setter set;
+};
+
+constexpr std::array kOptions = {
+    Option{"restart",
+           [](ServiceConfig& c, std::string_view, std::string_view t) {
+             return set_word(c.spec.restart, t, process::parse_restart_policy);
+           }},
+    Option{"max_restarts",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_number(k, t, c.spec.max_restarts, kRestarts);
+           }},
+    Option{"restart_window",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.restart_window, kPositiveTime);
+           }},
+    Option{"restart_delay",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+             DEFIB_TRY(read_duration(k, t, c.spec.restart_delay, kAnyTime));
+             c.spec.restart_delay_cap = std::max(c.spec.restart_delay_cap, c.spec.restart_delay);
+             return {};
+           }},
+    Option{"heartbeat_timeout",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
+           }},
+    Option{"health_url",
+           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+             c.health.url = t;
+             return {};
+           }},
+    Option{"health_check_interval",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.health.interval, kPositiveTime);
+           }},
+    Option{"max_memory", set_memory},
+    Option{"max_cpu",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_number(k, t, c.spec.max_cpu_percent, kCpuPercent);
+           }},
+    Option{"log_pattern",
+           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+             c.log_pattern = t;
+             return {};
+           }},
+    Option{"capture",
+           [](ServiceConfig& c, std::string_view, std::string_view t) {
+             return set_word(c.spec.capture, t, process::parse_capture_mode);
+           }},
+    Option{"stop_timeout",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.stop_timeout, kAnyTime);
+           }},
+    Option{"stop_signal", set_stop_signal},
+};
+
+}  // namespace
+
+// The delay of docs/cli.md: the first restart at once, then 30 s, doubling up to five minutes.
+ServiceConfig::ServiceConfig() {
+  spec.restart_delay = 30s;
+}
+
+Result<> set_option(ServiceConfig& config, std::string_view key, std::string_view text) {
+  for (const Option& option : kOptions) {
+    if (option.key == key) return option.set(config, key, text);
+  }
+  return Error(Code::kInvalidArgument, fmt::format("there is no setting '{}'", key));
+}
+
+ServiceConfig read_service(conf::Section& section, std::string name) {
+  ServiceConfig config;
+  process::ServiceSpec& spec = config.spec;
+  spec.name = std::move(name);
+  spec.argv = section.required<std::vector<std::string>>("command");
+  section.value("env", spec.env);
+  section.value("working_directory", spec.working_directory);
+  section.value("start", config.start);
+  section.word("restart", spec.restart,
+               {{"always", process::RestartPolicy::kAlways},
+                {"on-failure", process::RestartPolicy::kOnFailure},
+                {"never", process::RestartPolicy::kNever}});
+  section.value("max_restarts", spec.max_restarts, kRestarts);
+  section.value("restart_window", spec.restart_window, kPositiveTime);
+  section.value("restart_delay", spec.restart_delay, kAnyTime);
+  spec.restart_delay_cap = std::max(spec.restart_delay_cap, spec.restart_delay);
+  section.value("restart_delay_cap", spec.restart_delay_cap, kAnyTime);
+  section.value("healthy_after", spec.healthy_after, kAnyTime);
+  section.value("expects_ready", spec.expects_ready);
+  section.value("ready_timeout", spec.ready_timeout, kAnyTime);
+  section.value("heartbeat_timeout", spec.heartbeat_timeout, kHeartbeat);
+  const std::initializer_list<std::pair<std::string_view, process::LimitAction>> actions = {
+      {"alert", process::LimitAction::kAlert}, {"restart", process::LimitAction::kRestart}};
+  section.word("on_heartbeat_lost", spec.on_heartbeat_lost, actions);
+  section.word("on_limit", spec.on_limit, actions);
+  section.word("on_unhealthy", spec.on_unhealthy, actions);
+  section.value("health_url", config.health.url);
+  section.value("health_check_interval", config.health.interval, kPositiveTime);
+  section.value("health_check_timeout", config.health.timeout, kPositiveTime);
+  section.value("health_check_failures", config.health.failures, kFailures);
+  std::int64_t memory_mb = 0;
+  section.value("max_memory", memory_mb, kMemoryMb);
+  spec.max_memory_bytes = static_cast<std::uint64_t>(memory_mb * kMegabyte);
+  section.value("max_cpu", spec.max_cpu_percent, kCpuPercent);
+  section.value("sample_interval", spec.sample_interval, kPositiveTime);
+  section.value("log_pattern", config.log_pattern);
+  section.size("log_max_size", spec.log_max_bytes, {4096, std::uint64_t{1} << 40});
+  section.value("log_files", spec.log_files, {0, 1000});
+  section.word("capture", spec.capture,
+               {{"live", process::CaptureMode::kLive},
+                {"ptrace", process::CaptureMode::kPtrace},
+                {"core", process::CaptureMode::kCore},
+                {"none", process::CaptureMode::kNone}});
+  section.value("capture_timeout", spec.capture_timeout, kPositiveTime);
+  section.value("stop_timeout", spec.stop_timeout, kAnyTime);
+  std::string stop_signal = "SIGTERM";
+  section.value("stop_signal", stop_signal);
+  spec.stop_signal = signal_number(stop_signal);
+  if (spec.stop_signal == 0) {
+    spec.stop_signal = SIGTERM;
+    section.fail("stop_signal", fmt::format("'{}' is no signal such as SIGTERM", stop_signal));
+  }
+  return config;
+}
+
+Result<> validate(const ServiceConfig& config) {
+  DEFIB_TRY(process::validate(config.spec));
+  if (config.spec.capture == process::CaptureMode::kPtrace) {
+    return Error(Code::kInvalidArgument, "capture = ptrace is not in this version")
+        .suggest("use live, core or none");
+  }
+  if (!config.log_pattern.empty()) {
+    DEFIB_TRY(LogWatch::create(config.log_pattern, [](const std::string&) {}));
+  }
+  if (!config.health.url.empty()) DEFIB_TRY(HttpTarget::parse(config.health.url));
+  return {};
+}
+
+std::string name_of_command(std::string_view program) {
+  const std::size_t slash = program.rfind('/');
+  if (slash != std::string_view::npos) program.remove_prefix(slash + 1);
+  std::string name;
+  for (const char c : program.substr(0, process::kMaxServiceName)) {
+    const bool allowed = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                         (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    name += allowed ? c : '-';
+  }
+  const std::size_t first = name.find_first_not_of("._-");
+  return first == std::string::npos ? std::string() : name.substr(first);
+}
+
+}  // namespace defib::daemon

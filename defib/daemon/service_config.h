@@ -1,0 +1,47 @@
+// ServiceConfig: one service as the user describes it, by `defib run`'s options or by a table of
+// defib.toml. Both have the same keys, defaults and bounds (docs/daemon.md).
+
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "defib/base/error.h"
+#include "defib/conf/conf.h"
+#include "defib/os/clock.h"
+#include "defib/process/service_spec.h"
+
+namespace defib::daemon {
+
+struct HealthCheck {
+  std::string url;  // empty: none; else http://HOST[:PORT][/PATH]
+  os::Duration interval = std::chrono::seconds(30);
+  os::Duration timeout = std::chrono::seconds(5);  // of one check
+  int failures = 3;                                // in a row, before the service is unhealthy
+  friend bool operator==(const HealthCheck&, const HealthCheck&) = default;
+};
+
+struct ServiceConfig {
+  ServiceConfig();
+  process::ServiceSpec spec;
+  HealthCheck health;
+  std::string log_pattern;  // POSIX extended; empty: none
+  bool start = true;        // with the daemon
+  friend bool operator==(const ServiceConfig&, const ServiceConfig&) = default;
+};
+
+// One option of `defib run`: the configuration's key, and its value as text. InvalidArgument names
+// the key and what is allowed.
+Result<> set_option(ServiceConfig& config, std::string_view key, std::string_view text);
+
+// The table [service.NAME] or one of [[service]]. Errors are kept by the section's document.
+ServiceConfig read_service(conf::Section& section, std::string name);
+
+// What spans several keys, and the pattern's and address's own syntax.
+Result<> validate(const ServiceConfig& config);
+
+// "engine" for "/opt/x/engine.sh"; empty where nothing of a name is left.
+std::string name_of_command(std::string_view program);
+
+}  // namespace defib::daemon

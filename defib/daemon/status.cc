@@ -1,0 +1,184 @@
+#include "defib/daemon/status.h"
+
+#include <fmt/core.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "defib/daemon/control.h"
+#include "defib/os/process.h"
+#include "defib/process/state_dir.h"
+#include "defib/recovery/incident.h"
+
+namespace defib::daemon {
+namespace {
+
+constexpr os::Duration kAnswerTime = std::chrono::seconds(5);
+constexpr double kMegabyte = 1 << 20;
+
+double rounded(double value, double steps) {
+  return std::round(value * steps) / steps;
+}
+
+std::string services_dir(const std::string& state_dir) {
+  return os::join_path(state_dir, "services");
+}
+
+std::string service_dir(const std::string& state_dir, std::string_view name) {
+  return os::join_path(services_dir(state_dir), name);
+}
+
+// The services of one supervising process; empty where none answers there.
+std::vector<wire::Json> ask(os::Files& files, const std::string& socket) {
+  if (!files.exists(socket)) return {};
+  const auto answer = call_control(socket, wire::Json::object({{"op", "status"}}), kAnswerTime);
+  if (!answer) return {};
+  return (*answer)["services"].items();
+}
+
+std::int64_t modified_wall_ns(const std::string& path) {
+  struct stat status;
+  if (::stat(path.c_str(), &status) != 0) return 0;
+  return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+}
+
+bool still_runs(const process::shim::StatusRecord& record) {
+  if (record.phase != process::shim::Phase::kRunning) return false;
+  if (os::real_clock().boot_id() != record.boot_id) return false;
+  const auto start = os::process_start_time(record.pid);
+  return start && *start == record.start_time;
+}
+
+// The last known state, in the words of the contract.
+std::string_view last_state(const process::shim::StatusRecord& record, bool runs) {
+  using process::shim::Phase;
+  if (runs) {
+    const std::string_view word = record.state_word;
+    return word.empty() ? "running" : word;
+  }
+  if (record.phase == Phase::kNone || record.exit.generation != record.generation) return "stopped";
+  const bool clean =
+      record.exit.wait_status == 0 && record.exit.source != process::shim::StatusSource::kUnknown;
+  const bool asked = record.exit.reason == process::shim::StopReason::kRequested;
+  return clean || asked ? "stopped" : "failed";
+}
+
+wire::Json status_from_files(os::Files& files, const std::string& state_dir,
+                             const std::string& name, const std::string& last_incident) {
+  const std::string dir = service_dir(state_dir, name);
+  process::shim::StatusRecord record = {};
+  if (auto read = process::read_status(files, dir); read && *read) record = **read;
+  const bool runs = still_runs(record);
+  process::ServiceStatus status;
+  status.name = name;
+  status.restart_count = record.restarts;
+  status.generation = record.generation;
+  if (runs) {
+    status.pid = record.pid;
+    status.started_wall_ns = record.started_wall_ns;
+    status.uptime = os::Duration(os::real_clock().mono_ns() - record.started_mono_ns);
+    if (const auto usage = os::process_usage(record.pid)) status.memory_bytes = usage->rss_bytes;
+  }
+  wire::Json json = status_to_json(status, last_incident);
+  json.set("state", last_state(record, runs));
+  json.set("supervised", false);
+  if (auto spec_text = os::read_file(files, os::join_path(dir, "spec.json"))) {
+    if (auto spec = wire::Json::parse(*spec_text))
+      json.set("max_restarts", (*spec)["max_restarts"]);
+  }
+  const std::int64_t as_of =
+      modified_wall_ns(os::join_path(dir, std::string(process::shim::kStatusName)));
+  json.set("as_of", as_of != 0 ? wire::Json(os::format_time(as_of)) : wire::Json());
+  return json;
+}
+
+std::map<std::string, std::string> newest_incidents(os::Files& files,
+                                                    const std::string& state_dir) {
+  std::map<std::string, std::string> newest;
+  auto log = recovery::IncidentLog::open(files, os::real_clock(), state_dir);
+  if (!log) return newest;
+  if (const auto all = log->list()) {
+    for (const recovery::IncidentSummary& one : *all) newest.emplace(one.service, one.id);
+  }
+  return newest;
+}
+
+}  // namespace
+
+wire::Json status_to_json(const process::ServiceStatus& status, std::string_view last_incident) {
+  const bool runs = status.pid != 0;
+  const auto or_null = [](bool known, wire::Json value) {
+    return known ? std::move(value) : wire::Json();
+  };
+  wire::Json json = wire::Json::object(
+      {{"name", status.name},
+       {"state", process::to_string(status.state)},
+       {"pid", or_null(runs, status.pid)},
+       {"started_at", or_null(runs, os::format_time(status.started_wall_ns))},
+       {"uptime_seconds",
+        or_null(runs, rounded(std::chrono::duration<double>(status.uptime).count(), 1000))},
+       {"restart_count", status.restart_count},
+       {"max_restarts", status.max_restarts},
+       {"recovery_attempts", status.restarts_in_window},
+       {"last_error", status.last_error ? wire::Json(status.last_error->to_line()) : wire::Json()},
+       {"memory_mb",
+        or_null(runs, rounded(static_cast<double>(status.memory_bytes) / kMegabyte, 100))},
+       {"cpu_percent", or_null(runs, rounded(status.cpu_percent, 100))},
+       {"heartbeat_age_ms", status.heartbeat_age
+                                ? wire::Json(status.heartbeat_age->count() / 1'000'000)
+                                : wire::Json()},
+       {"last_incident", last_incident.empty() ? wire::Json() : wire::Json(last_incident)},
+       {"supervised", true},
+       {"generation", status.generation},
+       {"ready", status.ready},
+       {"status_text", status.status_text},
+       {"next_start_mono_ns", or_null(status.next_start_mono_ns != 0, status.next_start_mono_ns)},
+       {"last_exit",
+        status.last_exit ? wire::Json(status.last_exit->status.to_string()) : wire::Json()},
+       {"log_bytes_dropped", status.log_bytes_dropped},
+       {"events_dropped", status.events_dropped}});
+  return json;
+}
+
+Result<wire::Json> collect_status(os::Files& files, const std::string& state_dir,
+                                  const std::string& name) {
+  std::map<std::string, wire::Json> found;
+  for (const wire::Json& one : ask(files, os::join_path(state_dir, kControlSocket))) {
+    found.emplace(std::string(one["name"].as_string()), one);
+  }
+  std::map<std::string, std::string> incidents;
+  bool incidents_read = false;
+  if (files.exists(services_dir(state_dir))) {
+    DEFIB_TRY_ASSIGN(const auto names, files.list(services_dir(state_dir)));
+    for (const std::string& service : names) {
+      if (found.contains(service) || (!name.empty() && service != name)) continue;
+      const std::string socket = os::join_path(service_dir(state_dir, service), kControlSocket);
+      for (const wire::Json& one : ask(files, socket)) found.emplace(service, one);
+      if (found.contains(service)) continue;
+      if (!incidents_read) incidents = newest_incidents(files, state_dir);
+      incidents_read = true;
+      found.emplace(service, status_from_files(files, state_dir, service, incidents[service]));
+    }
+  }
+  wire::Json services = wire::Json::array();
+  for (auto& [service, json] : found) {
+    if (name.empty() || service == name) services.push(std::move(json));
+  }
+  if (!name.empty() && services.size() == 0) {
+    return Error(Code::kServiceUnknown, fmt::format("there is no service '{}'", name))
+        .with("service", name)
+        .with("state_dir", state_dir);
+  }
+  return wire::Json::object({{"schema", "defib.status/1"}, {"services", std::move(services)}});
+}
+
+std::string control_socket_of(os::Files& files, const std::string& state_dir,
+                              const std::string& service) {
+  const std::string own = os::join_path(service_dir(state_dir, service), kControlSocket);
+  if (!service.empty() && files.exists(own)) return own;
+  return os::join_path(state_dir, kControlSocket);
+}
+
+}  // namespace defib::daemon

@@ -1,0 +1,30 @@
+// The two supervising programs: `defib run` and `defib daemon`. Both block until they are done.
+
+#pragma once
+
+#include <string>
+
+#include "defib/base/error.h"
+#include "defib/daemon/config.h"
+
+namespace defib::daemon {
+
+struct RunOptions {
+  std::string state_dir;
+  ServiceConfig service;
+  bool quiet = false;  // keep the output in the log alone
+};
+// Supervises one service in the foreground until it is stopped (by SIGTERM, SIGINT, `defib stop`),
+// ends cleanly by its policy, or fails for good. The exit code of docs/cli.md: 0 or 1.
+// AlreadySupervised where another process has the name.
+Result<int> run_in_foreground(const RunOptions& options);
+
+struct DaemonOptions {
+  std::string state_dir;
+  std::string config_path;  // read again by SIGHUP and `defib reload`
+  Config config;
+};
+// Until SIGTERM or SIGINT, which stop all services gracefully.
+Result<int> run_daemon(const DaemonOptions& options);
+
+}  // namespace defib::daemon
