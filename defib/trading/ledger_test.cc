@@ -1,0 +1,303 @@
+#include "defib/trading/ledger.h"
+
+#include "defib/os/random.h"
+#include "defib/trading/testing.h"
+
+namespace defib::trading {
+namespace {
+
+using namespace testing_util;
+
+const Instrument kBtc{"BTCUSDT", "BTC", "USDT", dec("0.01"), dec("0.00001")};
+
+venue::Fill make_fill(int id, venue::Side side, std::string_view quantity, std::string_view price,
+                      std::string_view fee = "0", std::string fee_asset = "USDT") {
+  return {std::to_string(id),   "7",       "BTCUSDT", side, dec(quantity), dec(price), dec(fee),
+          std::move(fee_asset), 1'000 + id};
+}
+
+// --- Positions
+// ------------------------------------------------------------------------------------
+
+TEST(Position, BuyingMoreAveragesAndSellingRealizes) {
+  Position position;
+  position.symbol = "BTCUSDT";
+  position = *position_after(position, make_fill(1, venue::Side::kBuy, "1", "100"), kBtc);
+  position = *position_after(position, make_fill(2, venue::Side::kBuy, "1", "200"), kBtc);
+  EXPECT_EQ(position.average_price(), dec("150"));
+  position = *position_after(position, make_fill(3, venue::Side::kSell, "1", "180"), kBtc);
+  EXPECT_EQ(position.quantity, dec("1"));
+  EXPECT_EQ(position.realized, dec("30"));
+  EXPECT_EQ(position.average_price(), dec("150"));
+}
+
+TEST(Position, AFlipClosesTheOldSideAndOpensTheNewAtTheTradesPrice) {
+  Position position;
+  position = *position_after(position, make_fill(1, venue::Side::kSell, "1", "100"), kBtc);
+  EXPECT_EQ(position.average_price(), dec("100"));
+  position = *position_after(position, make_fill(2, venue::Side::kBuy, "3", "90"), kBtc);
+  EXPECT_EQ(position.quantity, dec("2"));
+  EXPECT_EQ(position.realized, dec("10"));
+  EXPECT_EQ(position.average_price(), dec("90"));
+}
+
+TEST(Position, AFeeInTheBaseAssetReducesTheHolding) {
+  Position position;
+  position =
+      *position_after(position, make_fill(1, venue::Side::kBuy, "1", "100", "0.001", "BTC"), kBtc);
+  EXPECT_EQ(position.quantity, dec("0.999"));
+}
+
+TEST(Position, ImpossibleAmountsAreRefusedAndNothingOverflows) {
+  Position position;
+  position.quantity = Decimal::from_integer(90'000'000'000);
+  EXPECT_FALSE(position_after(position, make_fill(1, venue::Side::kBuy, "90000000000", "1"), kBtc));
+  EXPECT_FALSE(position_after({}, make_fill(1, venue::Side::kBuy, "1000000000", "1000000"), kBtc));
+  std::map<std::string, Decimal> totals = {{"BTC", Decimal::from_integer(90'000'000'000)}};
+  EXPECT_FALSE(apply_to_balances(totals, make_fill(1, venue::Side::kBuy, "9000000000", "1"), kBtc));
+  EXPECT_EQ(totals.size(), 1u);
+}
+
+// Whatever is traded: quantity is the sum, and the money adds up: what was paid equals cost of what
+// is held less what was realized.
+TEST(PositionProperty, MoneyAddsUpOverRandomTrades) {
+  os::Random random(20'261'120);
+  for (int run = 0; run < 200; ++run) {
+    Position position;
+    std::int64_t quantity = 0;
+    std::int64_t paid = 0;  // units of 1e-8, exact for whole quantities and prices
+    for (int i = 0; i < 50; ++i) {
+      const auto side = random.below(2) == 0 ? venue::Side::kBuy : venue::Side::kSell;
+      const auto amount = static_cast<std::int64_t>(1 + random.below(9));
+      const auto price = static_cast<std::int64_t>(90 + random.below(20));
+      const std::int64_t sign = side == venue::Side::kBuy ? 1 : -1;
+      quantity += sign * amount;
+      paid += sign * amount * price * Decimal::kScale;
+      position = *position_after(
+          position, make_fill(i, side, std::to_string(amount), std::to_string(price)), kBtc);
+      ASSERT_EQ(position.quantity, Decimal::from_integer(quantity));
+      const std::int64_t off = position.cost.units() - position.realized.units() - paid;
+      ASSERT_LE(std::abs(off), 2 * (i + 1)) << "run " << run << " trade " << i;
+      if (position.quantity.is_zero()) {
+        ASSERT_TRUE(position.cost.is_zero());
+      }
+    }
+  }
+}
+
+TEST(TradeIds, AreOrderedByNumber) {
+  EXPECT_TRUE(trade_id_less("9", "10"));
+  EXPECT_FALSE(trade_id_less("10", "9"));
+  EXPECT_FALSE(trade_id_less("10", "10"));
+  EXPECT_LT(fill_key("BTCUSDT", "9"), fill_key("BTCUSDT", "10"));
+}
+
+TEST(TradeIds, OnlyTradesOlderThanTheLagAreSettled) {
+  std::vector<venue::Fill> fills;
+  for (int i = 1; i <= 5; ++i) {
+    fills.push_back(make_fill(i, venue::Side::kBuy, "1", "100"));
+    fills.back().time_ms = i * 100;
+  }
+  EXPECT_EQ(settled_trade(fills, 250), "2");
+  EXPECT_EQ(settled_trade(fills, 1'000), "");
+  EXPECT_EQ(settled_trade({}, 0), "");
+}
+
+// --- The ledger
+// -----------------------------------------------------------------------------------
+
+class LedgerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    restart();
+    engine_->ready(venue_, clock_);
+  }
+  void restart() {
+    engine_.reset();  // killed
+    engine_ = Engine::start(dir_.path(), clock_, venue_);
+  }
+  int sync() {
+    const auto booked = engine_->ledger->sync_fills(venue_, "BTCUSDT", clock_.wall_ns());
+    EXPECT_TRUE(booked) << booked.error().to_text();
+    return booked.value_or(-1);
+  }
+  Decimal position() const { return engine_->ledger->positions().at("BTCUSDT").quantity; }
+  void expect_balances_of_venue() {
+    for (const std::string asset : {"BTC", "USDT"}) {
+      EXPECT_EQ(engine_->ledger->balances().at(asset), venue_.total(asset)) << asset;
+    }
+  }
+
+  TemporaryDir dir_;
+  os::FakeClock clock_;
+  ScriptedVenue venue_{clock_};
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(LedgerTest, BeginsWithTheVenuesHoldingsAsBaselineAndOldTradesAreNotBooked) {
+  venue_.place_external("old", "1", "50000");
+  venue_.fill("old", "1");
+  TemporaryDir fresh;
+  const auto engine = Engine::start(fresh.path(), clock_, venue_);
+  engine->ready(venue_, clock_);
+  EXPECT_EQ(engine->ledger->positions().at("BTCUSDT").baseline, dec("11"));
+  EXPECT_EQ(engine->ledger->positions().at("BTCUSDT").quantity, Decimal());
+  EXPECT_EQ(engine->ledger->sync_fills(venue_, "BTCUSDT", 1).value(), 0);
+}
+
+TEST_F(LedgerTest, AFillIsBookedOnceHoweverOftenItIsReadAndRestarted) {
+  const Submitted order = engine_->submit(Engine::draft("0.5", "49000"));
+  venue_.fill(order.client_id, "0.2");
+  EXPECT_EQ(sync(), 1);
+  EXPECT_EQ(sync(), 0);
+  restart();
+  EXPECT_EQ(sync(), 0);
+  EXPECT_EQ(position(), dec("0.2"));
+  expect_balances_of_venue();
+  EXPECT_EQ(engine_->ledger->orders().at(order.client_id).order.status,
+            venue::OrderStatus::kPartiallyFilled);
+  venue_.fill(order.client_id, "0.3");
+  EXPECT_EQ(sync(), 1);
+  EXPECT_EQ(position(), dec("0.5"));
+  EXPECT_TRUE(engine_->ledger->orders().empty());
+  EXPECT_EQ(engine_->intents->load(order.client_id).value()->state, IntentState::kFilled);
+  expect_balances_of_venue();
+}
+
+TEST_F(LedgerTest, AFillThatBecomesVisibleOutOfOrderIsNotSkipped) {
+  const Submitted order = engine_->submit(Engine::draft("0.5", "49000"));
+  venue_.fill(order.client_id, "0.1");
+  venue_.fill(order.client_id, "0.2");
+  const venue::Fill hidden = venue_.all_fills().front();
+  venue_.all_fills().erase(venue_.all_fills().begin());
+  EXPECT_EQ(sync(), 1);
+  venue_.all_fills().insert(venue_.all_fills().begin(), hidden);
+  restart();
+  EXPECT_EQ(sync(), 1);
+  EXPECT_EQ(position(), dec("0.3"));
+  expect_balances_of_venue();
+}
+
+TEST_F(LedgerTest, SettledTradesAreNotReadAgain) {
+  const Submitted order = engine_->submit(Engine::draft("0.5", "49000"));
+  venue_.fill(order.client_id, "0.1");
+  clock_.advance(std::chrono::seconds(10));
+  venue_.fill(order.client_id, "0.1");
+  EXPECT_EQ(sync(), 2);
+  EXPECT_EQ(engine_->ledger->cursor("BTCUSDT"), "1001");
+  EXPECT_EQ(engine_->ledger->state().recent_fills.size(), 1u);
+  EXPECT_TRUE(engine_->ledger->has_fill("BTCUSDT", "1001"));
+  EXPECT_TRUE(engine_->ledger->has_fill("BTCUSDT", "1002"));
+  EXPECT_FALSE(engine_->ledger->has_fill("BTCUSDT", "1003"));
+}
+
+TEST_F(LedgerTest, ALateFillOfACancelledOrderIsBookedAgainstItsIntent) {
+  const Submitted order = engine_->submit(Engine::draft("0.5", "49000"));
+  venue_.fill(order.client_id, "0.2");
+  ASSERT_TRUE(engine_->gateway->cancel(order.client_id));
+  EXPECT_TRUE(engine_->ledger->orders().empty());
+  EXPECT_EQ(sync(), 1);
+  const auto intent = engine_->intents->load(order.client_id).value();
+  EXPECT_EQ(intent->state, IntentState::kCancelled);
+  EXPECT_EQ(intent->filled, dec("0.2"));
+  EXPECT_EQ(position(), dec("0.2"));
+}
+
+TEST_F(LedgerTest, AStaleReadingDoesNotBringAnEndedOrderBack) {
+  const Submitted order = engine_->submit(Engine::draft("0.5", "49000"));
+  const venue::Order stale = order.order;
+  ASSERT_TRUE(engine_->gateway->cancel(order.client_id));
+  LedgerUpdate update(*engine_->ledger);
+  ASSERT_TRUE(update.set_order(stale, "a stale list"));
+  ASSERT_TRUE(update.commit(1));
+  EXPECT_TRUE(engine_->ledger->orders().empty());
+}
+
+TEST_F(LedgerTest, AnotherVenueOrderForTheSameIdIsADuplicate) {
+  const Submitted order = engine_->submit();
+  venue::Order other = order.order;
+  other.venue_id = "999";
+  LedgerUpdate update(*engine_->ledger);
+  const auto set = update.set_order(other, "another");
+  ASSERT_FALSE(set);
+  EXPECT_EQ(set.error().code(), Code::kDuplicateOrder);
+}
+
+TEST_F(LedgerTest, AnOrderThatWasProvedAbsentAndShowsUpIsAContradiction) {
+  venue_.next(Script::kLose);
+  const Submitted lost = engine_->submit();
+  Intent gone = *engine_->intents->find(lost.client_id);
+  gone.state = IntentState::kNeverAccepted;
+  LedgerUpdate update(*engine_->ledger);
+  update.set_intent(gone);
+  ASSERT_TRUE(update.commit(1));
+  venue_.place_external(lost.client_id, "0.1", "49000");
+  LedgerUpdate again(*engine_->ledger);
+  const auto set = again.set_order(venue_.order("BTCUSDT", lost.client_id).value(), "shows up");
+  EXPECT_EQ(set.error().code(), Code::kLedgerDamaged);
+}
+
+TEST_F(LedgerTest, FillsOfAnUnknownIntentAreCountedOnceItIsFound) {
+  venue_.next(Script::kAcceptAndLoseReply);
+  const Submitted lost = engine_->submit(Engine::draft("0.5", "49000"));
+  EXPECT_EQ(lost.state, IntentState::kUnknown);
+  venue_.fill(lost.client_id, "0.2");
+  EXPECT_EQ(sync(), 1);
+  EXPECT_EQ(engine_->ledger->fills_of_unknown_orders().size(), 1u);
+  restart();
+  EXPECT_EQ(engine_->ledger->fills_of_unknown_orders().size(), 1u);
+  LedgerUpdate update(*engine_->ledger);
+  ASSERT_TRUE(engine_->intents->mark_unknown_after_restart(1));
+  ASSERT_TRUE(update.set_order(venue_.order("BTCUSDT", lost.client_id).value(), "found"));
+  ASSERT_TRUE(update.commit(1));
+  EXPECT_EQ(engine_->ledger->orders().at(lost.client_id).booked, dec("0.2"));
+  EXPECT_TRUE(engine_->ledger->fills_of_unknown_orders().empty());
+  EXPECT_EQ(position(), dec("0.2"));
+}
+
+TEST_F(LedgerTest, WhatIsReadBesideTheEngineIsWhatTheEngineBelieves) {
+  const Submitted order = engine_->submit(Engine::draft("0.5", "49000"));
+  venue_.fill(order.client_id, "0.2");
+  sync();
+  venue_.next(Script::kLose);
+  engine_->submit();
+  ASSERT_TRUE(engine_->store->sync());
+  const auto snapshot = store::Store::open_read_only(dir_.path(), {});
+  ASSERT_TRUE(snapshot) << snapshot.error().to_text();
+  const auto read = read_ledger_state(**snapshot);
+  ASSERT_TRUE(read) << read.error().to_text();
+  const LedgerState mine = engine_->ledger->state();
+  EXPECT_EQ(read->positions, mine.positions);
+  EXPECT_EQ(read->balances, mine.balances);
+  EXPECT_EQ(read->orders.size(), 1u);
+  EXPECT_EQ(read->intents.size(), mine.intents.size());
+  EXPECT_EQ(read->recent_fills.size(), 1u);
+}
+
+TEST_F(LedgerTest, NothingOfAFailedUpdateIsThere) {
+  LedgerUpdate update(*engine_->ledger);
+  venue::Fill good = make_fill(5'000, venue::Side::kBuy, "1", "100");
+  ASSERT_TRUE(update.apply_fill(good));
+  venue::Fill bad = make_fill(5'001, venue::Side::kBuy, "90000000000", "90000000000");
+  EXPECT_EQ(update.apply_fill(bad).error().code(), Code::kVenueBadAnswer);
+  bad.symbol = "DOGEUSDT";
+  EXPECT_EQ(update.apply_fill(bad).error().code(), Code::kNotFound);
+  EXPECT_EQ(position(), Decimal());
+  EXPECT_FALSE(engine_->ledger->has_fill("BTCUSDT", "5000"));
+}
+
+TEST_F(LedgerTest, ExposureCountsPositionsOpenOrdersAndTheUnknownInFull) {
+  const Submitted filled = engine_->submit(Engine::draft("0.4", "50000"));
+  venue_.fill(filled.client_id, "0.1");
+  sync();
+  venue_.next(Script::kLose);
+  engine_->submit(Engine::draft("0.2", "49000"));
+  const Exposure exposure = exposure_of(engine_->ledger->state(), {{"BTCUSDT", dec("60000")}});
+  EXPECT_EQ(exposure.positions, dec("6000"));
+  EXPECT_EQ(exposure.open_orders, dec("15000"));
+  EXPECT_EQ(exposure.unknown, dec("9800"));
+  EXPECT_EQ(exposure.total(), dec("30800"));
+}
+
+}  // namespace
+}  // namespace defib::trading
