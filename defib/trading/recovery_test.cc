@@ -1,0 +1,506 @@
+#include <set>
+
+#include "defib/os/files.h"
+#include "defib/trading/recovery_steps.h"
+#include "defib/trading/testing.h"
+
+namespace defib::trading {
+namespace {
+
+using namespace testing_util;
+using namespace std::chrono_literals;
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+
+TradingConfig make_config() {
+  TradingConfig config;
+  config.venue.symbols = {"BTCUSDT", "ETHUSDT"};
+  config.owner = "tst";
+  config.strategies = {"maker"};
+  config.limits = Limits();
+  return config;
+}
+
+// One recovery over one engine, with what it told.
+struct Recovery {
+  Recovery(Engine& engine, ScriptedVenue& venue, const os::Clock& clock, const std::string& dir,
+           TradingConfig config, bool dry_run = false,
+           std::function<void(const std::string&)> on_event = {}) {
+    TradingRecovery::Parts parts;
+    parts.store = engine.store.get();
+    parts.venue = &venue;
+    parts.clock = &clock;
+    parts.files = &os::real_files();
+    parts.state_dir = dir;
+    parts.config = std::move(config);
+    parts.intents = engine.intents.get();
+    parts.ledger = engine.ledger.get();
+    parts.ids = engine.ids.get();
+    parts.gateway = engine.gateway.get();
+    parts.dry_run = dry_run;
+    parts.events = [this, on_event](std::string event, wire::Json fields, bool) {
+      events.emplace_back(event, std::move(fields));
+      if (on_event) on_event(event);
+    };
+    parts.states = [this](std::string state) { states.push_back(std::move(state)); };
+    parts.health_checks = {[this] { return health; }};
+    recovery = std::make_unique<TradingRecovery>(std::move(parts));
+  }
+  std::vector<std::string> names() const {
+    std::vector<std::string> all;
+    for (const auto& [name, fields] : events) all.push_back(name);
+    return all;
+  }
+  const wire::Json& last(const std::string& name) const {
+    static const wire::Json kNone;
+    for (auto event = events.rbegin(); event != events.rend(); ++event) {
+      if (event->first == name) return event->second;
+    }
+    return kNone;
+  }
+  HealthResult health{true, {}, {}};
+  std::vector<std::pair<std::string, wire::Json>> events;
+  std::vector<std::string> states;
+  std::unique_ptr<TradingRecovery> recovery;
+};
+
+class RecoveryTest : public testing::Test {
+ protected:
+  void SetUp() override { restart(); }
+  void restart() {
+    run_.reset();
+    engine_.reset();  // killed
+    engine_ = Engine::start(store_dir(), clock_, venue_);
+  }
+  void restart_after_clean_end() {
+    run_.reset();
+    ASSERT_TRUE(engine_->ids->end_boot_cleanly(*engine_->store, clock_));
+    restart();
+  }
+  std::string store_dir() const { return dir_.path() + "/store"; }
+  recovery::ProcedureResult recover(bool dry_run = false) {
+    run_ = std::make_unique<Recovery>(*engine_, venue_, clock_, dir_.path(), config_, dry_run);
+    return run_->recovery->procedure().execute(clock_);
+  }
+  void expect_recovers() {
+    const auto result = recover();
+    ASSERT_TRUE(result.success()) << result.error->to_text();
+    EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kOpen) << explanation();
+  }
+  std::string explanation() const {
+    return run_->recovery->decision() ? run_->recovery->decision()->explain() : "no decision";
+  }
+  std::string rule() const { return run_->recovery->decision()->rule; }
+  // Lets the engine's loop run for so long, exactly at the times when something is due.
+  void live(os::Duration duration) {
+    const std::int64_t end = clock_.mono_ns() + duration.count();
+    while (clock_.mono_ns() < end) {
+      const std::int64_t next = run_->recovery->next_poll_mono_ns();
+      const std::int64_t until = next == 0 ? end : std::min(end, std::max(next, clock_.mono_ns()));
+      if (until > clock_.mono_ns()) {
+        clock_.advance(os::Duration(until - clock_.mono_ns()));
+      }
+      const auto polled = run_->recovery->poll();
+      ASSERT_TRUE(polled) << polled.error().to_text();
+      if (next != 0 && run_->recovery->next_poll_mono_ns() <= clock_.mono_ns()) {
+        clock_.advance(1ms);
+      }
+    }
+  }
+  void approve(const std::string& by = "ada") {
+    ApprovalDesk desk(os::real_files(), clock_, dir_.path());
+    const auto approval = desk.approve("latest", by, 10min);
+    ASSERT_TRUE(approval) << approval.error().to_text();
+  }
+
+  TemporaryDir dir_;
+  os::FakeClock clock_;
+  ScriptedVenue venue_{clock_};
+  TradingConfig config_ = make_config();
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Recovery> run_;
+};
+
+TEST_F(RecoveryTest, TheFirstStartTakesItsBaselineAndRampsToFull) {
+  expect_recovers();
+  EXPECT_EQ(run_->recovery->procedure().name(), "trading-recovery");
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "ramping"));
+  EXPECT_EQ(engine_->gateway->permit().percent, 50);
+  EXPECT_EQ(engine_->gateway->permit().max_risk, RiskLevel::kLow);
+  live(6min);
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "ramping", "running"));
+  EXPECT_EQ(engine_->gateway->permit().percent, 100);
+  EXPECT_THAT(run_->names(), Contains("ramp_completed"));
+  EXPECT_EQ(run_->last("trading_report")["source"]["source"].as_string(), "venue");
+}
+
+TEST_F(RecoveryTest, TheTenStepsRunInTheirOrder) {
+  const auto result = recover();
+  std::vector<std::string> names;
+  for (const auto& stage : result.stages) {
+    names.push_back(stage.name);
+    EXPECT_EQ(stage.outcome, recovery::StageOutcome::kCompleted) << stage.name;
+  }
+  EXPECT_THAT(names, ElementsAre("analyze", "safety_checks", "load_state", "reconcile_positions",
+                                 "recover_open_orders", "health_without_trading", "risk_checks",
+                                 "market_check", "gradual_resume", "report_and_notify"));
+}
+
+TEST_F(RecoveryTest, ACrashWithOrdersFillsAndUnknownsComesBackExplained) {
+  expect_recovers();
+  live(6min);
+  const Submitted open = engine_->submit(Engine::draft("0.1", "49000"));
+  const Submitted filled = engine_->submit(Engine::draft("0.2", "49500"));
+  venue_.next(Script::kAcceptAndLoseReply);
+  const Submitted found = engine_->submit(Engine::draft("0.1", "48000"));
+  venue_.next(Script::kLose);
+  const Submitted lost = engine_->submit(Engine::draft("0.1", "47000"));
+  venue_.fill(filled.client_id, "0.2");
+  restart();
+  expect_recovers();
+  EXPECT_EQ(run_->recovery->report()["unexplained"].as_int(), 0);
+  EXPECT_EQ(engine_->ledger->positions().at("BTCUSDT").quantity, dec("0.2"));
+  EXPECT_TRUE(engine_->ledger->orders().contains(open.client_id));
+  EXPECT_TRUE(engine_->ledger->orders().contains(found.client_id));
+  // The lost one does not hold the gate; it counts as exposure until its fence has told.
+  EXPECT_EQ(engine_->intents->unresolved().size(), 1u);
+  EXPECT_EQ(engine_->gateway->exposure().unknown, dec("4700"));
+  live(10s);
+  EXPECT_TRUE(engine_->intents->unresolved().empty());
+  EXPECT_EQ(engine_->intents->load(lost.client_id).value()->state, IntentState::kNeverAccepted);
+  for (const Submitted& order : {open, filled, found, lost}) {
+    EXPECT_EQ(venue_.placed(order.client_id), 1);
+  }
+  EXPECT_EQ(run_->last("trading_recovery_started")["previous_end"].as_string(), "crash");
+}
+
+TEST_F(RecoveryTest, WithoutLimitsNothingTradesAndNoApprovalHelps) {
+  config_.limits.reset();
+  const auto result = recover();
+  EXPECT_TRUE(result.success());
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kRefused);
+  const auto* stage = result.find("gradual_resume");
+  ASSERT_TRUE(stage->error);
+  EXPECT_EQ(stage->error->code(), Code::kLimitsNotLoaded);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "stopped"));
+}
+
+TEST_F(RecoveryTest, AWrongKeyIsRefusedWithTheVenuesOwnError) {
+  venue_.fail_test_order(Error(Code::kVenueAuthFailed, "no permission to trade"));
+  const auto result = recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kRefused);
+  EXPECT_EQ(rule(), "permissions");
+  EXPECT_EQ(result.find("gradual_resume")->error->root().code(), Code::kVenueAuthFailed);
+}
+
+TEST_F(RecoveryTest, AnUnreachableVenueEndsTheProcedureAndLeavesTradingShut) {
+  venue_.fail_reads(Error(Code::kVenueUnreachable, "down"));
+  const auto result = recover();
+  ASSERT_FALSE(result.success());
+  EXPECT_EQ(result.error->code(), Code::kVenueUnreachable);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  venue_.fail_reads(std::nullopt);
+  expect_recovers();  // run again: it converges
+}
+
+TEST_F(RecoveryTest, MoreThanThreeCrashesInFiveMinutesNeedAPerson) {
+  for (int i = 0; i < 3; ++i) {
+    restart();
+    clock_.advance(10s);
+  }
+  expect_recovers();
+  restart();
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
+  EXPECT_EQ(rule(), "repeated_crashes");
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "awaiting_approval"));
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  live(2s);
+  EXPECT_EQ(engine_->gateway->permit().open, false);
+  approve();
+  live(1s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+  EXPECT_EQ(run_->last("approval_used")["by"].as_string(), "ada");
+  // The same approval does not open the gate for the next crash.
+  restart();
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
+  live(2s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+}
+
+TEST_F(RecoveryTest, WaitingLongEnoughOpensTheCrashLoopGateByItself) {
+  for (int i = 0; i < 5; ++i) restart();
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
+  live(5min + 10s);
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kOpen) << explanation();
+  EXPECT_TRUE(engine_->gateway->permit().open);
+}
+
+TEST_F(RecoveryTest, AnUnknownDepositHoldsTheGateUntilAPersonAcceptsIt) {
+  expect_recovers();
+  venue_.deposit("BTC", "0.5");
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
+  EXPECT_EQ(rule(), "unexplained");
+  // A restart does not make it go away.
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(rule(), "unexplained");
+  approve("grace");
+  live(1s);
+  EXPECT_TRUE(engine_->gateway->permit().open) << explanation();
+  EXPECT_EQ(engine_->ledger->balances().at("BTC"), venue_.total("BTC"));
+  EXPECT_EQ(engine_->ledger->positions().at("BTCUSDT").quantity, Decimal());
+  EXPECT_EQ(engine_->ledger->positions().at("BTCUSDT").baseline, dec("10.5"));
+  restart_after_clean_end();
+  expect_recovers();
+  const auto snapshot = std::move(*engine_->store->snapshot());
+  const auto journal = read_journal(*snapshot, 100).value();
+  ASSERT_FALSE(journal.empty());
+  EXPECT_EQ(journal.back()["by"].as_string(), "grace");
+}
+
+TEST_F(RecoveryTest, AForeignTradeIsBookedAtOnceAndStillHoldsTheGateAfterAKill) {
+  expect_recovers();
+  venue_.place_external("web1", "0.1", "50000");
+  venue_.fill("web1", "0.1");
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(rule(), "unexplained");
+  EXPECT_EQ(engine_->ledger->positions().at("BTCUSDT").quantity, dec("0.1"));
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(rule(), "unexplained") << "booked by now, but nobody has accepted it";
+  approve();
+  live(1s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+  restart_after_clean_end();
+  expect_recovers();
+}
+
+TEST_F(RecoveryTest, TwoOrdersForOneIdRefuseEverything) {
+  expect_recovers();
+  venue_.next(Script::kAcceptAndLoseReply);
+  const Submitted order = engine_->submit(Engine::draft("0.1", "49000"));
+  venue_.place_external(order.client_id, "0.1", "49000");
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kRefused);
+  EXPECT_EQ(rule(), "duplicate_orders");
+  EXPECT_FALSE(engine_->gateway->permit().open);
+}
+
+TEST_F(RecoveryTest, AHaltedMarketIsMonitoredUntilItOpens) {
+  venue_.halt("ETHUSDT");
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kMonitorOnly);
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "monitoring"));
+  live(20s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  venue_.halt("ETHUSDT", false);
+  live(6s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "monitoring", "ramping"));
+}
+
+TEST_F(RecoveryTest, AnApprovalDoesNotOpenAHaltedMarket) {
+  config_.gates.approval_always = true;
+  venue_.halt("BTCUSDT");
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
+  approve();
+  live(1s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  EXPECT_EQ(run_->states.back(), "monitoring");
+  venue_.halt("BTCUSDT", false);
+  live(6s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+}
+
+TEST_F(RecoveryTest, AMarketThatMovedWhileTheEngineWasDeadNeedsAPersonAlsoAfterAnotherKill) {
+  expect_recovers();
+  live(1min);
+  restart_after_clean_end();
+  venue_.set_quote("BTCUSDT", "52600", "52602");
+  recover();
+  EXPECT_EQ(rule(), "volatility");
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(rule(), "volatility");
+}
+
+TEST_F(RecoveryTest, AMissingPriceNeedsAPerson) {
+  venue_.set_quote("ETHUSDT", "0", "0");
+  recover();
+  EXPECT_EQ(rule(), "stale_prices");
+}
+
+TEST_F(RecoveryTest, AnApprovalForAPlanThatChangedIsNotUsed) {
+  config_.gates.approval_always = true;
+  recover();
+  approve();
+  const Submitted none;
+  // Before it is taken, a large position appears: the plan is another one.
+  config_.gates.max_exposure = dec("1000");
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
+  live(1s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+}
+
+TEST_F(RecoveryTest, AFailingHealthCheckStopsEverythingInAnyStep) {
+  for (const os::Duration after : {10s, 95s, 200s, 330s}) {
+    TemporaryDir dir;
+    ScriptedVenue venue(clock_);
+    const auto engine = Engine::start(dir.path() + "/store", clock_, venue);
+    Recovery run(*engine, venue, clock_, dir.path(), config_);
+    ASSERT_TRUE(run.recovery->procedure().execute(clock_).success());
+    engine->submit(Engine::draft("0.1", "49000"));
+    const std::int64_t end = clock_.mono_ns() + after.count();
+    while (clock_.mono_ns() < end) {
+      clock_.advance(1s);
+      ASSERT_TRUE(run.recovery->poll());
+    }
+    EXPECT_EQ(venue.open_count(), 1);
+    run.health = {false, "drawdown", "too deep"};
+    clock_.advance(5s);
+    ASSERT_TRUE(run.recovery->poll());
+    EXPECT_EQ(venue.open_count(), 0);
+    EXPECT_FALSE(engine->gateway->permit().open);
+    EXPECT_EQ(run.states.back(), "stopped");
+    EXPECT_TRUE(run.last("emergency_stop")["verified"].as_bool());
+    EXPECT_EQ(run.last("emergency_stop")["check"].as_string(), "drawdown");
+    clock_.advance(10min);
+    ASSERT_TRUE(run.recovery->poll());
+    EXPECT_FALSE(engine->gateway->permit().open) << "only a new recovery leaves an emergency";
+  }
+}
+
+TEST_F(RecoveryTest, ADryRunChangesNothing) {
+  expect_recovers();
+  venue_.next(Script::kLose);
+  const Submitted order = engine_->submit(Engine::draft("0.1", "49000"));
+  venue_.deposit("BTC", "1");
+  restart();
+  const auto before = engine_->store->snapshot().value()->position();
+  recover(true);
+  EXPECT_EQ(engine_->store->snapshot().value()->position(), before);
+  EXPECT_EQ(run_->recovery->report()["unexplained"].as_int(), 2);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  EXPECT_FALSE(std::filesystem::exists(dir_.path() + "/plans"));
+}
+
+TEST_F(RecoveryTest, ADamagedCheckpointNeedsNoPersonWhenTheVenueConfirmsTheLedger) {
+  expect_recovers();
+  auto transaction = std::move(*engine_->store->begin());
+  ASSERT_TRUE(transaction->put("trade.checkpoint", "latest", "{\"version\":1}"));
+  ASSERT_TRUE(transaction->commit(store::Durability::kProcess));
+  transaction.reset();
+  restart_after_clean_end();
+  expect_recovers();
+  EXPECT_EQ(run_->last("state_source")["source"].as_string(), "venue");
+  EXPECT_EQ(run_->last("checkpoint_verdict")["worst"].as_string(), "critical");
+}
+
+TEST_F(RecoveryTest, AnAlteredPositionIsDerivedAnewAndNeedsAPerson) {
+  expect_recovers();
+  live(6min);
+  const Submitted order = engine_->submit(Engine::draft("0.2", "49500"));
+  venue_.fill(order.client_id, "0.2");
+  ASSERT_TRUE(engine_->ledger->sync_fills(venue_, "BTCUSDT", 1));
+  LedgerUpdate update(*engine_->ledger);
+  Position wrong = engine_->ledger->positions().at("BTCUSDT");
+  wrong.quantity = dec("7");
+  update.set_position(wrong);
+  ASSERT_TRUE(update.commit(1));
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(rule(), "checkpoint_verdict");
+  EXPECT_EQ(engine_->ledger->positions().at("BTCUSDT").quantity, dec("0.2"));
+}
+
+struct Outcome {
+  std::map<std::string, Position> positions;
+  std::map<std::string, Decimal> balances;
+  std::set<std::string> orders;
+  GateOutcome gate{};
+  friend bool operator==(const Outcome&, const Outcome&) = default;
+};
+
+// Killed at every event that the recovery tells, it converges to what an undisturbed run ends with.
+TEST(RecoveryKill, AtAnyPointItConvergesAndNothingIsSent) {
+  const auto run_once = [](int kill_at, int& events_seen) {
+    TemporaryDir dir;
+    os::FakeClock clock;
+    ScriptedVenue venue(clock);
+    TradingConfig config = make_config();
+    config.gates.max_crashes = 100;
+    auto engine = Engine::start(dir.path() + "/store", clock, venue);
+    {
+      Recovery first(*engine, venue, clock, dir.path(), config);
+      EXPECT_TRUE(first.recovery->procedure().execute(clock).success());
+      engine->submit(Engine::draft("0.1", "49000"));
+      const Submitted filled = engine->submit(Engine::draft("0.2", "49500"));
+      venue.next(Script::kAcceptAndLoseReply);
+      engine->submit(Engine::draft("0.1", "48000"));
+      venue.next(Script::kLose);
+      engine->submit(Engine::draft("0.1", "47000"));
+      venue.fill(filled.client_id, "0.15");
+    }
+    const std::size_t sent = venue.requests().size();
+    int left = kill_at;
+    Outcome outcome;
+    for (int attempt = 0; attempt < 3; ++attempt) {
+      engine.reset();
+      engine = Engine::start(dir.path() + "/store", clock, venue);
+      struct Killed {};
+      bool killed = false;
+      const auto kill = [&](const std::string&) {
+        ++events_seen;
+        if (--left == 0) {
+          killed = true;
+          throw Killed();
+        }
+      };
+      Recovery again(*engine, venue, clock, dir.path(), config, false, kill);
+      try {
+        const auto result = again.recovery->procedure().execute(clock);
+        if (killed) continue;
+        EXPECT_TRUE(result.success());
+        clock.advance(3s);
+        EXPECT_TRUE(again.recovery->poll());
+        clock.advance(3s);
+        EXPECT_TRUE(again.recovery->poll());
+      } catch (const Killed&) {
+        continue;
+      }
+      outcome.gate = again.recovery->outcome();
+      break;
+    }
+    EXPECT_EQ(venue.requests().size(), sent);
+    EXPECT_TRUE(engine->intents->unresolved().empty());
+    outcome.positions = engine->ledger->positions();
+    outcome.balances = engine->ledger->balances();
+    for (const auto& [key, order] : engine->ledger->orders()) outcome.orders.insert(key);
+    return outcome;
+  };
+  int events = 0;
+  const Outcome undisturbed = run_once(0, events);
+  EXPECT_EQ(undisturbed.orders.size(), 3u);
+  EXPECT_EQ(undisturbed.gate, GateOutcome::kOpen);
+  ASSERT_GT(events, 8);
+  for (int kill_at = 1; kill_at <= events; ++kill_at) {
+    int seen = 0;
+    EXPECT_EQ(run_once(kill_at, seen), undisturbed) << "killed at event " << kill_at;
+  }
+}
+
+}  // namespace
+}  // namespace defib::trading
