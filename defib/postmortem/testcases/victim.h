@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <condition_variable>
+#include <latch>
 #include <mutex>
 #include <thread>
 
@@ -29,8 +29,12 @@ inline T opaque(T value) {
   return value;
 }
 
+inline constexpr int kWaiters = 2;
+inline std::latch all_wait(kWaiters + 1);
+
 inline void wait_for_ever() {
   defib::postmortem::guard_thread_stack();
+  all_wait.count_down();
   while (true) pause();
 }
 
@@ -43,7 +47,8 @@ inline void start(bool with_threads = true) {
     defib::postmortem::install_terminate_text(page);
   }
   if (!with_threads) return;
-  for (int i = 0; i < 2; ++i) std::thread(wait_for_ever).detach();
+  for (int i = 0; i < kWaiters; ++i) std::thread(wait_for_ever).detach();
+  all_wait.arrive_and_wait();
 }
 
 }  // namespace victim

@@ -1,4 +1,4 @@
-// Does nothing until a signal ends it.
+// Does nothing until a signal ends it; with any argument, without further threads.
 
 #include "defib/postmortem/testcases/victim.h"
 
@@ -10,8 +10,8 @@ VICTIM_FUNCTION void idle() {
 
 }  // namespace
 
-int main() {
-  victim::start();
+int main(int argc, char**) {
+  victim::start(argc == 1);
   if (write(STDOUT_FILENO, "ready\n", 6) != 6) return 1;
   idle();
   return 0;
