@@ -209,7 +209,8 @@ Result<> Opening::create_store() {
   DEFIB_TRY(files_.create_dirs(os::join_path(dir_, kQuarantineDir)));
   opened_.identity.uuid = os::random_hex(kUuidSize / 2);
   opened_.identity.created_wall_ns = options_.clock->wall_ns();
-  // The identity comes last and makes it a store; its directory sync covers the folders too.
+  // The identity makes it a store, so the folders are durable before it.
+  DEFIB_TRY(files_.sync_dir(dir_));
   return os::write_file_atomically(files_, os::join_path(dir_, kIdentityFile),
                                    encode(opened_.identity));
 }

@@ -6,7 +6,7 @@
 
 #include <thread>
 
-#include "defib/store/store_test_util.h"
+#include "defib/store/testing/store_util.h"
 
 namespace defib::store {
 namespace {
