@@ -66,9 +66,10 @@ void Shim::resume(const ShimOptions& options) {
   const bool is_there = (same_boot || options.adopt_pid != 0) && was_alive;
   copy_word(record.boot_id, sizeof record.boot_id, boot_id, strlen(boot_id));
   record.shim_pid = getpid();
-  if (record.exit.generation > record.acknowledged) {
+  for (int i = kKeptExits - 1; i >= 0; --i) {
     // Told by the shim before us to nobody, or to a supervisor that could not note it any more.
-    const Exited again = {record.exit, 0, 0, 0, 0};
+    if (record.exits[i].generation <= record.acknowledged) continue;
+    const Exited again = {record.exits[i], 0, 0, 0, 0};
     journal_.add(Type::kExited, &again, sizeof again);
   }
   if (is_there && is_same_and_alive(record.pid, record.start_time)) {
@@ -265,10 +266,13 @@ void Shim::service_ended() {
   for (const Capture& capture : captures_) {
     if (capture.pid > 0 && capture.generation == exit.generation) report.capture_running = 1;
   }
-  status_.record.exit = exit;
+  ExitInfo* kept = status_.record.exits;
+  memmove(kept + 1, kept, sizeof(ExitInfo) * (kKeptExits - 1));
+  kept[0] = exit;
   use_ticket(exit, &report);
   journal_.add(Type::kExited, &report, sizeof report);
   if (report.ticket_id != 0 && report.restart_delay_ns == 0) {
+    await_leftovers();
     start(true, report.ticket_id);
     if (alive()) return;
   } else {
@@ -314,6 +318,16 @@ int Shim::kill_leftovers() {
   return count;
 }
 
+// What the dead service left has been killed; the replacement shall not meet it, nor the locks and
+// ports that it holds until it is quite gone.
+void Shim::await_leftovers() {
+  const int64_t until = mono_ns() + kLeftoverLimitNs;
+  while (kill_leftovers() > 0 && mono_ns() < until) {
+    reap_children();
+    usleep(100);
+  }
+}
+
 void Shim::stop(const Stop& request) {
   if (request.reason == StopReason::kRequested) {
     ticket_ = Ticket{};
@@ -343,6 +357,11 @@ void Shim::on_signals() {
   signalfd_siginfo ignored;
   while (read(signals_, &ignored, sizeof ignored) == sizeof ignored) {
   }
+  reap_children();
+  if (cleanup_until_ != 0 && kill_leftovers() == 0) cleanup_until_ = 0;
+}
+
+void Shim::reap_children() {
   while (true) {
     siginfo_t info = {};
     if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) break;
@@ -357,7 +376,6 @@ void Shim::on_signals() {
       if (capture.pid == info.si_pid) captured(capture, status);
     }
   }
-  if (cleanup_until_ != 0 && kill_leftovers() == 0) cleanup_until_ = 0;
 }
 
 // The agent rang: a crash, or a heartbeat that was armed.

@@ -158,9 +158,12 @@ void Shim::run() {
   while (!ending_ || alive() || (kill_leftovers() > 0 && cleanup_until_ != 0)) {
     epoll_event events[kMaxEvents];
     const int count = epoll_wait(epoll_, events, kMaxEvents, wait_timeout_ms(mono_ns()));
-    // The death of the service goes before everything else.
+    // The death of the service goes before everything else, except what the supervisor said before
+    // it: a ticket that has arrived counts.
     for (int i = 0; i < count; ++i) {
-      if (events[i].data.u32 == kServicePidfd) dispatch(kServicePidfd);
+      if (events[i].data.u32 != kServicePidfd) continue;
+      if (connection_ >= 0) on_message();
+      dispatch(kServicePidfd);
     }
     for (int i = 0; i < count; ++i) {
       const auto source = static_cast<Source>(events[i].data.u32);

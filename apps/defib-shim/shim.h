@@ -53,6 +53,8 @@ class Shim {
   static constexpr int64_t kIdleLimitNs = 30'000'000'000;     // alone and without a service: exit
   static constexpr int64_t kCleanupLimitNs = 5'000'000'000;   // of the children of a dead service
 
+  static constexpr int64_t kLeftoverLimitNs = 500'000'000;  // a replacement waits so long for them
+
   // Set-up.
   int take_lock();
   int open_sockets(const ShimOptions& options);
@@ -69,6 +71,8 @@ class Shim {
   bool learn_status(ExitInfo* exit);
   // Kills what the service left; the number of children that are still there.
   int kill_leftovers();
+  void await_leftovers();
+  void reap_children();
   bool is_capture(pid_t pid) const;
   void watch_process(pid_t pid);
   void stop(const Stop& request);

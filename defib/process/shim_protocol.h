@@ -161,6 +161,7 @@ enum class Phase : std::uint32_t {
 
 // One slot of the file `status`. The file is two slots of kStatusSlot bytes, written alternately
 // with one pwrite; the valid slot with the higher sequence counts, so a reader never sees half.
+inline constexpr int kKeptExits = 4;
 struct StatusRecord {
   std::uint64_t magic;    // kStatusMagic
   std::uint32_t version;  // kStatusVersion
@@ -177,15 +178,15 @@ struct StatusRecord {
   std::int32_t shim_pid;
   std::uint32_t ready;  // READY=1 came
   char boot_id[40];
-  char state_word[24];  // the last X_DEFIB_STATE
-  ExitInfo exit;        // of the last process that ended; generation 0: none
+  char state_word[24];         // the last X_DEFIB_STATE
+  ExitInfo exits[kKeptExits];  // of the last processes that ended, newest first; generation 0: none
 };
 inline constexpr std::uint64_t kStatusMagic = 0x3154415453464544;  // "DEFSTAT1"
 inline constexpr std::uint32_t kStatusVersion = 1;
 inline constexpr std::size_t kStatusSlot = 512;
-static_assert(sizeof(StatusRecord) == 224);
+static_assert(sizeof(StatusRecord) == 440 && sizeof(StatusRecord) <= kStatusSlot);
 static_assert(offsetof(StatusRecord, boot_id) == 88);
-static_assert(offsetof(StatusRecord, exit) == 152);
+static_assert(offsetof(StatusRecord, exits) == 152);
 
 struct Welcome {
   std::int32_t shim_pid;

@@ -373,6 +373,7 @@ ServiceStatus Supervised::status() const {
   status.restart_count = restarts_;
   status.restarts_in_window = budget_->used();
   status.max_restarts = spec_.max_restarts;
+  status.restart_ready = alive() && ticket_id_ != 0;
   status.ready = ready_;
   status.status_text = status_text_;
   status.last_error = last_error_;

@@ -66,7 +66,13 @@ Result<> Supervised::connect_or_launch() {
 }
 
 Result<ShimLink> Supervised::launch() {
-  on_shim_ended();
+  if (shim_.valid()) {
+    // It listens no more: it is dead, or shall be.
+    context_.loop.unwatch(shim_.pidfd());
+    static_cast<void>(shim_.signal(SIGKILL).has_value());
+    shim_.wait();
+    shim_ = os::Child{};
+  }
   ShimLaunch launch;
   launch.program = context_.programs.shim;
   launch.service_dir = dir_;
@@ -208,8 +214,8 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     adopt(record, welcome.ticket_id);
   } else if (!runs && first && welcome.ticket_id != 0) {
     change(ServiceEvent::kExitedRestart);
-  } else if (!runs && first && record.exit.generation == generation_ && budget_->exhausted() &&
-             record.exit.reason != StopReason::kRequested && record.exit.wait_status != 0) {
+  } else if (!runs && first && record.exits[0].generation == generation_ && budget_->exhausted() &&
+             record.exits[0].reason != StopReason::kRequested && record.exits[0].wait_status != 0) {
     change(ServiceEvent::kExitedFailed);  // It was given up, and still is.
   }
   if (runs) {

@@ -144,6 +144,7 @@ struct ServiceStatus {
   std::uint64_t restart_count = 0;  // automatic ones since the last start by request
   int restarts_in_window = 0;       // of the budget
   int max_restarts = 0;
+  bool restart_ready = false;  // the shim holds a ticket: a restart needs nobody
   bool ready = false;
   std::string status_text;  // the last STATUS=
   std::optional<Error> last_error;

@@ -36,9 +36,9 @@ TEST_F(Supervision, AnExitCodeIsReportedAndTheServiceStartedAgain) {
 
 TEST_F(Supervision, AKillIsAnsweredByAReplacementThatTheShimStartsByItself) {
   start(victim({"run"}));
-  run_until([&] { return seen_->starts.size() == 1 && status().pid > 0; });
+  run_until([&] { return status().restart_ready; });
   const pid_t first = status().pid;
-  ::kill(first, SIGKILL);
+  kill_one(first, SIGKILL);
   run_until([&] { return seen_->starts.size() == 2; });
   EXPECT_EQ(seen_->exits.at(0).pid, first);
   EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
@@ -138,7 +138,7 @@ TEST_F(Supervision, AHealthyTimeMakesTheNextRestartImmediateAgain) {
     run_until([&] { return seen_->starts.size() == round && status().pid > 0; });
     const std::int64_t since = seen_->starts.back().mono_ns;
     run_until([&] { return loop_->clock().mono_ns() > since + 80'000'000; });
-    ::kill(status().pid, SIGKILL);
+    kill_service(SIGKILL);
   }
   run_until([&] { return seen_->starts.size() == 4; });
 }
@@ -188,7 +188,7 @@ TEST_F(Supervision, ADescendantInAnotherSessionDiesWithItsService) {
 TEST_F(Supervision, AReplacementFindsNoDescendantsOfTheOneBefore) {
   start(victim({"family"}));
   run_until([&] { return processes().size() == 4; });
-  ::kill(status().pid, SIGKILL);
+  kill_service(SIGKILL);
   run_until([&] { return seen_->starts.size() == 2 && processes().size() == 4; });
 }
 
@@ -201,7 +201,7 @@ TEST_F(Supervision, AForkingServiceIsFollowedToItsMainProcess) {
   const auto left = processes();
   ASSERT_EQ(left.size(), 2u);  // The main process and the shim.
   const pid_t main = left[0] == status().shim_pid ? left[1] : left[0];
-  ::kill(main, SIGKILL);
+  kill_one(main, SIGKILL);
   run_until([&] { return !seen_->exits.empty(); });
   EXPECT_EQ(seen_->exits[0].pid, main);
   EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);

@@ -152,6 +152,22 @@ std::vector<pid_t> SupervisorTest::processes() const {
   return found;
 }
 
+bool SupervisorTest::kill_one(pid_t pid, int signal) const {
+  EXPECT_GT(pid, 1);
+  EXPECT_NE(pid, ::getpid());
+  return pid > 1 && pid != ::getpid() && ::kill(pid, signal) == 0;
+}
+
+void SupervisorTest::kill_service(int signal) {
+  run_until([&] { return status().pid > 0; });
+  kill_one(status().pid, signal);
+}
+
+void SupervisorTest::kill_shim() {
+  run_until([&] { return status().shim_pid > 0; });
+  kill_one(status().shim_pid, SIGKILL);
+}
+
 bool SupervisorTest::duplicated() const {
   return ::access((dir_ + "/duplicate").c_str(), F_OK) == 0;
 }

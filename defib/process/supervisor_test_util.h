@@ -74,6 +74,11 @@ class SupervisorTest : public testing::Test {
   // The processes that carry this test's state directory in their environment or command line.
   std::vector<pid_t> processes() const;
   bool duplicated() const;
+  // Never a process group, nor the test itself. False where there is no such process.
+  bool kill_one(pid_t pid, int signal) const;
+  // Waits until there is one.
+  void kill_service(int signal);
+  void kill_shim();
   std::string program(const std::string& name) const;
 
   std::string dir_;

@@ -26,14 +26,15 @@ TEST_F(Takeover, AKilledShimIsReplacedAndTheServiceDoesNotNotice) {
   run_until([&] { return status().pid > 0; });
   const pid_t service = status().pid;
   const pid_t shim = status().shim_pid;
-  ::kill(shim, SIGKILL);
+  kill_one(shim, SIGKILL);
   run_until([&] { return seen_->new_shims.size() == 1; });
   EXPECT_NE(seen_->new_shims[0], shim);
   EXPECT_EQ(status().pid, service);
-  EXPECT_EQ(::kill(service, 0), 0);
+  EXPECT_TRUE(kill_one(service, 0));
   EXPECT_TRUE(seen_->exits.empty());
-  // The new shim holds a ticket again, and the status of a process that is not its child is true.
-  ::kill(service, SIGTERM);
+  // The new shim gets a ticket again, and the status of a process that is not its child is true.
+  run_until([&] { return status().restart_ready; });
+  kill_one(service, SIGTERM);
   run_until([&] { return seen_->starts.size() == 2; });
   EXPECT_EQ(seen_->exits.at(0).status.signal, SIGTERM);
   EXPECT_TRUE(seen_->exits[0].status.known);
@@ -46,8 +47,8 @@ TEST_F(Takeover, AServiceThatDiesTogetherWithItsShimIsReportedTrulyAndRestarted)
   for (std::size_t round = 1; round <= 10; ++round) {
     run_until([&] { return seen_->starts.size() == round && status().pid > 0; });
     const pid_t service = status().pid;
-    ::kill(status().shim_pid, SIGKILL);
-    ::kill(service, SIGUSR1);
+    kill_shim();
+    kill_one(service, SIGUSR1);
     run_until([&] { return seen_->exits.size() == round; });
     EXPECT_EQ(seen_->exits.back().pid, service);
     EXPECT_EQ(seen_->exits.back().status.to_string(), "signal 10 (SIGUSR1)");
@@ -70,8 +71,9 @@ TEST_F(Takeover, TheNextSupervisorAdoptsWithoutTouchingTheService) {
   EXPECT_TRUE(status().ready);
   EXPECT_EQ(status().state, ServiceState::kRunning);
   ASSERT_TRUE(supervisor_->start("victim"));  // No second copy.
-  ::kill(service, SIGKILL);
-  run_until([&] { return seen_->starts.size() == 1 && seen_->starts[0].by_ticket; });
+  run_until([&] { return status().restart_ready; });
+  kill_one(service, SIGKILL);
+  run_until([&] { return !seen_->starts.empty() && seen_->starts.back().by_ticket; });
   EXPECT_EQ(seen_->exits.size(), 1u);
   EXPECT_FALSE(duplicated());
 }
@@ -79,11 +81,10 @@ TEST_F(Takeover, TheNextSupervisorAdoptsWithoutTouchingTheService) {
 TEST_F(Takeover, TheShimRestartsByItsTicketWhileNoSupervisorIsThere) {
   start(victim({"run"}));
   run_until([&] { return seen_->starts.size() == 1 && status().pid > 0; });
-  // The ticket is granted after the start was told.
-  run_until([&] { return status().restarts_in_window == 0; });
+  run_until([&] { return status().restart_ready; });  // Granted after the start was told.
   const pid_t service = status().pid;
   abandon_supervisor();
-  ::kill(service, SIGKILL);
+  kill_one(service, SIGKILL);
   std::optional<shim::StatusRecord> record;
   run_until([&] {
     auto read = read_status(os::real_files(), service_dir());
@@ -113,7 +114,8 @@ TEST_F(Takeover, ManyTakeoversDoNotUseUpTheRestartBudget) {
     ASSERT_TRUE(supervisor_->add(spec));
     EXPECT_EQ(status().restarts_in_window, 0);
   }
-  ::kill(status().pid, SIGKILL);
+  run_until([&] { return status().restart_ready; });
+  kill_service(SIGKILL);
   run_until([&] { return !seen_->starts.empty() && seen_->starts.back().by_ticket; });
 }
 
@@ -123,14 +125,14 @@ TEST_F(Takeover, WithShimAndSupervisorDeadTheServiceIsFoundByItsStatusFile) {
   const pid_t service = status().pid;
   const pid_t shim = status().shim_pid;
   abandon_supervisor();
-  ::kill(shim, SIGKILL);
+  kill_one(shim, SIGKILL);
   ::waitpid(shim, nullptr, 0);
   seen_ = std::make_unique<Recorder>();
   make_supervisor();
   ASSERT_TRUE(supervisor_->add(victim({"chat"})));
   EXPECT_EQ(status().pid, service);
   EXPECT_EQ(seen_->adoptions.size(), 1u);
-  ::kill(service, SIGKILL);
+  kill_one(service, SIGKILL);
   run_until([&] { return seen_->starts.size() == 1; });
   EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
   EXPECT_FALSE(duplicated());
@@ -142,9 +144,9 @@ TEST_F(Takeover, AnExitThatNobodyCouldSeeIsUnknownAndNotInvented) {
   const pid_t service = status().pid;
   const pid_t shim = status().shim_pid;
   abandon_supervisor();
-  ::kill(shim, SIGKILL);
+  kill_one(shim, SIGKILL);
   ::waitpid(shim, nullptr, 0);
-  ::kill(service, SIGKILL);
+  kill_one(service, SIGKILL);
   ASSERT_EQ(::waitpid(service, nullptr, 0), service);  // This process inherited it.
   seen_ = std::make_unique<Recorder>();
   make_supervisor();
@@ -266,11 +268,11 @@ TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
     const int signal = random.below(2) == 0 ? SIGKILL : SIGUSR2;
     // All three at once may lose what only they knew: how the service ended, and unread output.
     if (service && !(shim && supervisor)) {
-      if (::kill(before.pid, signal) == 0) killed_with[before.generation] = signal;
+      if (kill_one(before.pid, signal)) killed_with[before.generation] = signal;
       if (random.below(2) == 0) pause();
     }
     if (shim) {
-      ::kill(before.shim_pid, SIGKILL);
+      kill_one(before.shim_pid, SIGKILL);
       if (random.below(2) == 0) pause();
     }
     if (supervisor) {
