@@ -275,7 +275,11 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   }
   cancel(own.health_timer);
   const bool hang_known = own.incident && own.failed_generation == report.generation;
-  const bool was_classified = hang_known && own.classified;
+  // A warning that led to this end has said what there is to say about its cause.
+  const bool warned =
+      own.incident && !own.process_failed &&
+      (report.reason == StopReason::kUnhealthy || report.reason == StopReason::kLimit);
+  const bool was_classified = (hang_known || warned) && own.classified;
   if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
   own.by_status = classify_exit(report.status, report.reason, own.limit, {});
   own.failed_generation = report.generation;

@@ -75,6 +75,8 @@ wire::Json status_from_files(os::Files& files, const std::string& state_dir,
   status.name = name;
   status.restart_count = record.restarts;
   status.generation = record.generation;
+  const auto shim_start = os::process_start_time(record.shim_pid);
+  if (shim_start && os::real_clock().boot_id() == record.boot_id) status.shim_pid = record.shim_pid;
   if (runs) {
     status.pid = record.pid;
     status.started_wall_ns = record.started_wall_ns;
@@ -131,6 +133,7 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
                                 : wire::Json()},
        {"last_incident", last_incident.empty() ? wire::Json() : wire::Json(last_incident)},
        {"supervised", true},
+       {"shim_pid", or_null(status.shim_pid != 0, status.shim_pid)},
        {"generation", status.generation},
        {"ready", status.ready},
        {"status_text", status.status_text},

@@ -1,0 +1,359 @@
+#include "defib/daemon/incident_recorder.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "defib/daemon/incident_view.h"
+#include "defib/obs/log.h"
+#include "defib/os/process.h"
+
+namespace defib::daemon {
+namespace {
+
+using namespace std::chrono_literals;
+using process::ServiceState;
+using process::StopReason;
+
+class Recorder : public ::testing::Test {
+ protected:
+  Recorder() {
+    obs::set_log_level(obs::Level::kOff);
+    char name[] = "/tmp/recorder-XXXXXX";
+    dir_ = mkdtemp(name);
+    loop_ = std::move(*os::EventLoop::create());
+    open();
+  }
+  ~Recorder() override {
+    recorder_.reset();
+    (void)os::run_command({"rm", "-r", dir_}, 5000);
+  }
+  void open() {
+    recorder_.reset();
+    recorder_ = std::move(*IncidentRecorder::create(
+        *loop_, os::real_files(), dir_, [this](const std::string&) { return output_; }));
+    recorder_->begin("engine");
+  }
+  // Gone in an instant: what was written stays, nothing is finished.
+  void kill() {
+    // Reachable for ever, as memory of a killed process is nobody's leak.
+    static std::vector<IncidentRecorder*> killed;
+    static std::vector<os::EventLoop*> killed_loops;
+    killed.push_back(recorder_.release());
+    killed_loops.push_back(loop_.release());
+    loop_ = std::move(*os::EventLoop::create());
+    open();
+  }
+  void run_until(const std::function<bool()>& condition) {
+    const std::int64_t deadline = os::real_clock().mono_ns() + 20'000'000'000;
+    std::function<void()> check = [&] {
+      if (condition() || os::real_clock().mono_ns() > deadline) {
+        loop_->stop();
+      } else {
+        loop_->run_after(2ms, check);
+      }
+    };
+    loop_->post(check);
+    EXPECT_TRUE(loop_->run());
+    EXPECT_TRUE(condition());
+  }
+  void run_until_closed() {
+    run_until([this] { return !recorder_->has_open("engine"); });
+  }
+
+  process::ExitReport crash(std::uint64_t generation, int signal = SIGKILL) {
+    process::ExitReport report;
+    report.service = "engine";
+    report.generation = generation;
+    report.pid = 4711;
+    report.status = {
+        .known = true, .exited = false, .code = 0, .signal = signal, .core_dumped = false};
+    report.noticed_mono_ns = loop_->clock().mono_ns();
+    report.noticed_wall_ns = loop_->clock().wall_ns();
+    report.restarts = true;
+    return report;
+  }
+  void start(std::uint64_t generation) {
+    process::StartInfo info;
+    info.service = "engine";
+    info.generation = generation;
+    info.pid = 4712;
+    info.mono_ns = loop_->clock().mono_ns();
+    info.wall_ns = loop_->clock().wall_ns();
+    info.automatic = info.by_ticket = true;
+    recorder_->started(info);
+  }
+  void tell(const std::string& key, const std::string& value) {
+    process::NotifyEvent event;
+    event.service = "engine";
+    event.key = key;
+    event.value = value;
+    recorder_->notified(event);
+  }
+
+  std::vector<recovery::IncidentSummary> list() {
+    auto log = recovery::IncidentLog::open(os::real_files(), os::real_clock(), dir_);
+    return std::move(*log->list());
+  }
+  wire::Json newest() {
+    auto log = recovery::IncidentLog::open(os::real_files(), os::real_clock(), dir_);
+    const std::string id = *log->find("latest");
+    EXPECT_TRUE(log->verify(id, {})->intact);
+    return incident_document(*log->read(id));
+  }
+  static std::string events(const wire::Json& incident) {
+    std::string text;
+    for (const wire::Json& entry : incident["timeline"].items()) {
+      text += (text.empty() ? "" : " ") + std::string(entry["event"].as_string());
+    }
+    return text;
+  }
+
+  std::string dir_, output_;
+  std::unique_ptr<os::EventLoop> loop_;
+  std::unique_ptr<IncidentRecorder> recorder_;
+};
+
+TEST_F(Recorder, ACrashAndItsReplacementAreOneIncidentThatEndsRestarted) {
+  recorder_->exited(crash(1));
+  EXPECT_TRUE(recorder_->has_open("engine"));
+  start(2);
+  run_until_closed();
+  const wire::Json incident = newest();
+  EXPECT_EQ(events(incident), "opened detected restarted classified closed");
+  EXPECT_EQ(incident["outcome"].as_string(), "restarted");
+  EXPECT_EQ(incident["cause"].as_string(), "killed_externally");
+  EXPECT_EQ(incident["classification"]["signal"].as_string(), "SIGKILL");
+  EXPECT_EQ(list()[0].cause, "killed_externally");
+  EXPECT_EQ(recorder_->last_incident("engine"), incident["id"].as_string());
+}
+
+TEST_F(Recorder, AServiceThatSaysReadyIsRestartedWhenItSaysSoAgain) {
+  tell("READY", "1");
+  recorder_->exited(crash(1));
+  start(2);
+  run_until([this] { return recorder_->settled("engine"); });
+  EXPECT_TRUE(recorder_->has_open("engine"));
+  tell("READY", "1");
+  EXPECT_FALSE(recorder_->has_open("engine"));
+  EXPECT_EQ(newest()["outcome"].as_string(), "restarted");
+}
+
+TEST_F(Recorder, AServiceThatReportsItsRecoveryDecidesWhenTheIncidentEnds) {
+  recorder_->exited(crash(1));
+  start(2);
+  tell("X_DEFIB_STATE", "recovering");
+  tell("READY", "1");
+  tell("X_DEFIB_EVENT", R"({"event":"stage_started","stage":"load","seq":99,"at":"x"})");
+  tell("X_DEFIB_EVENT", R"({"event":"decision","verdict":"allow"})");
+  run_until([this] { return recorder_->settled("engine"); });
+  EXPECT_TRUE(recorder_->has_open("engine"));
+  tell("X_DEFIB_EVENT", R"({"event":"recovery_closed","outcome":"recovered"})");
+  const wire::Json incident = newest();
+  EXPECT_EQ(incident["outcome"].as_string(), "recovered");
+  EXPECT_EQ(events(incident),
+            "opened detected restarted service_state stage_started decision classified "
+            "recovery_closed closed");
+  EXPECT_EQ(incident["timeline"].items()[4]["service_seq"].as_int(), 99);
+}
+
+TEST_F(Recorder, StateRunningAfterAReportedRecoveryEndsItToo) {
+  recorder_->exited(crash(1));
+  start(2);
+  tell("X_DEFIB_STATE", "recovering");
+  tell("X_DEFIB_STATE", "ramping");
+  tell("X_DEFIB_STATE", "running");
+  run_until_closed();
+  EXPECT_EQ(newest()["outcome"].as_string(), "recovered");
+}
+
+TEST_F(Recorder, AnIncidentThatWaitsForAnApprovalStaysOpenAndSaysSo) {
+  recorder_->exited(crash(1));
+  start(2);
+  run_until([this] { return recorder_->settled("engine"); });
+  tell("X_DEFIB_EVENT", R"({"event":"recovery_closed","outcome":"awaiting_approval"})");
+  EXPECT_TRUE(recorder_->has_open("engine"));
+  EXPECT_EQ(list()[0].outcome, "awaiting_approval");
+  EXPECT_EQ(newest()["outcome"].as_string(), "awaiting_approval");
+}
+
+TEST_F(Recorder, NonsenseOfTheServiceIsNotRecorded) {
+  recorder_->exited(crash(1));
+  start(2);
+  for (const char* text : {"", "x", "[]", "{}", R"({"event":7})", R"({"event":""})"}) {
+    tell("X_DEFIB_EVENT", text);
+  }
+  tell("X_DEFIB_EVENT", R"({"event":"closed","outcome":"recovered"})");
+  tell("X_DEFIB_EVENT", R"({"event":"recovery_closed","outcome":"wonderful"})");
+  run_until_closed();
+  const wire::Json incident = newest();
+  EXPECT_EQ(events(incident),
+            "opened detected restarted service_closed recovery_closed classified closed");
+  EXPECT_EQ(incident["outcome"].as_string(), "failed");
+}
+
+TEST_F(Recorder, FurtherCrashesBelongToTheOpenIncidentAndTheLoopEndsItFailed) {
+  for (std::uint64_t generation = 1; generation <= 3; ++generation) {
+    recorder_->exited(crash(generation, SIGSEGV));
+    start(generation + 1);
+  }
+  recorder_->crash_loop("engine", Error(Code::kCrashLoop, "it crashes"));
+  run_until_closed();
+  EXPECT_EQ(list().size(), 1u);
+  EXPECT_EQ(newest()["outcome"].as_string(), "failed");
+  EXPECT_EQ(newest()["cause"].as_string(), "segmentation_fault");
+}
+
+TEST_F(Recorder, ACleanEndAndARequestedStopAreNoIncidents) {
+  process::ExitReport clean = crash(1);
+  clean.status = {.known = true, .exited = true, .code = 0, .signal = 0, .core_dumped = false};
+  clean.restarts = false;
+  recorder_->exited(clean);
+  process::ExitReport asked = crash(2);
+  asked.reason = StopReason::kRequested;
+  recorder_->exited(asked);
+  EXPECT_TRUE(list().empty());
+  clean.generation = 3;
+  clean.restarts = true;  // --restart always
+  recorder_->exited(clean);
+  start(4);
+  run_until_closed();
+  EXPECT_EQ(list()[0].cause, "clean_exit");
+}
+
+TEST_F(Recorder, AStopWhileItIsOpenEndsItStopped) {
+  recorder_->exited(crash(1));
+  start(2);
+  process::ExitReport asked = crash(2, SIGTERM);
+  asked.reason = StopReason::kRequested;
+  recorder_->exited(asked);
+  run_until_closed();
+  EXPECT_EQ(newest()["outcome"].as_string(), "stopped");
+}
+
+TEST_F(Recorder, TheReportOfTheCaptureIsTheClassification) {
+  process::ExitReport report = crash(1, SIGSEGV);
+  report.capture_path = dir_ + "/crash-1.json";
+  std::ofstream(report.capture_path)
+      << R"({"classification":{"cause":"null_dereference","subtype":"","signal":"SIGSEGV",
+             "fault_address":"0x0","evidence":["read of 0x0"],"confidence":0.99},
+            "threads":[{"tid":7,"name":"main","crashed":true,"frames":[]}]})";
+  recorder_->exited(report);
+  start(2);
+  tell("READY", "1");
+  EXPECT_TRUE(recorder_->has_open("engine"));  // its cause is not known yet
+  process::CaptureReport captured;
+  captured.service = "engine";
+  captured.generation = 1;
+  captured.path = report.capture_path;
+  captured.ok = true;
+  recorder_->captured(captured);
+  const wire::Json incident = newest();
+  EXPECT_EQ(incident["cause"].as_string(), "null_dereference");
+  EXPECT_EQ(incident["classification"]["fault_address"].as_string(), "0x0");
+  EXPECT_EQ(incident["threads"].items()[0]["tid"].as_int(), 7);
+  EXPECT_EQ(incident["outcome"].as_string(), "restarted");
+}
+
+TEST_F(Recorder, AFailedCaptureLeavesTheExitStatusToTell) {
+  process::ExitReport report = crash(1, SIGSEGV);
+  report.capture_path = dir_ + "/nothing.json";
+  recorder_->exited(report);
+  start(2);
+  process::CaptureReport captured;
+  captured.service = "engine";
+  captured.generation = 1;
+  captured.path = report.capture_path;
+  captured.error = Error(Code::kCaptureFailed, "may not attach");
+  recorder_->captured(captured);
+  run_until_closed();
+  EXPECT_EQ(newest()["cause"].as_string(), "segmentation_fault");
+}
+
+TEST_F(Recorder, AnUncaughtExceptionIsReadFromTheOutput) {
+  output_ = "Traceback (most recent call last):\n  File \"x\"\nKeyError: 'x'\n";
+  process::ExitReport report = crash(1);
+  report.status = {.known = true, .exited = true, .code = 1, .signal = 0, .core_dumped = false};
+  recorder_->exited(report);
+  start(2);
+  run_until_closed();
+  const wire::Json incident = newest();
+  EXPECT_EQ(incident["cause"].as_string(), "uncaught_exception");
+  EXPECT_EQ(incident["classification"]["subtype"].as_string(), "KeyError");
+  EXPECT_NE(events(incident).find("output"), std::string::npos);
+}
+
+TEST_F(Recorder, AHangIsDetectedBeforeItsProcessEnds) {
+  process::HangReport hang;
+  hang.service = "engine";
+  hang.generation = 1;
+  hang.stage = "loop";
+  hang.silent_for = 300ms;
+  hang.deadline = 200ms;
+  hang.kills = true;
+  recorder_->hung(hang);
+  process::ExitReport report = crash(1);
+  report.reason = StopReason::kHung;
+  recorder_->exited(report);
+  start(2);
+  run_until_closed();
+  EXPECT_EQ(newest()["cause"].as_string(), "heartbeat_lost");
+  EXPECT_EQ(events(newest()), "opened detected detected restarted classified closed");
+}
+
+TEST_F(Recorder, ADegradedServiceThatIsHealthyAgainHasRecovered) {
+  recorder_->unhealthy("engine", "HTTP 503 in 1 ms");
+  recorder_->state_changed("engine", ServiceState::kRunning, ServiceState::kDegraded);
+  EXPECT_TRUE(recorder_->has_open("engine"));
+  recorder_->state_changed("engine", ServiceState::kDegraded, ServiceState::kRunning);
+  EXPECT_EQ(newest()["outcome"].as_string(), "recovered");
+  EXPECT_EQ(newest()["cause"].as_string(), "health_check_failed");
+  process::LimitReport limit;
+  limit.service = "engine";
+  limit.what = "memory";
+  limit.value = 200 << 20;
+  limit.limit = 100 << 20;
+  recorder_->limit_exceeded(limit);
+  recorder_->state_changed("engine", ServiceState::kDegraded, ServiceState::kRunning);
+  EXPECT_EQ(newest()["cause"].as_string(), "memory_limit");
+}
+
+TEST_F(Recorder, AProgramThatCannotBeStartedIsAnIncidentThatFailed) {
+  recorder_->start_failed("engine", Error(Code::kStartFailed, "no such program"));
+  recorder_->state_changed("engine", ServiceState::kStarting, ServiceState::kFailed);
+  EXPECT_EQ(newest()["outcome"].as_string(), "failed");
+  EXPECT_EQ(newest()["cause"].as_string(), "start_failed");
+}
+
+TEST_F(Recorder, AKilledRecorderIsContinuedAndAnExitToldTwiceCountsOnce) {
+  const process::ExitReport report = crash(1);
+  recorder_->exited(report);
+  kill();
+  EXPECT_TRUE(recorder_->has_open("engine"));
+  recorder_->exited(report);  // the shim did not hear that it was heard
+  start(2);
+  kill();
+  recorder_->adopted("engine", 4712, 2);
+  run_until_closed();
+  EXPECT_EQ(list().size(), 1u);
+  EXPECT_EQ(newest()["outcome"].as_string(), "restarted");
+  EXPECT_EQ(events(newest()),
+            "opened detected writer_restarted restarted writer_restarted adopted classified "
+            "closed");
+}
+
+TEST_F(Recorder, AnIncidentOfAnotherServiceIsLeftAlone) {
+  recorder_->exited(crash(1));
+  recorder_->begin("other");
+  EXPECT_FALSE(recorder_->has_open("other"));
+  EXPECT_EQ(recorder_->last_incident("other"), "");
+}
+
+}  // namespace
+}  // namespace defib::daemon
