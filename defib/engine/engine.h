@@ -34,6 +34,7 @@ struct EngineConfig {
   os::Duration sync_every = std::chrono::seconds(1);      // fills and orders of one symbol, in turn
   os::Duration retry_recovery = std::chrono::seconds(1);  // base of the back-off
   os::Duration heartbeat{0};                              // deadline; zero: the supervisor's
+  os::Duration max_order_age = std::chrono::seconds(20);  // the maker replaces older ones
   // Written by a drill while the engine runs, in the form of parse_fault(); the engine removes it
   // and fails as told. Empty: not looked for.
   std::string fault_file;
