@@ -370,6 +370,34 @@ Result<> Testbed::settle_intents(os::Duration limit) {
 }
 
 Result<Proof> Testbed::prove() {
+  return audit(false);
+}
+
+Result<Proof> Testbed::prove_running() {
+  DEFIB_TRY(venue_.signal(SIGSTOP));
+  auto proof = audit(true);
+  DEFIB_TRY(venue_.signal(SIGCONT));
+  return proof;
+}
+
+Result<> Testbed::check_single_engine() {
+  const std::string wanted = program("engine");
+  std::vector<std::string> found;
+  DEFIB_TRY_ASSIGN(const auto names, os::real_files().list("/proc"));
+  for (const std::string& name : names) {
+    if (name[0] < '0' || name[0] > '9') continue;
+    const auto line = os::read_file(os::real_files(), fmt::format("/proc/{}/cmdline", name));
+    if (!line || !line->starts_with(wanted + '\0')) continue;
+    if (line->find(config_path_) == std::string::npos) continue;
+    // A zombie has no memory map and does nothing.
+    const auto map = os::read_file(os::real_files(), fmt::format("/proc/{}/maps", name));
+    if (map && !map->empty()) found.push_back(name);
+  }
+  if (found.size() == 1) return {};
+  return Error(Code::kInternal, fmt::format("{} engine processes run, not one", found.size()));
+}
+
+Result<Proof> Testbed::audit(bool may_be_unknown) {
   DEFIB_TRY_ASSIGN(const auto snapshot,
                    store::Store::open_read_only(os::join_path(state_dir_, "store"), {}));
   DEFIB_TRY_ASSIGN(const auto intents, trading::read_all_intents(*snapshot));
@@ -389,15 +417,18 @@ Result<Proof> Testbed::prove() {
   proof.accepted = proof.document["accepted"].as_int();
   proof.rejected = proof.document["rejected"].as_int();
   proof.never_accepted = proof.document["never_accepted"].as_int();
+  proof.unknown = proof.document["unknown"].as_int();
   proof.lost = proof.document["lost"].as_int();
   proof.duplicated = proof.document["duplicated"].as_int();
   for (const Json& problem : proof.document["problems"].items()) {
     proof.problems.emplace_back(problem.is_string() ? std::string(problem.as_string())
                                                     : problem.dump());
   }
-  proof.holds = output.status.success() && proof.lost == 0 && proof.duplicated == 0 &&
+  const std::int64_t settled = proof.accepted + proof.rejected + proof.never_accepted;
+  const bool complete = output.status.success() && settled == proof.intents;
+  proof.holds = proof.lost == 0 && proof.duplicated == 0 &&
                 proof.intents == static_cast<std::int64_t>(intents.size()) &&
-                proof.accepted + proof.rejected + proof.never_accepted == proof.intents;
+                (complete || (may_be_unknown && settled + proof.unknown == proof.intents));
   return proof;
 }
 

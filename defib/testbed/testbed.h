@@ -50,6 +50,7 @@ struct Proof {
   std::int64_t accepted = 0;
   std::int64_t rejected = 0;
   std::int64_t never_accepted = 0;
+  std::int64_t unknown = 0;  // not settled yet
   std::int64_t lost = 0;
   std::int64_t duplicated = 0;
   wire::Json document;  // the audit's own answer
@@ -111,12 +112,18 @@ class Testbed {
   // Reads the engine's intents from its store, and asks the venue's ledger about each. Only when
   // the engine does not run.
   Result<Proof> prove();
+  // The same beside the running engine, for which the venue is stopped for some milliseconds:
+  // intents in flight may be unknown yet, nothing may be lost, doubled or believed wrongly.
+  Result<Proof> prove_running();
+  // One engine process of this testbed, neither none nor two.
+  Result<> check_single_engine();
 
  private:
   explicit Testbed(TestbedOptions options) : options_(std::move(options)) {}
   Result<> write_files();
   std::string program(const std::string& name) const;
   Result<os::CommandOutput> run_defib(std::vector<std::string> arguments);
+  Result<Proof> audit(bool may_be_unknown);
   Result<wire::Json> read_ready_line(const std::string& path, const os::Child& child);
 
   TestbedOptions options_;
