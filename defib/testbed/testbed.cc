@@ -13,6 +13,7 @@
 #include "defib/os/socket.h"
 #include "defib/store/store.h"
 #include "defib/trading/intents.h"
+#include "defib/venue/binance.h"
 
 namespace defib::testbed {
 
@@ -304,6 +305,15 @@ Result<> Testbed::approve(const std::string& person) {
   if (output.status.success()) return {};
   return Error(Code::kApprovalInvalid, fmt::format("`defib approve` ended with {}: {}",
                                                    output.status.to_string(), output.text));
+}
+
+Result<std::unique_ptr<venue::Venue>> Testbed::connect_venue() const {
+  venue::BinanceOptions options;
+  options.base_url = fmt::format("http://127.0.0.1:{}", venue_port_);
+  options.api_key = kApiKey;
+  DEFIB_TRY_ASSIGN(options.api_secret,
+                   os::read_file(os::real_files(), os::join_path(options_.dir, "secret")));
+  return std::unique_ptr<venue::Venue>(std::make_unique<venue::BinanceVenue>(std::move(options)));
 }
 
 std::vector<std::string> Testbed::incident_files() const {

@@ -18,6 +18,7 @@
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
 #include "defib/os/process.h"
+#include "defib/venue/venue.h"
 #include "defib/wire/json.h"
 
 namespace defib::testbed {
@@ -98,8 +99,11 @@ class Testbed {
   Result<> inject(const std::string& fault);
   // kill -9 of a process of this testbed. ProcessGone where it has ended already.
   Result<> kill(pid_t pid);
-  // Asks the venue's admin port. `path` as in docs/paper.md.
+  // `defib approve latest --by PERSON`.
   Result<> approve(const std::string& person);
+
+  // A second client of the engine's account.
+  Result<std::unique_ptr<venue::Venue>> connect_venue() const;
 
   // Lines that were appended to incidents since the last call.
   std::vector<IncidentLine> new_incident_lines();
