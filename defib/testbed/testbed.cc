@@ -181,7 +181,7 @@ Result<> Testbed::start_venue() {
                 "--api-key",
                 std::string(kApiKey),
                 "--api-secret-file",
-                os::join_path(options_.dir, "secret")};
+                os::join_path(options_.dir, "secret"), "--weight-limit", "0", "--order-limit", "0"};
   spawn.fds = {{log.get(), 1}, {log.get(), 2}};
   spawn.parent_death_signal = SIGKILL;
   DEFIB_TRY_ASSIGN(venue_, os::spawn(spawn));
@@ -427,16 +427,18 @@ Result<Proof> Testbed::audit(bool may_be_unknown) {
   proof.accepted = proof.document["accepted"].as_int();
   proof.rejected = proof.document["rejected"].as_int();
   proof.never_accepted = proof.document["never_accepted"].as_int();
-  proof.unknown = proof.document["unknown"].as_int();
+  proof.unknown = proof.document["unresolved"].as_int();
   proof.lost = proof.document["lost"].as_int();
   proof.duplicated = proof.document["duplicated"].as_int();
-  for (const Json& problem : proof.document["problems"].items()) {
-    proof.problems.emplace_back(problem.is_string() ? std::string(problem.as_string())
-                                                    : problem.dump());
+  for (const Json& finding : proof.document["findings"].items()) {
+    if (may_be_unknown && finding["kind"].as_string() == "unresolved") continue;
+    proof.problems.push_back(fmt::format("{} {}: {}", finding["kind"].as_string(),
+                                         finding["client_id"].as_string(),
+                                         finding["detail"].as_string()));
   }
   const std::int64_t settled = proof.accepted + proof.rejected + proof.never_accepted;
   const bool complete = output.status.success() && settled == proof.intents;
-  proof.holds = proof.lost == 0 && proof.duplicated == 0 &&
+  proof.holds = proof.problems.empty() && proof.lost == 0 && proof.duplicated == 0 &&
                 proof.intents == static_cast<std::int64_t>(intents.size()) &&
                 (complete || (may_be_unknown && settled + proof.unknown == proof.intents));
   return proof;
