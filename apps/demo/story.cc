@@ -56,15 +56,19 @@ std::optional<std::string> sentence(const Json& line) {
   const std::string_view event = line["event"].as_string();
   if (event == "opened") return "incident opened";
   if (event == "detected") {
-    std::string how = text(line["status"]);
-    if (how == "null") how = text(line["detail"]);
-    return fmt::format("detected: {}", how);
+    const std::string_view what = line["what"].as_string();
+    if (what == "hang") {
+      return fmt::format("detected: the heartbeat '{}' stood still for {}", text(line["stage"]),
+                         duration_of(line, "silent_ns"));
+    }
+    if (what == "exit")
+      return fmt::format("detected: the process ended with {}", text(line["status"]));
+    return fmt::format("detected: {}", what);
   }
   if (event == "captured") return "captured: registers, stacks and maps of all threads";
   if (event == "classified") {
     const std::string site = crash_site(line);
-    return fmt::format("classified: {}{}{}", text(line["classification"]["cause"]),
-                       site.empty() ? "" : " in ", site);
+    return fmt::format("classified: {}{}{}", text(line["cause"]), site.empty() ? "" : " in ", site);
   }
   if (event == "restarted")
     return fmt::format("replacement runs as process {}", line["pid"].as_int());
@@ -109,7 +113,7 @@ void Timeline::add(const Json& line) {
   const std::int64_t now = line["mono_ns"].as_int();
   if (event == "detected") {
     const std::int64_t crashed = line["crashed_mono_ns"].as_int();
-    if (crashed > 0) zero_ = crashed;
+    if (crashed > 0 && !marks_.contains("detected")) zero_ = crashed;
     const std::int64_t noticed = line["noticed_mono_ns"].as_int();
     mark("detected", noticed > 0 ? noticed : now);
   }
@@ -120,7 +124,7 @@ void Timeline::add(const Json& line) {
   }
   if (event == "classified") {
     mark("classified", now);
-    cause_ = line["classification"]["cause"].as_string();
+    cause_ = line["cause"].as_string();
     where_ = crash_site(line);
   }
   if (event == "store_recovered") mark("store", now);
