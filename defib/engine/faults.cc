@@ -1,5 +1,6 @@
 #include "defib/engine/faults.h"
 
+#undef NDEBUG  // The drill must fail in every build.
 #include <fmt/core.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -7,14 +8,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <cassert>
 #include <charconv>
 #include <cstdlib>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
 #include <vector>
-
-#undef NDEBUG  // The drill must fail in every build.
 
 namespace defib::engine {
 namespace {
