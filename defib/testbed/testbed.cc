@@ -13,6 +13,7 @@
 #include "defib/os/socket.h"
 #include "defib/store/store.h"
 #include "defib/trading/intents.h"
+#include "defib/trading/tables.h"
 #include "defib/venue/binance.h"
 
 namespace defib::testbed {
@@ -59,6 +60,17 @@ std::string_view belief(trading::IntentState state) {
     default:
       return "accepted";
   }
+}
+
+Result<std::vector<trading::Intent>> read_all_intents(const store::Snapshot& snapshot) {
+  std::vector<trading::Intent> intents;
+  DEFIB_TRY_ASSIGN(const auto cursor, snapshot.scan(trading::kIntentTable));
+  for (bool found = cursor->first(); found; found = cursor->next()) {
+    DEFIB_TRY_ASSIGN(trading::Intent intent,
+                     trading::decode_intent(cursor->key(), cursor->value()));
+    intents.push_back(std::move(intent));
+  }
+  return intents;
 }
 
 void end_child(os::Child& child) {
@@ -181,7 +193,11 @@ Result<> Testbed::start_venue() {
                 "--api-key",
                 std::string(kApiKey),
                 "--api-secret-file",
-                os::join_path(options_.dir, "secret"), "--weight-limit", "0", "--order-limit", "0"};
+                os::join_path(options_.dir, "secret"),
+                "--weight-limit",
+                "0",
+                "--order-limit",
+                "0"};
   spawn.fds = {{log.get(), 1}, {log.get(), 2}};
   spawn.parent_death_signal = SIGKILL;
   DEFIB_TRY_ASSIGN(venue_, os::spawn(spawn));
@@ -410,7 +426,7 @@ Result<> Testbed::check_single_engine() {
 Result<Proof> Testbed::audit(bool may_be_unknown) {
   DEFIB_TRY_ASSIGN(const auto snapshot,
                    store::Store::open_read_only(os::join_path(state_dir_, "store"), {}));
-  DEFIB_TRY_ASSIGN(const auto intents, trading::read_all_intents(*snapshot));
+  DEFIB_TRY_ASSIGN(const auto intents, read_all_intents(*snapshot));
   std::string beliefs;
   for (const trading::Intent& intent : intents) {
     beliefs += fmt::format("{} {}\n", intent.id, belief(intent.state));
