@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -92,10 +93,13 @@ std::int64_t parse_time(std::string_view text) {
 
 Duration parse_duration(std::string_view text) {
   const std::string copy(text.substr(0, 40));
+  // strtod alone would also take "0x10" and "1e3".
+  const std::size_t number_size = std::min(copy.find_first_not_of("0123456789."), copy.size());
   if (copy.empty() || copy[0] < '0' || copy[0] > '9') return Duration(-1);
   char* end = nullptr;
-  const double value = std::strtod(copy.c_str(), &end);
-  const std::string_view unit(end);
+  const double value = std::strtod(copy.substr(0, number_size).c_str(), &end);
+  if (*end != '\0') return Duration(-1);
+  const std::string_view unit = std::string_view(copy).substr(number_size);
   double scale = -1;
   if (unit.empty() || unit == "s") scale = 1e9;
   if (unit == "ns") scale = 1;
