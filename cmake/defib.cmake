@@ -22,6 +22,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_BUILD_TYPE STREQUAL "RelWithDe
   add_compile_options(-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong
                       -fstack-clash-protection -fcf-protection)
 endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # False alarms of g++ 12 about std::string at -O2 (gcc.gnu.org/PR105651, PR105329).
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
+endif()
 add_link_options(-Wl,-z,relro,-z,now,--build-id=sha1)
 
 set(DEFIB_SANITIZER "" CACHE STRING "address or thread")

@@ -137,8 +137,8 @@ Result<> Engine::State::open() {
   const trading::VenueConfig& account = config.trading.venue;
   venue::BinanceOptions binance;
   binance.base_url = account.url;
-  binance.api_key = account.api_key;
-  binance.api_secret = account.api_secret;
+  binance.api_key = account.api_key.reveal();
+  binance.api_secret = account.api_secret.reveal();
   binance.recv_window_ms = account.recv_window_ms;
   binance.visibility_lag_ms = account.visibility_lag_ms;
   binance.timeout = account.timeout;

@@ -58,10 +58,15 @@ void dereference_null() {
   *nowhere = 42;
 }
 
+void overflow_stack(volatile char* above);
+
+// Through a pointer, since a compiler refuses what is plainly endless.
+void (*volatile deeper)(volatile char*) = overflow_stack;
+
 void overflow_stack(volatile char* above) {
   volatile char frame[4096];
   frame[0] = above != nullptr ? above[0] : '\0';
-  overflow_stack(frame);
+  deeper(frame);
   frame[1] = frame[0];  // After the call, so that it is no tail call.
 }
 
