@@ -97,9 +97,18 @@ class Show {
   }
 
  private:
-  void tell(const Timeline& timeline, const Json& line) const {
+  void tell(const Timeline& timeline, const Json& line) {
     const auto text = demo::sentence(line);
     if (!text) return;
+    // A busy book differs in many lines, all of one kind; the incident holds each of them.
+    constexpr int kDifferencesShown = 4;
+    if (line["event"].as_string() == "discrepancy" && ++differences_ > kDifferencesShown) return;
+    if (line["event"].as_string() == "stage_finished") {
+      if (differences_ > kDifferencesShown) {
+        say(fmt::format("              ... and {} more", differences_ - kDifferencesShown));
+      }
+      differences_ = 0;
+    }
     fmt::print("  {}{:9.1f} ms{}  {}\n", colour_ ? "\033[2m" : "",
                timeline.since_crash_ms(line["mono_ns"].as_int()), colour_ ? "\033[0m" : "", *text);
     std::fflush(stdout);
@@ -107,6 +116,7 @@ class Show {
 
   Testbed& bed_;
   bool colour_;
+  int differences_ = 0;
 };
 
 void print_table(const std::vector<std::pair<Act, Timeline>>& played) {

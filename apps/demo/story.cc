@@ -21,13 +21,8 @@ std::string text(const Json& value) {
 std::string stage_sentence(const Json& line) {
   const std::string outcome = text(line["outcome"]);
   std::string more;
-  for (const auto& [key, value] : line.members()) {
-    static constexpr std::string_view kKnown[] = {
-        "seq",   "at",      "mono_ns",     "boot_id", "prev",       "hash",    "event",
-        "stage", "outcome", "duration_ns", "error",   "generation", "service", "pid"};
-    bool known = false;
-    for (const std::string_view name : kKnown) known = known || key == name;
-    if (!known) more += fmt::format("{}{} {}", more.empty() ? " (" : ", ", key, text(value));
+  for (const auto& [key, value] : line["metrics"].members()) {
+    more += fmt::format("{}{} {}", more.empty() ? " (" : ", ", key, text(value));
   }
   if (!more.empty()) more += ')';
   const std::string error =
@@ -54,7 +49,6 @@ std::string crash_site(const Json& line) {
 
 std::optional<std::string> sentence(const Json& line) {
   const std::string_view event = line["event"].as_string();
-  if (event == "opened") return "incident opened";
   if (event == "detected") {
     const std::string_view what = line["what"].as_string();
     if (what == "hang") {

@@ -11,7 +11,7 @@ Result<EngineConfig> load_engine_config(const std::string& path) {
   DEFIB_TRY_ASSIGN(conf::Document document, conf::Document::parse_file(path));
   conf::Section root = document.root();
   // These belong to other programs, which check them.
-  for (const char* other : {"defib", "service", "services", "venue", "trading"}) root.has(other);
+  for (const char* other : {"defib", "service", "venue", "trading"}) root.has(other);
   conf::Section engine = root.table("engine");
   engine.value("tick", config.tick, {1ms, 1min});
   engine.value("sync_every", config.sync_every, {10ms, 1min});

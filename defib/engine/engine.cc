@@ -85,7 +85,9 @@ class StepReporter final : public recovery::Procedure::Observer {
     Json fields = Json::object({{"stage", stage.name},
                                 {"outcome", recovery::to_string(stage.outcome)},
                                 {"duration_ns", stage.duration.count()}});
-    for (const auto& [name, value] : stage.metrics) fields.set(name, value);
+    Json metrics = Json::object();
+    for (const auto& [name, value] : stage.metrics) metrics.set(name, value);
+    fields.set("metrics", std::move(metrics));
     if (stage.error) fields.set("error", wire::to_json(*stage.error));
     sink_("stage_finished", std::move(fields));
   }

@@ -24,7 +24,7 @@ using wire::Json;
 namespace {
 
 constexpr os::Duration kPoll = 10ms;
-constexpr std::string_view kApiKey = "paper-key";
+constexpr std::string_view kApiKey = "paperkey";
 constexpr std::string_view kService = "engine";
 
 std::string duration_text(os::Duration duration) {
@@ -120,8 +120,8 @@ kind = "binance"
 url = "http://127.0.0.1:{port}"
 api_key = "env:PAPER_API_KEY"
 api_secret = "file:{secret}"
-recv_window = "{recv_window}"          # the expiry fence of every order
-visibility_lag = "{lag}"
+recv_window_ms = {recv_window}              # the expiry fence of every order
+visibility_lag_ms = {lag}
 symbols = [{symbols}]
 
 [trading]
@@ -152,8 +152,8 @@ order_notional = "50"
 seed = {seed}
 )",
       fmt::arg("port", venue_port_), fmt::arg("secret", os::join_path(options_.dir, "secret")),
-      fmt::arg("recv_window", duration_text(options_.recv_window)),
-      fmt::arg("lag", duration_text(options_.visibility_lag)),
+      fmt::arg("recv_window", options_.recv_window / 1ms),
+      fmt::arg("lag", options_.visibility_lag / 1ms),
       fmt::arg("symbols", quoted_list(options_.symbols)),
       fmt::arg("max_open", options_.resting_orders * 2 + 200),
       fmt::arg("crashes", options_.max_crashes),

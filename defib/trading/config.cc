@@ -16,9 +16,7 @@ const conf::Range<Decimal> kPositive{Decimal::from_units(1), conf::kAnyDecimal.m
 const conf::Range<Decimal> kNotNegative{Decimal(), conf::kAnyDecimal.max};
 
 // Tables of the same file that others read.
-constexpr std::array<std::string_view, 12> kNeighbours = {
-    "services", "defaults", "daemon",      "probes", "policies", "alerts",
-    "runbooks", "http",     "connections", "stores", "engine",   "report"};
+constexpr std::array<std::string_view, 3> kNeighbours = {"defib", "service", "engine"};
 
 VenueConfig read_venue(conf::Section section) {
   VenueConfig venue;
