@@ -558,7 +558,13 @@ class Survival(Service):
                 now = self.service("a")
                 return (now["supervised"] and now["state"] == "running" and now["shim_pid"] and
                         copies() == [now["pid"]])
-            self.until(settled, what=f"one running service after {victims} (seed {seed})")
+            try:
+                self.until(settled, what=f"one running service after {victims} (seed {seed})")
+            except AssertionError:
+                daemon.kill()
+                print(copies(), self.service("a"), daemon.stderr.read(), sep="\n",
+                      file=sys.stderr)
+                raise
             if "service" not in victims:
                 self.assertEqual(self.service("a")["pid"], before["pid"], victims)
         print(f"kills: {kills}", file=sys.stderr)
