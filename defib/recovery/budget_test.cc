@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "defib/base/bytes.h"
 #include "defib/os/random.h"
 #include "defib/recovery/policy.h"
 #include "defib/recovery/testcases/scratch.h"
+#include "defib/recovery/testcases/seed.h"
 
 namespace defib::recovery {
 namespace {
@@ -339,10 +339,7 @@ TEST_F(BudgetTest, AStepOfTheWallClockIsSettledBeforeTheReboot) {
 // Random lives of a budget against the true time, which no clock of the machine shows: the count is
 // exact at every moment.
 TEST_F(BudgetTest, OverRandomRebootsStepsAndKillsTheCountIsExact) {
-  const char* given = std::getenv("DEFIB_SEED");
-  const std::uint64_t first =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : os::random_seed() % 1'000'000'000;
-  fmt::print("first seed {} (DEFIB_SEED={} repeats it)\n", first, first);
+  const std::uint64_t first = testcases::first_seed();
   GatedFiles files([](std::string_view) { return Gate::kPass; });
   for (std::uint64_t seed = first; seed < first + 300; ++seed) {
     SCOPED_TRACE(fmt::format("DEFIB_SEED={}", seed));

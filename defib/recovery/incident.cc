@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 #include <utility>
 
 #include "defib/base/assert.h"
@@ -421,7 +422,7 @@ Result<Incident> IncidentLog::create(std::string_view service, wire::Json fields
     Sealed last;
     if (unseal(ends.last, last)) previous_hash = last.hash;
   }
-  Incident incident(*files_, *clock_);
+  Incident incident(*clock_);
   incident.id_ = new_id(*clock_);
   incident.path_ = path_of(incident.id_);
   if (files_->exists(incident.path_)) {
@@ -445,7 +446,7 @@ Result<Incident> IncidentLog::create(std::string_view service, wire::Json fields
 
 Result<Incident> IncidentLog::resume(const std::string& id) {
   if (!is_id(id) || !files_->exists(path_of(id))) return no_such_incident(id);
-  Incident incident(*files_, *clock_);
+  Incident incident(*clock_);
   incident.id_ = id;
   incident.path_ = path_of(id);
   DEFIB_TRY_ASSIGN(const std::string text,

@@ -74,11 +74,10 @@ class Incident {
 
  private:
   friend class IncidentLog;
-  Incident(os::Files& files, const os::Clock& clock) : files_(&files), clock_(&clock) {}
+  explicit Incident(const os::Clock& clock) : clock_(&clock) {}
   Result<> append_any(std::string_view event, wire::Json fields, Durability durability);
   Result<> write_line(std::string_view line);
   Result<> sync();
-  os::Files* files_;
   const os::Clock* clock_;
   std::unique_ptr<os::File> file_;
   std::string id_, path_, head_;

@@ -203,6 +203,43 @@ TEST_F(IncidentTest, AFileRewrittenWithNewHashesIsDetectedByTheHeadAlone) {
   EXPECT_EQ(check_independently(incident.path(), incident.head_hash()).status.code, 1);
 }
 
+// Seals one line anew without touching the others; `change` works on the line before its seal.
+template <typename Change>
+std::string with_line_resealed(const std::string& text, int number, const Change& change) {
+  std::size_t begin = 0;
+  for (int i = 1; i < number; ++i) begin = text.find('\n', begin) + 1;
+  const std::size_t end = text.find('\n', begin);
+  std::string line = text.substr(begin, end - begin);
+  line.resize(line.rfind(R"(,"hash":")"));
+  change(line);
+  return text.substr(0, begin) + line + R"(,"hash":")" + sha256_hex(line) + "\"}" +
+         text.substr(end);
+}
+
+TEST_F(IncidentTest, ALineThatIsSealedAloneBreaksTheChainInBothCheckers) {
+  const Incident incident = finished();
+  const std::string text = text_of(incident);
+  const auto expect_problem = [&](const std::string& forged, const std::string& problem) {
+    EXPECT_THAT(verify_incident(forged).problem, HasSubstr(problem));
+    write(dir_ / "forged.jsonl", forged);
+    const auto independent = check_independently(dir_ / "forged.jsonl");
+    EXPECT_EQ(independent.status.code, 1);
+    EXPECT_THAT(independent.text, HasSubstr(problem));
+  };
+  expect_problem(with_line_resealed(
+                     text, 2, [](std::string& line) { line.replace(line.find("pidfd"), 5, "me"); }),
+                 "line 3: it does not continue the line before it");
+  expect_problem(with_line_resealed(
+                     text, 5, [](std::string& line) { line.replace(line.find(":5"), 2, ":6"); }),
+                 "line 5: its sequence number is 6");
+  expect_problem(
+      with_line_resealed(text, 1,
+                         [](std::string& line) { line.replace(line.find("opened"), 6, "reopen"); }),
+      "line 1: it does not open an incident");
+  expect_problem(with_line_resealed(text, 5, [](std::string& line) { line += ",\"seq\":5"; }),
+                 "line 5: ");
+}
+
 TEST_F(IncidentTest, NothingMayFollowTheClosingLine) {
   Incident incident = finished();
   EXPECT_TRUE(incident.closed());
@@ -276,7 +313,9 @@ TEST_F(IncidentTest, ARenamedFileIsNotTheIncidentOfThatName) {
 
 TEST_F(IncidentTest, ATornLastLineIsCutOnResumeAtEveryLengthAndRecorded) {
   Incident incident = create();
-  ASSERT_TRUE(incident.append("detected", Json::object({{"by", "pidfd"}}), Durability::kSync));
+  // Longer than the line that records the cut, so that nothing of it may be left behind that one.
+  ASSERT_TRUE(incident.append("captured", Json::object({{"stack", std::string(600, 'x')}}),
+                              Durability::kSync));
   const std::string whole = text_of(incident);
   const std::size_t border = whole.find('\n') + 1;
   for (std::size_t size = border; size < whole.size(); ++size) {
@@ -362,6 +401,9 @@ TEST_F(IncidentTest, SoonLinesAreSyncedWithinTheDelayAndSyncLinesAtOnce) {
   ASSERT_TRUE(incident.append("d", Json::object(), Durability::kSync));
   EXPECT_EQ(syncs, 3);
   EXPECT_EQ(incident.sync_due_mono_ns(), 0) << "a sync covers all lines before it";
+  ASSERT_TRUE(incident.append("e", Json::object(), Durability::kSoon));
+  ASSERT_TRUE(incident.close("recovered"));
+  EXPECT_EQ(syncs, 4) << "the closing hash goes out with the alert";
 }
 
 TEST_F(IncidentTest, AFailedWriteLeavesNoPartOfItsLineAndMayBeTriedAgain) {
@@ -558,7 +600,8 @@ TEST_F(IncidentTest, LinesLongerThanTheFirstReadAreFoundWhole) {
   ASSERT_TRUE(next);
   ASSERT_TRUE(next->close("stopped", Json::object({{"t", std::string(300'000, 'z')}})));
   EXPECT_TRUE(log().verify(next->id(), next->head_hash())->intact);
-  for (const IncidentSummary& summary : *log().list()) {
+  const auto listed = log().list();
+  for (const IncidentSummary& summary : *listed) {
     EXPECT_NE(summary.outcome, "failed") << summary.cause;
   }
 }

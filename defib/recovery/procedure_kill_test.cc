@@ -14,6 +14,7 @@
 #include "defib/recovery/procedure.h"
 #include "defib/recovery/progress_file.h"
 #include "defib/recovery/testcases/scratch.h"
+#include "defib/recovery/testcases/seed.h"
 
 namespace defib::recovery {
 namespace {
@@ -177,8 +178,7 @@ TEST_P(KilledProcedure, AtEveryFileOperationInTurnEndsAsAnUndisturbedRun) {
 TEST_P(KilledProcedure, AtRandomInstantsManyTimesInARowEndsAsAnUndisturbedRun) {
   const bool fails = GetParam();
   const auto expected = undisturbed(fails);
-  const std::uint64_t seed = os::random_seed() % 1'000'000'000;
-  fmt::print("seed {}\n", seed);
+  const std::uint64_t seed = testcases::first_seed();
   os::Random random(seed);
   int kills = 0;
   for (int round = 0; round < 30; ++round) {
@@ -339,6 +339,35 @@ TEST(ProgressFile, DamageIsToldFromWhole) {
   EXPECT_TRUE(read_progress(os::real_files(), clock, path));
   ASSERT_TRUE(file->write_at(kProgressSlot + 100, "x"));
   EXPECT_EQ(read_progress(os::real_files(), clock, path).error().code(), Code::kCorrupted);
+}
+
+TEST(ProgressFile, AWriterThatDiesInsideAWriteLeavesTheReportBefore) {
+  const Scratch dir;
+  const std::string path = dir / "progress";
+  for (int dies_at = 2; dies_at < 8; ++dies_at) {
+    int writes = 0;
+    GatedFiles files([&](std::string_view operation) {
+      if (operation != "write") return Gate::kPass;
+      return ++writes < dies_at ? Gate::kPass : Gate::kHalf;
+    });
+    os::FakeClock clock;
+    auto progress = ProgressFile::create(files, clock, path);
+    ASSERT_TRUE(progress);
+    Procedure procedure("p");
+    procedure.add("a").run([&](StageContext& context) -> Result<> {
+      // The procedure's and the stage's start were writes 1 and 2; step n is write n + 2.
+      for (std::uint64_t step = 1; step <= 10; ++step) {
+        clock.advance(kProgressInterval);
+        context.progress(step, 10, std::string(400, static_cast<char>('a' + step)));
+      }
+      return {};
+    });
+    ASSERT_TRUE(procedure.execute(clock, progress->get()).success());
+    const auto report = read_progress(os::real_files(), clock, path);
+    ASSERT_TRUE(report) << report.error().to_text();
+    EXPECT_EQ(report->state, ProcedureState::kRunning);
+    EXPECT_EQ(report->progress.done, static_cast<std::uint64_t>(std::max(0, dies_at - 3)));
+  }
 }
 
 TEST(ProgressFile, AFullDiskEndsTheShowingNotTheProcedure) {

@@ -1,6 +1,6 @@
 // Thousands of random procedures, each compared with a model that knows the rules of procedure.h
 // and nothing of the implementation: it works on sets of names and predicts every call, every
-// outcome and the result. Seeds are printed; DEFIB_SEED repeats one.
+// outcome and the result.
 
 #include <fmt/core.h>
 #include <gtest/gtest.h>
@@ -15,9 +15,12 @@
 
 #include "defib/os/random.h"
 #include "defib/recovery/procedure.h"
+#include "defib/recovery/testcases/seed.h"
 
 namespace defib::recovery {
 namespace {
+
+using testcases::first_seed;
 
 constexpr os::Duration kLimit = std::chrono::seconds(10);
 
@@ -252,13 +255,6 @@ void expect_as_predicted(const Scenario& scenario) {
         << record.name;
     EXPECT_EQ(record.rolled_back, expected.undone.contains(record.name)) << record.name;
   }
-}
-
-std::uint64_t first_seed() {
-  if (const char* given = std::getenv("DEFIB_SEED")) return std::strtoull(given, nullptr, 10);
-  const std::uint64_t seed = os::random_seed() % 1'000'000'000;
-  fmt::print("first seed {} (DEFIB_SEED={} repeats it)\n", seed, seed);
-  return seed;
 }
 
 TEST(ProcedureModel, TwentyThousandRandomProceduresEndExactlyAsTheModelPredicts) {

@@ -48,7 +48,6 @@ std::string encode(const ProgressReport& report, std::uint64_t sequence) {
   header.u32(static_cast<std::uint32_t>(payload.size()));
   slot += payload;
   DEFIB_ASSERT(slot.size() <= kProgressSlot);
-  slot.resize(kProgressSlot, '\0');
   return slot;
 }
 
@@ -203,7 +202,7 @@ Result<ProgressReport> read_progress(os::Files& files, const os::Clock& clock,
     content.resize(got);
     ProgressReport newest;
     std::uint64_t newest_sequence = 0;
-    for (std::size_t at = 0; at + kProgressSlot <= content.size(); at += kProgressSlot) {
+    for (std::size_t at = 0; at < content.size(); at += kProgressSlot) {
       ProgressReport report;
       const std::uint64_t sequence =
           decode(std::string_view(content).substr(at, kProgressSlot), report);
