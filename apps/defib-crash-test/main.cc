@@ -105,8 +105,7 @@ Error broken(const testbed::Proof& proof, std::string_view when) {
 Result<> round(Testbed& bed, int number, Victim victim, os::Random& random, Tally& tally) {
   os::real_clock().sleep_for(os::Duration(static_cast<std::int64_t>(random.below(200)) * 1ms));
   DEFIB_TRY(strike(bed, victim, random));
-  DEFIB_TRY(bed.wait_for_state({"running"}, kRecoveryLimit));
-  DEFIB_TRY(bed.check_single_engine());
+  DEFIB_TRY(bed.wait_for_single_engine(kRecoveryLimit));
   // The venue stands still for the look, so that ledger and store are of one moment.
   DEFIB_TRY_ASSIGN(const testbed::Proof proof, bed.prove_running());
   if (!proof.holds) return broken(proof, fmt::format("after round {}", number));

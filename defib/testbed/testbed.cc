@@ -406,21 +406,42 @@ Result<Proof> Testbed::prove_running() {
   return proof;
 }
 
-Result<> Testbed::check_single_engine() {
+Result<std::vector<pid_t>> Testbed::engine_processes() const {
   const std::string wanted = program("engine");
-  std::vector<std::string> found;
+  std::vector<pid_t> found;
   DEFIB_TRY_ASSIGN(const auto names, os::real_files().list("/proc"));
   for (const std::string& name : names) {
     if (name[0] < '0' || name[0] > '9') continue;
+    // A process that is being torn down has no command line any more.
     const auto line = os::read_file(os::real_files(), fmt::format("/proc/{}/cmdline", name));
     if (!line || !line->starts_with(wanted + '\0')) continue;
-    if (line->find(config_path_) == std::string::npos) continue;
-    // A zombie has no memory map and does nothing.
-    const auto map = os::read_file(os::real_files(), fmt::format("/proc/{}/maps", name));
-    if (map && !map->empty()) found.push_back(name);
+    if (line->find(config_path_) != std::string::npos) {
+      found.push_back(static_cast<pid_t>(std::stol(name)));
+    }
   }
-  if (found.size() == 1) return {};
-  return Error(Code::kInternal, fmt::format("{} engine processes run, not one", found.size()));
+  return found;
+}
+
+Result<> Testbed::wait_for_single_engine(os::Duration limit) {
+  const std::int64_t deadline = os::real_clock().mono_ns() + limit.count();
+  std::string last = "none was looked for";
+  do {
+    DEFIB_TRY_ASSIGN(const std::vector<pid_t> running, engine_processes());
+    if (running.size() > 1) {
+      return Error(Code::kInternal, fmt::format("{} engine processes run at once: {} and {}",
+                                                running.size(), running[0], running[1]));
+    }
+    const auto service = status();
+    last = service ? fmt::format("{} processes, {}", running.size(), service->dump())
+                   : service.error().to_line();
+    if (service && running.size() == 1 && (*service)["state"].as_string() == "running" &&
+        (*service)["pid"].as_int() == running[0]) {
+      return {};
+    }
+    os::real_clock().sleep_for(kPoll);
+  } while (os::real_clock().mono_ns() < deadline);
+  return Error(Code::kTimeout, fmt::format("no single running engine after {}: {}",
+                                           os::format_duration(limit), last));
 }
 
 Result<Proof> Testbed::audit(bool may_be_unknown) {

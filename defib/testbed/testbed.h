@@ -119,14 +119,16 @@ class Testbed {
   // The same beside the running engine, for which the venue is stopped for some milliseconds:
   // intents in flight may be unknown yet, nothing may be lost, doubled or believed wrongly.
   Result<Proof> prove_running();
-  // One engine process of this testbed, neither none nor two.
-  Result<> check_single_engine();
+  // Until exactly one engine process of this testbed runs and is in the state "running". Two at
+  // once, at any look, are an error at once.
+  Result<> wait_for_single_engine(os::Duration limit);
 
  private:
   explicit Testbed(TestbedOptions options) : options_(std::move(options)) {}
   Result<> write_files();
   std::string program(const std::string& name) const;
   Result<os::CommandOutput> run_defib(std::vector<std::string> arguments);
+  Result<std::vector<pid_t>> engine_processes() const;
   Result<Proof> audit(bool may_be_unknown);
   Result<wire::Json> read_ready_line(const std::string& path, const os::Child& child);
 
