@@ -24,10 +24,21 @@ using namespace defib;
 using namespace std::chrono_literals;
 using testbed::Testbed;
 
-enum class Victim { kEngine, kRecovery, kShim, kSupervisor, kShimAndSupervisor, kShimAndEngine };
+enum class Victim {
+  kEngine,
+  kRecovery,
+  kShim,
+  kSupervisor,
+  kShimAndSupervisor,
+  kShimAndEngine,
+  kIntentDurable,  // the engine, between "intent durable" and "request sent"
+  kRequestSent,    // between "request sent" and "reply seen"
+  kReplySeen,      // between "reply seen" and "outcome recorded"
+};
 constexpr std::array kVictims = {
-    Victim::kEngine,     Victim::kRecovery,          Victim::kShim,
-    Victim::kSupervisor, Victim::kShimAndSupervisor, Victim::kShimAndEngine};
+    Victim::kEngine,        Victim::kRecovery,          Victim::kShim,
+    Victim::kSupervisor,    Victim::kShimAndSupervisor, Victim::kShimAndEngine,
+    Victim::kIntentDurable, Victim::kRequestSent,       Victim::kReplySeen};
 
 std::string_view to_string(Victim victim) {
   switch (victim) {
@@ -43,6 +54,12 @@ std::string_view to_string(Victim victim) {
       return "shim+supervisor";
     case Victim::kShimAndEngine:
       return "shim+engine";
+    case Victim::kIntentDurable:
+      return "at intent_durable";
+    case Victim::kRequestSent:
+      return "at request_sent";
+    case Victim::kReplySeen:
+      return "at reply_seen";
   }
   return "?";
 }
@@ -57,6 +74,12 @@ struct Tally {
 // A process may end by itself between the look at its pid and the kill: that is a kill as well.
 void kill_if_alive(Testbed& bed, pid_t pid) {
   if (pid > 0) (void)bed.kill(pid);
+}
+
+Result<> kill_at(Testbed& bed, pid_t engine, const std::string& point, os::Random& random) {
+  DEFIB_TRY(bed.inject(fmt::format("kill@{}:{}", point, 1 + random.below(3))));
+  DEFIB_TRY(bed.wait_for_new_engine(engine, kRecoveryLimit));
+  return {};
 }
 
 Result<> strike(Testbed& bed, Victim victim, os::Random& random) {
@@ -82,6 +105,15 @@ Result<> strike(Testbed& bed, Victim victim, os::Random& random) {
     case Victim::kShimAndSupervisor:
       kill_if_alive(bed, bed.shim_pid());
       kill_if_alive(bed, bed.supervisor_pid());
+      break;
+    case Victim::kIntentDurable:
+      DEFIB_TRY(kill_at(bed, engine, "intent_durable", random));
+      break;
+    case Victim::kRequestSent:
+      DEFIB_TRY(kill_at(bed, engine, "request_sent", random));
+      break;
+    case Victim::kReplySeen:
+      DEFIB_TRY(kill_at(bed, engine, "reply_seen", random));
       break;
     case Victim::kShimAndEngine:
       kill_if_alive(bed, bed.shim_pid());
@@ -146,11 +178,15 @@ Result<testbed::Proof> run(const std::string& dir, std::uint64_t seed, int round
     }
   }
   for (const Victim victim : kVictims) {
-    fmt::print("  {:16} killed {} times\n", to_string(victim),
+    fmt::print("  {:18} killed {} times\n", to_string(victim),
                tally.kills[static_cast<std::size_t>(victim)]);
   }
   DEFIB_TRY(bed->settle_intents(20s));
   DEFIB_TRY(bed->stop_supervisor());
+  DEFIB_TRY_ASSIGN(const testbed::Proof tampered, bed->prove_with_one_intent_hidden());
+  if (tampered.holds || tampered.lost != 1) {
+    return Error(Code::kInternal, "the proof does not notice an order without an intent");
+  }
   return bed->prove();
 }
 

@@ -399,6 +399,10 @@ Result<Proof> Testbed::prove() {
   return audit(false);
 }
 
+Result<Proof> Testbed::prove_with_one_intent_hidden() {
+  return audit(false, true);
+}
+
 Result<Proof> Testbed::prove_running() {
   DEFIB_TRY(venue_.signal(SIGSTOP));
   auto proof = audit(true);
@@ -444,10 +448,15 @@ Result<> Testbed::wait_for_single_engine(os::Duration limit) {
                                            os::format_duration(limit), last));
 }
 
-Result<Proof> Testbed::audit(bool may_be_unknown) {
+Result<Proof> Testbed::audit(bool may_be_unknown, bool hide_one) {
   DEFIB_TRY_ASSIGN(const auto snapshot,
                    store::Store::open_read_only(os::join_path(state_dir_, "store"), {}));
-  DEFIB_TRY_ASSIGN(const auto intents, read_all_intents(*snapshot));
+  DEFIB_TRY_ASSIGN(auto intents, read_all_intents(*snapshot));
+  if (hide_one) {
+    const auto accepted = std::ranges::find_if(
+        intents, [](const trading::Intent& intent) { return belief(intent.state) == "accepted"; });
+    if (accepted != intents.end()) intents.erase(accepted);
+  }
   std::string beliefs;
   for (const trading::Intent& intent : intents) {
     beliefs += fmt::format("{} {}\n", intent.id, belief(intent.state));

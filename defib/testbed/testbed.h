@@ -116,6 +116,9 @@ class Testbed {
   // Reads the engine's intents from its store, and asks the venue's ledger about each. Only when
   // the engine does not run.
   Result<Proof> prove();
+  // The same with one accepted intent kept back, which must break it: shows that the proof can
+  // fail.
+  Result<Proof> prove_with_one_intent_hidden();
   // The same beside the running engine, for which the venue is stopped for some milliseconds:
   // intents in flight may be unknown yet, nothing may be lost, doubled or believed wrongly.
   Result<Proof> prove_running();
@@ -129,7 +132,7 @@ class Testbed {
   std::string program(const std::string& name) const;
   Result<os::CommandOutput> run_defib(std::vector<std::string> arguments);
   Result<std::vector<pid_t>> engine_processes() const;
-  Result<Proof> audit(bool may_be_unknown);
+  Result<Proof> audit(bool may_be_unknown, bool hide_one = false);
   Result<wire::Json> read_ready_line(const std::string& path, const os::Child& child);
 
   TestbedOptions options_;
