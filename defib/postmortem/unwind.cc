@@ -33,6 +33,17 @@ struct ElfCloser {
   void operator()(Elf* elf) const { elf_end(elf); }
 };
 
+// The C and C++ runtimes' own lines explain no fault of the program's, and unpacking their debug
+// information costs three quarters of a report's time (35 of 50 ms for glibc's). Their functions
+// still have names, from the symbol tables.
+bool is_runtime_library(std::string_view path) {
+  constexpr std::string_view kNames[] = {"libc.so.", "libm.so.",      "libpthread.so.",
+                                         "ld-linux", "libstdc++.so.", "libgcc_s.so.",
+                                         "libc-",    "libpthread-"};
+  const std::string_view name = path.substr(path.rfind('/') + 1);  // npos + 1 is 0
+  return std::ranges::any_of(kNames, [&](auto prefix) { return name.starts_with(prefix); });
+}
+
 // A file without a build id cannot be checked and is taken as it is.
 bool build_id_matches(int fd, const std::string& expected) {
   if (expected.empty()) return true;
@@ -55,6 +66,12 @@ int find_elf(Dwfl_Module*, void** userdata, const char*, Dwarf_Addr, char**, Elf
   }
   if (!module->file.valid() || !build_id_matches(module->file.get(), module->build_id)) return -1;
   return ::dup(module->file.get());
+}
+
+std::string name_of(Dwfl_Module* module, Dwarf_Addr* start = nullptr) {
+  const char* name =
+      dwfl_module_info(module, nullptr, start, nullptr, nullptr, nullptr, nullptr, nullptr);
+  return name != nullptr ? name : "";
 }
 
 struct AddressRange {
@@ -137,7 +154,7 @@ class Symbolizer {
   std::vector<Location> locate(Dwfl_Module* module, std::uint64_t address);
   static void set_line(UnitIndex& unit, Dwarf_Addr address, Location& location);
   static std::vector<Dwarf_Die> inlined_at(Dwarf_Die function, Dwarf_Addr address);
-  static std::string name_of(Dwarf_Die& die);
+  static std::string function_name(Dwarf_Die& die);
   static void set_call_site(UnitIndex& unit, Dwarf_Die& inlined, Location& caller);
 
   Dwfl* dwfl_;
@@ -195,7 +212,7 @@ std::vector<Dwarf_Die> Symbolizer::inlined_at(Dwarf_Die scope, Dwarf_Addr addres
   return chain;
 }
 
-std::string Symbolizer::name_of(Dwarf_Die& die) {
+std::string Symbolizer::function_name(Dwarf_Die& die) {
   Dwarf_Attribute attribute;
   for (const unsigned name : {DW_AT_linkage_name, DW_AT_MIPS_linkage_name}) {
     if (dwarf_attr_integrate(&die, name, &attribute) != nullptr) {
@@ -229,20 +246,20 @@ std::vector<Symbolizer::Location> Symbolizer::locate(Dwfl_Module* module, std::u
   outermost.function =
       demangled(dwfl_module_addrinfo(module, address, &offset, &symbol, nullptr, nullptr, nullptr));
   Dwarf_Addr bias = 0;
-  UnitIndex* unit = unit_of(module, address, bias);
+  UnitIndex* unit = is_runtime_library(name_of(module)) ? nullptr : unit_of(module, address, bias);
   if (unit == nullptr) return {outermost};
   Dwarf_Die* function = unit->find(address - bias);
   if (function == nullptr) {
     set_line(*unit, address - bias, outermost);
     return {outermost};
   }
-  if (outermost.function.empty()) outermost.function = name_of(*function);
+  if (outermost.function.empty()) outermost.function = function_name(*function);
   std::vector<Location> locations;
   Location innermost;
   set_line(*unit, address - bias, innermost);
   for (Dwarf_Die& inlined : inlined_at(*function, address - bias)) {
     Location location = innermost;
-    location.function = name_of(inlined);
+    location.function = function_name(inlined);
     location.inlined = true;
     locations.push_back(std::move(location));
     // The function around it stands where this one is called.
@@ -263,9 +280,7 @@ void Symbolizer::append(std::uint64_t pc, std::uint64_t lookup, std::vector<Fram
     return;
   }
   Dwarf_Addr start = 0;
-  const char* name =
-      dwfl_module_info(module, nullptr, &start, nullptr, nullptr, nullptr, nullptr, nullptr);
-  frame.module = name != nullptr ? name : "";
+  frame.module = name_of(module, &start);
   GElf_Addr bias = start;
   if (dwfl_module_getelf(module, &bias) == nullptr) bias = start;
   frame.offset = pc - bias;
