@@ -22,14 +22,15 @@
 namespace defib::postmortem {
 
 // The whole vocabulary of docs/cli.md; the ones that a supervisor alone can find are not used here.
-#define DEFIB_CAUSES(X)                                                                           \
-  X(segmentation_fault)                                                                           \
-  X(null_dereference)                                                                             \
-  X(stack_overflow) X(bus_error) X(illegal_instruction) X(arithmetic_fault) X(assertion_failure)  \
-      X(uncaught_exception) X(heap_corruption) X(abort) X(out_of_memory) X(deadlock) X(busy_loop) \
-          X(heartbeat_lost) X(health_check_failed) X(memory_limit) X(cpu_limit) X(resource_limit) \
-              X(bad_system_call) X(log_pattern) X(killed_externally) X(venue_disconnected)        \
-                  X(start_failed) X(exit_failure) X(clean_exit) X(unknown)
+// clang-format off
+#define DEFIB_CAUSES(X) \
+  X(segmentation_fault) X(null_dereference) X(stack_overflow) X(bus_error) \
+  X(illegal_instruction) X(arithmetic_fault) X(assertion_failure) X(uncaught_exception) \
+  X(heap_corruption) X(abort) X(out_of_memory) X(deadlock) X(busy_loop) X(heartbeat_lost) \
+  X(health_check_failed) X(memory_limit) X(cpu_limit) X(resource_limit) X(bad_system_call) \
+  X(log_pattern) X(killed_externally) X(venue_disconnected) X(start_failed) X(exit_failure) \
+  X(clean_exit) X(unknown)
+// clang-format on
 
 enum class Cause : std::uint8_t {
 #define DEFIB_CAUSE(name) name,

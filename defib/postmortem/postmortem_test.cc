@@ -491,6 +491,18 @@ TEST_F(CoreFile, OfAStackOverflowIsRecognized) {
   EXPECT_TRUE(crashed_stack(report).truncated);
 }
 
+TEST_F(CoreFile, GetsNoNamesFromAProgramThatIsNotItsOwn) {
+  const std::string core = core_of(victim_path("wild_pointer"));
+  ASSERT_NE(core, "");
+  auto snapshot = read_core(core, victim_path("non_canonical"));
+  ASSERT_TRUE(snapshot) << snapshot.error().to_text();
+  const Report report = make_report(std::move(*snapshot), {});
+  SCOPED_TRACE(to_text(report));
+  EXPECT_EQ(report.classification.subtype, "wild_pointer");
+  EXPECT_EQ(crashed_stack(report).frames.at(0).function, "");
+  EXPECT_EQ(crashed_stack(report).frames.at(0).file, "");
+}
+
 TEST_F(CoreFile, ThatIsNoCoreIsRefused) {
   EXPECT_EQ(read_core("/bin/sh").error().code(), Code::kCoreUnreadable);
   EXPECT_THAT(read_core("/bin/sh").error().message(), HasSubstr("not a 64-bit core"));
