@@ -2,7 +2,8 @@
 
 #include <array>
 #include <chrono>
-#include <limits>
+
+#include "defib/os/files.h"
 
 namespace defib::trading {
 namespace {
@@ -117,6 +118,10 @@ TradingConfig read_trading_config(conf::Section root) {
   read_gates(trading.table("gates"), config);
   read_ramp(trading.table("ramp"), config.ramp);
   return config;
+}
+
+std::string trading_store_dir(const std::string& state_dir) {
+  return os::join_path(state_dir, "trading");
 }
 
 Result<TradingConfig> load_trading_config(const std::string& path) {

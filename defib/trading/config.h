@@ -47,6 +47,8 @@ struct TradingConfig {
 // Reads [venue] and [trading] of a document; errors are kept by the document, see conf/conf.h. All
 // durations, amounts and defaults are listed in docs/trading.md.
 TradingConfig read_trading_config(conf::Section root);
+// Where the engine's store lies in the state directory; plans/ and approvals/ lie beside it.
+std::string trading_store_dir(const std::string& state_dir);
 // Reads a TOML file whose other top-level tables belong to the supervisor; the Config* errors name
 // file, line and column.
 Result<TradingConfig> load_trading_config(const std::string& path);

@@ -13,17 +13,6 @@ constexpr std::int64_t kNsPerMs = 1'000'000;
 // An intent whose proof is blocked is looked at again after so many visibility lags.
 constexpr std::int64_t kBlockedLags = 10;
 constexpr std::int64_t kMinBlockedMs = 1'000;
-// Clocks of the venue's parts may differ by so much in their time stamps.
-constexpr std::int64_t kStampSlackMs = 1'000;
-
-// Could this trade, of an order that nobody here knows, have come from the intent?
-bool could_be_of(const venue::Fill& fill, const Intent& intent) {
-  if (fill.symbol != intent.symbol || fill.side != intent.side) return false;
-  if (fill.quantity > intent.quantity) return false;
-  if (fill.time_ms < intent.timestamp_ms - kStampSlackMs) return false;
-  if (intent.type == venue::OrderType::kMarket) return true;
-  return intent.side == venue::Side::kBuy ? fill.price <= intent.price : fill.price >= intent.price;
-}
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "defib/trading/amounts.h"
+#include "defib/trading/tables.h"
 
 namespace defib::trading {
 namespace {
@@ -17,6 +18,7 @@ using recovery::Rule;
 using recovery::Verdict;
 
 constexpr std::int64_t kNsPerMs = 1'000'000;
+constexpr std::size_t kDecisionsKept = 200;
 
 Decimal amount(const Evidence& evidence, std::string_view name) {
   const Result<Decimal> value = Decimal::parse(evidence[name].as_string());
@@ -207,6 +209,37 @@ Volatility volatility_of(const std::map<std::string, Decimal>& before, std::int6
     if (change > result.value) result = {change, symbol};
   }
   return result;
+}
+
+Result<> record_decision(store::Store& store, const recovery::Decision& decision,
+                         std::int64_t wall_ns, store::Durability durability) {
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Transaction> transaction, store.begin());
+  const std::string key = fmt::format("{:020}:{}", wall_ns, decision.id);
+  DEFIB_TRY(transaction->put(kDecisionTable, key, decision.to_json().dump()));
+  std::vector<std::string> old;
+  {
+    DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Cursor> cursor,
+                     transaction->scan(kDecisionTable));
+    std::size_t kept = 0;
+    for (bool found = cursor->last(); found; found = cursor->prev()) {
+      if (++kept > kDecisionsKept) old.emplace_back(cursor->key());
+    }
+  }
+  for (const std::string& gone : old) DEFIB_TRY(transaction->erase(kDecisionTable, gone));
+  const Result<std::uint64_t> committed = transaction->commit(durability);
+  if (!committed) return committed.error();
+  return {};
+}
+
+Result<recovery::Decision> find_decision(const store::Snapshot& snapshot, std::string_view id) {
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Cursor> cursor, snapshot.scan(kDecisionTable));
+  for (bool found = cursor->last(); found; found = cursor->prev()) {
+    DEFIB_TRY_ASSIGN(const wire::Json json, wire::Json::parse(cursor->value()));
+    DEFIB_TRY_ASSIGN(recovery::Decision decision, recovery::Decision::from_json(json));
+    if (id == "latest" || decision.id.starts_with(id) || decision.rule == id) return decision;
+  }
+  return Error(Code::kNotFound, fmt::format("no decision {} was ever made here", id))
+      .suggest("give a decision's id, the name of the rule that decided, or latest");
 }
 
 std::string_view to_string(GateOutcome outcome) {

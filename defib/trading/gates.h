@@ -15,6 +15,7 @@
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
 #include "defib/recovery/decision.h"
+#include "defib/store/store.h"
 #include "defib/trading/checkpoint.h"
 #include "defib/trading/reconcile.h"
 
@@ -81,6 +82,12 @@ struct Volatility {
 };
 Volatility volatility_of(const std::map<std::string, Decimal>& before, std::int64_t before_age_ns,
                          const std::map<std::string, Decimal>& now, os::Duration window);
+
+// Keeps a decision for `defib explain`, and the newest 200 of them.
+Result<> record_decision(store::Store& store, const recovery::Decision& decision,
+                         std::int64_t wall_ns, store::Durability durability);
+// The newest decision whose id begins with `id`, or whose deciding rule is `id`, or "latest".
+Result<recovery::Decision> find_decision(const store::Snapshot& snapshot, std::string_view id);
 
 // What a verdict means for trading.
 enum class GateOutcome { kOpen, kMonitorOnly, kNeedsApproval, kRefused };

@@ -27,6 +27,7 @@ Error breached(std::string_view limit, std::string input, std::string threshold)
 
 // What a failed placing proves about the order.
 IntentEvent event_of_failure(const Error& error) {
+  if (error.field("nothing_sent") == "true") return IntentEvent::kNothingSent;
   switch (error.code()) {
     case Code::kVenueRejected:
     case Code::kVenueRateLimited:

@@ -132,6 +132,14 @@ Result<IdSource> IdSource::begin_boot(store::Store& store, const os::Clock& cloc
   return IdSource(std::move(owner), std::move(boot));
 }
 
+IdSource IdSource::for_inspection(const os::Clock& clock, std::string owner) {
+  BootRecord boot;
+  boot.boot_id = clock.boot_id();
+  boot.mono_ns = clock.mono_ns();
+  boot.wall_ns = clock.wall_ns();
+  return IdSource(std::move(owner), std::move(boot));
+}
+
 std::string IdSource::next() {
   DEFIB_ASSERT(counter_ < kMaxCounter);
   return format_client_id({owner_, boot_.epoch, ++counter_});

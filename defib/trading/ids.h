@@ -57,6 +57,8 @@ class IdSource {
   // LimitExceeded after the last epoch.
   static Result<IdSource> begin_boot(store::Store& store, const os::Clock& clock,
                                      std::string owner);
+  // Writes nothing and belongs to no boot (epoch 0): for looking only, never for real orders.
+  static IdSource for_inspection(const os::Clock& clock, std::string owner);
   std::string next();
   std::uint64_t epoch() const { return boot_.epoch; }
   const BootRecord& boot() const { return boot_; }

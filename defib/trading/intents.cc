@@ -57,6 +57,8 @@ constexpr S kTable[kIntentStates][kIntentEvents] = {
 };
 
 constexpr std::uint8_t kIntentVersion = 1;
+// Clocks of the venue's parts may differ by so much in their time stamps.
+constexpr std::int64_t kStampSlackMs = 1'000;
 
 }  // namespace
 
@@ -146,6 +148,14 @@ wire::Json Intent::to_json() const {
                              {"venue_order_id", venue_order_id},
                              {"filled", filled.to_string()},
                              {"detail", detail}});
+}
+
+bool could_be_of(const venue::Fill& fill, const Intent& intent) {
+  if (fill.symbol != intent.symbol || fill.side != intent.side) return false;
+  if (fill.quantity > intent.quantity) return false;
+  if (fill.time_ms < intent.timestamp_ms - kStampSlackMs) return false;
+  if (intent.type == venue::OrderType::kMarket) return true;
+  return intent.side == venue::Side::kBuy ? fill.price <= intent.price : fill.price >= intent.price;
 }
 
 std::string encode_intent(const Intent& intent) {
@@ -309,6 +319,22 @@ std::vector<Intent> IntentLog::unresolved() const {
     if (is_unresolved(intent.state)) result.push_back(intent);
   }
   return result;
+}
+
+Result<std::string> export_intents(const store::Snapshot& snapshot) {
+  std::string lines;
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Cursor> cursor, snapshot.scan(kIntentTable));
+  for (bool found = cursor->first(); found; found = cursor->next()) {
+    DEFIB_TRY_ASSIGN(const Intent intent, decode_intent(cursor->key(), cursor->value()));
+    std::string_view verdict = "accepted";
+    if (is_unresolved(intent.state)) verdict = "unknown";
+    if (intent.state == IntentState::kRejected) verdict = "rejected";
+    if (intent.state == IntentState::kNotSent || intent.state == IntentState::kNeverAccepted) {
+      verdict = "never_accepted";
+    }
+    lines += fmt::format("{} {}\n", intent.id, verdict);
+  }
+  return lines;
 }
 
 Result<std::vector<Intent>> read_open_intents(const store::Snapshot& snapshot) {

@@ -104,6 +104,9 @@ struct Intent {
   wire::Json to_json() const;
 };
 
+// Could this trade, of an order that nobody here knows, have come from the intent?
+bool could_be_of(const venue::Fill& fill, const Intent& intent);
+
 std::string encode_intent(const Intent& intent);
 // LedgerDamaged names the id where the record cannot be read.
 Result<Intent> decode_intent(std::string_view id, std::string_view record);
@@ -144,6 +147,9 @@ class IntentLog {
   std::map<std::string, Intent> open_;
 };
 
+// One line for every intent that was ever logged, in the order of their ids, for an auditor:
+// "CLIENT_ID accepted|rejected|never_accepted|unknown".
+Result<std::string> export_intents(const store::Snapshot& snapshot);
 // The intents that are not terminal, read without the store's lock.
 Result<std::vector<Intent>> read_open_intents(const store::Snapshot& snapshot);
 

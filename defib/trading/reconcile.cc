@@ -324,6 +324,13 @@ class Comparison {
     }
   }
 
+  const Intent* unresolved_behind(const venue::Fill& fill) const {
+    for (const auto& [id, intent] : believed_.intents) {
+      if (is_unresolved(intent.state) && could_be_of(fill, intent)) return &intent;
+    }
+    return nullptr;
+  }
+
   void compare_fills() {
     std::map<std::string, venue::Fill> there;
     for (const venue::Fill& fill : snapshot_.new_fills) {
@@ -335,6 +342,12 @@ class Comparison {
       if (owner != owners_.end()) {
         add(DiscrepancyKind::kExtraFill, subject,
             {"not booked", describe(fill), true, "a trade of order " + owner->second, "book it"});
+      } else if (const Intent* intent = unresolved_behind(fill)) {
+        // Its order may not be visible yet. Until it is, the intent cannot be proved absent.
+        add(DiscrepancyKind::kFillOfUnknownOrder, subject,
+            {"not booked", describe(fill), true,
+             fmt::format("it can be of intent {}, which is not resolved yet", intent->id),
+             "book it"});
       } else {
         add(DiscrepancyKind::kFillOfUnknownOrder, subject,
             {"not booked", describe(fill), false, "nobody here knows its order", "book it"});
@@ -398,28 +411,58 @@ class Comparison {
     return found == values.end() ? Decimal() : found->second;
   }
 
-  // What is locked against what the listed open orders lock; more means that orders are hidden.
+  using Amounts = std::map<std::string, Decimal>;
+
+  // Adds what an order of these terms locks; false where its symbol is not known.
+  bool add_lock(Amounts& locks, const std::string& symbol, venue::Side side, Decimal quantity,
+                Decimal price) const {
+    const std::optional<Instrument> known = instrument(symbol);
+    if (!known) return false;
+    const bool buy = side == venue::Side::kBuy;
+    Decimal& locked = locks[buy ? known->quote_asset : known->base_asset];
+    locked = saturating_sum(locked, buy ? saturating_product(quantity, price) : quantity);
+    return true;
+  }
+
+  // What is locked against what the open orders lock; more means that orders are hidden.
   void compare_locked() {
-    std::map<std::string, Decimal> wanted;
-    for (const venue::Order& order : snapshot_.open_orders) {
-      const std::optional<Instrument> known = instrument(order.symbol);
-      if (!known) return;  // an order of a symbol that is not ours: nothing can be said
+    Amounts wanted;
+    const auto add_order = [&](const venue::Order& order) {
       const Decimal left = saturating_sum(order.quantity, -order.filled);
-      const bool buy = order.side == venue::Side::kBuy;
-      Decimal& locked = wanted[buy ? known->quote_asset : known->base_asset];
-      locked = saturating_sum(locked, buy ? saturating_product(left, order.price) : left);
+      return add_lock(wanted, order.symbol, order.side, left, order.price);
+    };
+    for (const venue::Order& order : snapshot_.open_orders) {
+      if (!add_order(order)) return;  // of a symbol that is not ours: nothing can be said
+    }
+    for (const auto& [id, order] : snapshot_.by_id) {
+      if (order && !venue::is_terminal(order->status) && !open_.contains(id)) add_order(*order);
+    }
+    Amounts possible;  // by intents that may be open and not visible yet
+    for (const auto& [id, intent] : believed_.intents) {
+      if (!is_unresolved(intent.state) || shown(id)) continue;
+      add_lock(possible, intent.symbol, intent.side, intent.quantity, intent.reference_price);
     }
     for (const venue::Balance& balance : snapshot_.balances) {
       const Decimal listed = value_of(wanted, balance.asset);
       const Decimal off = saturating_sum(balance.locked, -listed);
-      if (off.abs() <= asset_tolerance(balance.asset)) continue;
-      const bool hidden = off > Decimal() && snapshot_.stable;
-      add(DiscrepancyKind::kLockedDiffers, balance.asset,
-          {listed.to_string(), balance.locked.to_string(), !hidden,
-           hidden ? "an open order may be hidden from the list (conditional, or another symbol's)"
-                  : "the list and the account were read at different moments",
-           ""});
+      const Decimal tolerance = asset_tolerance(balance.asset);
+      if (off.abs() <= tolerance) continue;
+      add_locked_difference(balance, listed, off,
+                            saturating_sum(value_of(possible, balance.asset), tolerance));
     }
+  }
+
+  void add_locked_difference(const venue::Balance& balance, Decimal listed, Decimal off,
+                             Decimal possible) {
+    std::string explanation = "the list and the account were read at different moments";
+    const bool more = off > Decimal() && snapshot_.stable;
+    const bool hidden = more && off > possible;
+    if (more) explanation = "an unresolved intent may be open and not visible yet";
+    if (hidden) {
+      explanation = "an open order may be hidden from the list (conditional, or another symbol's)";
+    }
+    add(DiscrepancyKind::kLockedDiffers, balance.asset,
+        {listed.to_string(), balance.locked.to_string(), !hidden, std::move(explanation), ""});
   }
 
   void compare_positions() {

@@ -347,8 +347,11 @@ Result<> TradingRecovery::State::decide_gate() {
   const bool first = !decision.has_value();
   decision = recovery::decide(gate_rules(parts.config.gates), evidence.to_evidence());
   outcome = outcome_of(*decision);
-  if (first || decision->rule != before) emit("decision", decision->to_json(), true);
-  return {};
+  if (!first && decision->rule == before) return {};
+  emit("decision", decision->to_json(), true);
+  if (parts.dry_run) return {};
+  return record_decision(*parts.store, *decision, parts.clock->wall_ns(),
+                         parts.config.intent_durability);
 }
 
 Result<> TradingRecovery::State::gradual_resume(StageContext& context) {

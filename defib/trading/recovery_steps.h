@@ -76,8 +76,11 @@ class TradingRecovery {
     EventSink events;  // may be empty
     StateSink states;  // may be empty
     std::vector<HealthCheck> health_checks;
-    // Only look: nothing is corrected, consumed or resumed (`defib recover --dry-run`).
+    // Only look: nothing is written, corrected, consumed or resumed (`defib checklist`).
     bool dry_run = false;
+    // False: the state is recovered and a plan published, but nothing is consumed or resumed; the
+    // engine does that when it starts (`defib recover`).
+    bool resume = true;
   };
   explicit TradingRecovery(Parts parts);
   ~TradingRecovery();

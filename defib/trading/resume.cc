@@ -75,6 +75,7 @@ Result<> TradingRecovery::State::act_on_gate() {
   approval_next = 0;
   gate_next = 0;
   const std::int64_t now = parts.clock->mono_ns();
+  if (!parts.resume && outcome != GateOutcome::kNeedsApproval) return {};
   switch (outcome) {
     case GateOutcome::kOpen:
       return begin_ramp();
@@ -129,6 +130,7 @@ Result<> TradingRecovery::State::ask_for_approval() {
          true);
     told_invalid.clear();
   }
+  if (!parts.resume) return {};
   enter("awaiting_approval");
   gate_next = now + kGatePoll.count();
   approval_next = now + kApprovalPoll.count();

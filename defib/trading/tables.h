@@ -22,6 +22,8 @@ inline constexpr std::string_view kApprovalTable = "trade.approval";      // pla
 inline constexpr std::string_view kFindingTable = "trade.finding";        // id -> JSON
 inline constexpr std::string_view kJournalTable = "trade.journal";        // number -> JSON
 
+inline constexpr std::string_view kDecisionTable = "trade.decision";  // time, id -> JSON
+
 inline constexpr std::string_view kEpochKey = "epoch";
 inline constexpr std::string_view kInitializedKey = "initialized";
 inline constexpr std::string_view kLatestKey = "latest";

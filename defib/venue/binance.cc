@@ -172,7 +172,8 @@ Result<> BinanceVenue::Impl::check_blocked() const {
   if (usage.blocked_until_mono_ns == 0 || left <= 0) return {};
   return Error(Code::kVenueRateLimited, fmt::format("binance asked to be left alone for another {}",
                                                     os::format_duration(os::Duration(left))))
-      .with("retry_after_ms", (left + 999'999) / 1'000'000);
+      .with("retry_after_ms", (left + 999'999) / 1'000'000)
+      .with("nothing_sent", "true");
 }
 
 void BinanceVenue::Impl::note_usage(const wire::HttpResponse& response) {
