@@ -173,7 +173,7 @@ void IncidentRecorder::resume(Track& own, const std::string& id) {
 // Restores from a line of the file what the recorder that wrote it knew.
 void IncidentRecorder::replay(Track& own, const wire::Json& line) {
   const std::string_view event = line["event"].as_string();
-  if (line["by"].as_string() == "service") {
+  if (line["origin"].as_string() == "service") {
     own.recovering = true;
   } else if (event == "detected") {
     own.failed_generation = static_cast<std::uint64_t>(line["generation"].as_int());
@@ -569,7 +569,7 @@ void IncidentRecorder::notified(const process::NotifyEvent& event) {
 
 void IncidentRecorder::service_state(Track& own, const std::string& word) {
   if (!own.incident) return;
-  append(own, "service_state", wire::Json::object({{"by", "service"}, {"state", word}}),
+  append(own, "service_state", wire::Json::object({{"origin", "service"}, {"state", word}}),
          Durability::kSoon);
   if (word == "running") {
     if (own.recovering) own.final_outcome = "recovered";
@@ -588,9 +588,9 @@ void IncidentRecorder::service_event(Track& own, const std::string& text) {
     return;
   }
   const std::string name((*event)["event"].as_string());
-  wire::Json fields = wire::Json::object({{"by", "service"}});
+  wire::Json fields = wire::Json::object({{"origin", "service"}});
   for (const auto& [key, value] : event->members()) {
-    if (key == "event" || key == "by") continue;
+    if (key == "event" || key == "origin") continue;
     // What the line itself says (its number, times and hashes) is the recorder's.
     const bool taken = key == "seq" || key == "at" || key == "mono_ns" || key == "boot_id" ||
                        key == "prev" || key == "hash";
@@ -598,7 +598,8 @@ void IncidentRecorder::service_event(Track& own, const std::string& text) {
   }
   const bool reserved = name == "opened" || name == "closed" || name == "writer_restarted" ||
                         name == "detected" || name == "classified" || name == "restarted";
-  const bool decides = name == "decision" || name == "approval" || name == "recovery_closed";
+  const bool decides = name == "decision" || name.starts_with("approval") ||
+                       name == "emergency_stop" || name == "recovery_closed";
   append(own, reserved ? "service_" + name : name, std::move(fields),
          decides ? Durability::kSync : Durability::kSoon);
   own.recovering = true;
