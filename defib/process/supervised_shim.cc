@@ -371,6 +371,11 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   // The callback may have started it; what has begun anew is not ended here.
   if (!current || exited.exit.generation != generation_ || alive()) return {};
   if (exited.ticket_id == 0) {
+    // An end that nothing follows leaves the ticket unused: it is no restart.
+    if (!report.restarts && budget_->prepared()) {
+      ticket_id_ = 0;
+      if (auto back = budget_->give_back(); !back) last_error_ = back.error();
+    }
     after_exit(report);
     return {};
   }

@@ -69,6 +69,21 @@ TEST_F(Supervision, StoppingIsGracefulAndIsNoFailure) {
   EXPECT_EQ(seen_->starts.size(), 1u);
 }
 
+TEST_F(Supervision, OrderlyEndsDoNotSpendTheRestartBudget) {
+  ServiceSpec spec = victim({"run"});
+  spec.max_restarts = 2;
+  for (int i = 0; i < 4; ++i) {
+    start(spec);
+    run_until([&] { return status().restart_ready; });
+    ASSERT_TRUE(supervisor_->stop("victim"));
+    run_until([&] { return status().state == ServiceState::kStopped; });
+    abandon_supervisor();
+  }
+  start(spec);
+  run_until([&] { return status().restart_ready; });
+  EXPECT_EQ(status().restarts_in_window, 0);
+}
+
 TEST_F(Supervision, AServiceThatIgnoresTheStopSignalIsKilledAfterItsGrace) {
   ServiceSpec spec = victim({"stubborn"});
   spec.stop_timeout = std::chrono::milliseconds(200);
