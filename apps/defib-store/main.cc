@@ -29,7 +29,8 @@ class Program {
       return app_.exit(success);
     } catch (const CLI::ParseError& error) {
       const bool json = arguments_.json;
-      return defib::store_program::report(defib::Error(defib::Code::kWrongUsage, error.what()), json);
+      return defib::store_program::report(defib::Error(defib::Code::kWrongUsage, error.what()),
+                                          json);
     }
     for (const auto& [verb, function] : verbs_) {
       if (verb->parsed()) return function(arguments_);

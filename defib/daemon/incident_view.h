@@ -10,7 +10,8 @@
 
 namespace defib::daemon {
 
-// {"schema":"defib.incident/1","id","service","opened_at","closed_at","cause","outcome","head_hash",
+// {"schema":"defib.incident/1","id","service","opened_at","closed_at","cause","outcome",
+//  "head_hash",
 //  "classification":{...},"threads":[...],"timeline":[{"at","mono_ns","event",...}]}
 // The threads stand once, at the top; `lines` must not be empty.
 wire::Json incident_document(const std::vector<wire::Json>& lines);

@@ -58,9 +58,10 @@ std::string_view last_state(const process::shim::StatusRecord& record, bool runs
     const std::string_view word = record.state_word;
     return word.empty() ? "running" : word;
   }
-  if (record.phase == Phase::kNone || record.exits[0].generation != record.generation) return "stopped";
-  const bool clean =
-      record.exits[0].wait_status == 0 && record.exits[0].source != process::shim::StatusSource::kUnknown;
+  if (record.phase == Phase::kNone || record.exits[0].generation != record.generation)
+    return "stopped";
+  const bool clean = record.exits[0].wait_status == 0 &&
+                     record.exits[0].source != process::shim::StatusSource::kUnknown;
   const bool asked = record.exits[0].reason == process::shim::StopReason::kRequested;
   return clean || asked ? "stopped" : "failed";
 }

@@ -216,7 +216,8 @@ class Salvage {
     }
     const auto transactions =
         decode_transactions(payload, header->first_lsn, header->count, problem);
-    for (const TransactionView& transaction : transactions.value_or(std::vector<TransactionView>())) {
+    for (const TransactionView& transaction :
+         transactions.value_or(std::vector<TransactionView>())) {
       if (transaction.number <= catalog_.position) continue;
       if (transaction.number > catalog_.position + 1) {
         losses_.push_back(fmt::format("commits {} to {} (damaged in or before {})",

@@ -64,8 +64,8 @@ class Cursor {
  public:
   virtual ~Cursor() = default;
   // All position the cursor and say whether there is a record.
-  virtual bool seek(std::string_view key) = 0;            // first record with key >= `key`
-  virtual bool seek_for_prev(std::string_view key) = 0;   // last record with key <= `key`
+  virtual bool seek(std::string_view key) = 0;           // first record with key >= `key`
+  virtual bool seek_for_prev(std::string_view key) = 0;  // last record with key <= `key`
   virtual bool first() = 0;
   virtual bool last() = 0;
   virtual bool next() = 0;
@@ -106,7 +106,7 @@ class Transaction {
 
 // One of the five signs that recovery is needed, with what was seen.
 struct Indicator {
-  std::string name;      // recovery_marker no_clean_shutdown dwb_armed stale_recovery_lock log_tail
+  std::string name;  // recovery_marker no_clean_shutdown dwb_armed stale_recovery_lock log_tail
   bool present = false;
   std::string evidence;
 };
@@ -122,23 +122,23 @@ struct Status {
   std::uint64_t checkpoint_commit = 0;  // number of the last commit in the checkpoint
   std::uint64_t log_bytes = 0;
   std::uint64_t checkpoint_bytes = 0;
-  std::string lock_holder;              // empty: nobody; "pid 123 (engine), since 2026-..."
+  std::string lock_holder;  // empty: nobody; "pid 123 (engine), since 2026-..."
 };
 
 struct FindingDetail {
-  std::string where;     // file and offset, or table and key
+  std::string where;  // file and offset, or table and key
   std::string problem;
 };
 struct VerifyReport {
   std::uint64_t log_records = 0;
   std::uint64_t checkpoint_records = 0;
-  std::vector<FindingDetail> findings;   // empty: sound
+  std::vector<FindingDetail> findings;  // empty: sound
 };
 
 struct Change {
   std::string table;
   std::string key;
-  std::optional<std::string> value;      // none: erased
+  std::optional<std::string> value;  // none: erased
 };
 struct CommittedTransaction {
   std::uint64_t number = 0;
@@ -156,7 +156,7 @@ class Store {
   static Result<Status> status(const std::string& dir, Options options);
   static Result<VerifyReport> verify_files(const std::string& dir, Options options);
 
-  virtual ~Store() = default;   // closes without the clean mark if close() was not called
+  virtual ~Store() = default;  // closes without the clean mark if close() was not called
   virtual Result<std::unique_ptr<Transaction>> begin() = 0;
   virtual Result<std::unique_ptr<Snapshot>> snapshot() = 0;
   // Makes everything durable, writes a checkpoint, and leaves none of the five indicators.

@@ -97,7 +97,7 @@ void beat_then_hang(int period_ms, int count) {
   if (memory == MAP_FAILED) _exit(96);
   auto* page = static_cast<AgentPage*>(memory);
   auto& stage = page->stages[0];
-  std::strcpy(stage.name, "main");
+  std::memcpy(stage.name, "main", sizeof "main");
   stage.in_use = static_cast<std::uint32_t>(defib::process::StageUse::kWatched);
   for (int i = 0; i < count; ++i) {
     stage.beats.fetch_add(1, std::memory_order_relaxed);
