@@ -27,7 +27,6 @@ constexpr char kPut = 'P';
 constexpr char kErase = 'E';
 constexpr char kEnd = 'C';
 constexpr std::size_t kBeginSize = 1 + 8 + 4;
-constexpr std::size_t kEndSize = 1 + 8;
 
 // Pads to `size` bytes, of which the last four are the checksum of all before.
 std::string seal(std::string body, std::size_t size) {

@@ -1,0 +1,53 @@
+// Any bytes as a checkpoint file: reading and salvaging are total.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "defib/base/bytes.h"
+#include "defib/os/sim_files.h"
+#include "defib/store/checkpoint.h"
+
+using namespace defib;
+using namespace defib::store;
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size == 0) return 0;
+  std::string bytes(reinterpret_cast<const char*>(data + 1), size - 1);
+  if (data[0] % 2 == 0 && bytes.size() >= kPageSize + kCheckpointFooterSize) {
+    // Right checksums around the first chunk, so that mutations reach what lies behind them.
+    const auto seal = [&](std::size_t at, std::size_t length) {
+      store_value(bytes.data() + at + length - 4,
+                  crc32c(std::string_view(bytes).substr(at, length - 4)));
+    };
+    seal(0, kPageSize);
+    if (bytes.size() >= kPageSize + kChunkHeaderSize) {
+      const auto payload = load<std::uint32_t>(bytes.data() + kPageSize + 8);
+      store_value(bytes.data() + kPageSize + 12,
+                  crc32c(std::string_view(bytes).substr(kPageSize + kChunkHeaderSize, payload)));
+      seal(kPageSize, kChunkHeaderSize);
+    }
+    seal(bytes.size() - kCheckpointFooterSize, kCheckpointFooterSize);
+  }
+  std::uint64_t salvaged = 0;
+  (void)salvage_checkpoint(bytes, [&](const RecordView&) { ++salvaged; });
+  // As if the directory belonged to whatever the bytes say.
+  Identity identity;
+  std::string path = "/" + checkpoint_name(1);
+  std::string problem;
+  if (const auto header = decode_checkpoint_header(bytes, problem)) {
+    identity.uuid = header->uuid;
+    path = "/" + checkpoint_name(header->lsn);
+  }
+  os::SimFiles files;
+  const auto file = *files.open(path, os::OpenMode::kCreate);
+  if (!file->write_at(0, bytes)) std::abort();
+  auto catalog = read_checkpoint(files, path, identity, nullptr);
+  if (!catalog) return 0;
+  for (TableState& table : catalog->tables) {
+    if (!check(table.tree)) std::abort();
+    destroy(table.tree);
+  }
+  return 0;
+}
