@@ -243,7 +243,7 @@ bool copy_thread(pid_t pid, pid_t tid, ThreadSnapshot& thread) {
 
 // The file that is mapped, even where another one has taken its name since.
 os::Fd open_module(pid_t pid, const Mapping& mapping, const std::string& exe) {
-  const int flags = O_RDONLY | O_CLOEXEC;
+  const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
   if (mapping.path == exe) {
     if (os::Fd fd(::open(proc_path(pid, "exe").c_str(), flags)); fd.valid()) return fd;
   }

@@ -260,7 +260,8 @@ void CoreReader::make_modules(const std::string& exe) {
       snapshot_.exe = module.path;
       if (!exe.empty()) module.path = exe;
     }
-    module.file = os::Fd(::open(module.path.c_str(), O_RDONLY | O_CLOEXEC));
+    // The path is the core's word: it must not block on a pipe, nor take a terminal.
+    module.file = os::Fd(::open(module.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
     if (!module.file.valid()) {
       snapshot_.gaps.push_back(
           fmt::format("{}: not readable, so its frames have no names", module.path));

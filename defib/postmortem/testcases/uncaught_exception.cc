@@ -1,4 +1,5 @@
-// The thrown type has a second base before std::exception's, so that the pointer must be adjusted.
+// The thrown type has another polymorphic base before std::exception's, so that the pointer to the
+// object is none to its std::exception.
 
 #include <stdexcept>
 
@@ -7,6 +8,7 @@
 namespace {
 
 struct Tagged {
+  virtual ~Tagged() = default;
   long tag = 7;
 };
 struct UnknownSymbol : Tagged, std::runtime_error {
