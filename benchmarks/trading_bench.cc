@@ -112,9 +112,9 @@ Result<> run(const std::string& dir) {
   options.tick = 50ms;
   options.recv_window = 500ms;
   options.visibility_lag = 50ms;
-  options.settle = 10ms;
-  options.watch = 20ms;
-  options.check_every = 10ms;
+  options.settle = 50ms;
+  options.watch = 300ms;
+  options.check_every = 100ms;
   options.max_crashes = 1'000;
   options.max_restarts = 100;
   options.restart_delay = 0ms;

@@ -65,6 +65,7 @@ struct Engine::State {
   void submit(const trading::OrderDraft& draft);
   void sync_in_turn();
   void write_checkpoint();
+  void wait_until(std::int64_t next_tick, const process::Shutdown& shutdown);
   Result<> stop();
 };
 
@@ -351,11 +352,26 @@ Result<> Engine::run(const process::Shutdown& shutdown) {
     heartbeat.beat();
     state.tick();
     heartbeat.beat();
-    const std::int64_t left = next - state.clock.mono_ns();
-    if (left > 0) shutdown.wait_for(os::Duration(left));
+    state.wait_until(next, shutdown);
   }
   heartbeat.pause();
   return state.stop();
+}
+
+// The ramp's checks and the fences have times of their own, which a slow tick must not miss.
+void Engine::State::wait_until(std::int64_t next_tick, const process::Shutdown& shutdown) {
+  while (!shutdown.requested()) {
+    const std::int64_t now = clock.mono_ns();
+    if (now >= next_tick) return;
+    const std::int64_t poll = recovered ? recovery->next_poll_mono_ns() : 0;
+    if (poll != 0 && poll <= now) {
+      if (const auto polled = recovery->poll(); !polled) warn("recovery", polled.error());
+      if (recovery->next_poll_mono_ns() <= now) return;  // It could do nothing now.
+      continue;
+    }
+    const std::int64_t until = poll != 0 ? std::min(poll, next_tick) : next_tick;
+    shutdown.wait_for(os::Duration(until - now));
+  }
 }
 
 Result<> Engine::State::stop() {

@@ -343,6 +343,8 @@ Result<Order> BinanceVenue::place(const OrderRequest& request) {
     return outcome_unknown(
         what, fmt::format("the answer is about order {} of {}", order->client_id, order->symbol));
   }
+  // A new order's answer has `transactTime` only, which is when it was made.
+  if (order->created_ms == 0) order->created_ms = order->updated_ms;
   return order;
 }
 

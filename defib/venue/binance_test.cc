@@ -110,6 +110,9 @@ TEST_F(Binance, AnOrderCarriesItsFenceAndItsSignatureLast) {
   ASSERT_TRUE(order) << order.error().to_text();
   EXPECT_EQ(order->venue_id, "28");
   EXPECT_EQ(order->price.to_string(), "50000.1");
+  // The answer has no time of creation: it is the transaction's.
+  EXPECT_GT(order->updated_ms, 0);
+  EXPECT_EQ(order->created_ms, order->updated_ms);
   EXPECT_EQ(order->filled_quote.to_string(), "5000.01");
   EXPECT_EQ(order->status, OrderStatus::kPartiallyFilled);
   const wire::HttpRequest sent = last_request();
