@@ -560,13 +560,15 @@ class Survival(Service):
                         copies() == [now["pid"]])
             try:
                 self.until(settled, what=f"one running service after {victims} (seed {seed})")
+                if "service" not in victims:
+                    self.assertEqual(self.service("a")["pid"], before["pid"], victims)
             except AssertionError:
                 daemon.kill()
-                print(copies(), self.service("a"), daemon.stderr.read(), sep="\n",
+                print(copies(), before, self.service("a"), daemon.stderr.read(), sep="\n",
                       file=sys.stderr)
+                for entry in self.json("incident", "show", "latest")["timeline"][-12:]:
+                    print(entry, file=sys.stderr)
                 raise
-            if "service" not in victims:
-                self.assertEqual(self.service("a")["pid"], before["pid"], victims)
         print(f"kills: {kills}", file=sys.stderr)
         for incident in self.json("incidents")["incidents"]:
             self.assertEqual(self.defib("verify", incident["id"]).returncode, 0)

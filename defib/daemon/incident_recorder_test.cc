@@ -43,8 +43,8 @@ class Recorder : public ::testing::Test {
   // Gone in an instant: what was written stays, nothing is finished.
   void kill() {
     // Reachable for ever, as memory of a killed process is nobody's leak.
-    static std::vector<IncidentRecorder*> killed;
-    static std::vector<os::EventLoop*> killed_loops;
+    static auto& killed = *new std::vector<IncidentRecorder*>;
+    static auto& killed_loops = *new std::vector<os::EventLoop*>;
     killed.push_back(recorder_.release());
     killed_loops.push_back(loop_.release());
     loop_ = std::move(*os::EventLoop::create());

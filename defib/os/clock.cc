@@ -96,8 +96,9 @@ Duration parse_duration(std::string_view text) {
   // strtod alone would also take "0x10" and "1e3".
   const std::size_t number_size = std::min(copy.find_first_not_of("0123456789."), copy.size());
   if (copy.empty() || copy[0] < '0' || copy[0] > '9') return Duration(-1);
+  const std::string digits = copy.substr(0, number_size);
   char* end = nullptr;
-  const double value = std::strtod(copy.substr(0, number_size).c_str(), &end);
+  const double value = std::strtod(digits.c_str(), &end);
   if (*end != '\0') return Duration(-1);
   const std::string_view unit = std::string_view(copy).substr(number_size);
   double scale = -1;

@@ -21,6 +21,15 @@
 #include "defib/process/agent_c.h"
 #include "defib/process/notify.h"
 
+// The sanitizers would have handlers of their own for fatal signals, and the hook leaves those
+// alone.
+extern "C" const char* __asan_default_options() {
+  return "handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:handle_abort=0";
+}
+extern "C" const char* __tsan_default_options() {
+  return __asan_default_options();
+}
+
 namespace defib::process {
 namespace {
 
