@@ -104,15 +104,22 @@ TEST(BinanceSignature, MatchesThePublishedVector) {
             "c8db56825ae71d6d79447849e617115f4a920fa2acdcab2b053c4b2838bd6b71");
 }
 
+TEST_F(Binance, ANewOrderWasMadeAtItsTransactionTime) {
+  answer(200,
+         R"({"symbol":"BTCUSDT","orderId":28,"clientOrderId":"dfb0000100000001",)"
+         R"("transactTime":1684804350068,"price":"50000.10","origQty":"0.5","executedQty":"0",)"
+         R"("cummulativeQuoteQty":"0","status":"NEW","type":"LIMIT","side":"BUY","fills":[]})");
+  const auto order = venue_->place(request());
+  ASSERT_TRUE(order) << order.error().to_text();
+  EXPECT_EQ(order->created_ms, 1'684'804'350'068);
+}
+
 TEST_F(Binance, AnOrderCarriesItsFenceAndItsSignatureLast) {
   answer(200, std::string(kOrderJson));
   const auto order = venue_->place(request());
   ASSERT_TRUE(order) << order.error().to_text();
   EXPECT_EQ(order->venue_id, "28");
   EXPECT_EQ(order->price.to_string(), "50000.1");
-  // The answer has no time of creation: it is the transaction's.
-  EXPECT_GT(order->updated_ms, 0);
-  EXPECT_EQ(order->created_ms, order->updated_ms);
   EXPECT_EQ(order->filled_quote.to_string(), "5000.01");
   EXPECT_EQ(order->status, OrderStatus::kPartiallyFilled);
   const wire::HttpRequest sent = last_request();
