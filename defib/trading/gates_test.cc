@@ -109,8 +109,9 @@ TEST(Gates, AStateFromTheVenueNeedsNoUsableCheckpoint) {
 }
 
 TEST(Gates, AMissingFactRefuses) {
+  const recovery::Evidence whole = sound().to_evidence();
   recovery::Evidence evidence;
-  for (const auto& [name, value] : sound().to_evidence().to_json().members()) {
+  for (const auto& [name, value] : whole.to_json().members()) {
     if (name != "exposure") evidence.set(name, value);
   }
   const recovery::Decision decision = recovery::decide(gate_rules({}), evidence);

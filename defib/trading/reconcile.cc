@@ -102,6 +102,12 @@ class Comparison {
            snapshot_.symbols.end();
   }
 
+  bool is_booked(const venue::Fill& fill) const {
+    if (believed_.recent_fills.contains(fill_key(fill.symbol, fill.trade_id))) return true;
+    const auto cursor = believed_.cursors.find(fill.symbol);
+    return cursor != believed_.cursors.end() && !trade_id_less(cursor->second, fill.trade_id);
+  }
+
   void index() {
     for (const venue::Order& order : snapshot_.open_orders) {
       open_.emplace(key_of(order), order);
@@ -117,7 +123,7 @@ class Comparison {
       if (!owner.empty()) owners_.emplace(reference, owner);
     }
     for (const venue::Fill& fill : snapshot_.new_fills) {
-      if (believed_.recent_fills.contains(fill_key(fill.symbol, fill.trade_id))) continue;
+      if (is_booked(fill)) continue;
       if (!unbooked_.emplace(fill_key(fill.symbol, fill.trade_id), fill).second) continue;
       const std::string reference = order_reference(fill.symbol, fill.venue_order_id);
       new_by_order_[reference] = saturating_sum(new_by_order_[reference], fill.quantity);

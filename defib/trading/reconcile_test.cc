@@ -344,7 +344,7 @@ void disturb(os::Random& random, Engine& engine, ScriptedVenue& venue, os::FakeC
     } else if (what == 8) {
       venue.place_external("web" + std::to_string(step), "0.1", "48000");
       if (random.below(2) == 0) venue.fill("web" + std::to_string(step), "0.05");
-    } else {
+    } else if (what == 9) {
       venue.deposit("BTC", "0.5");
     }
   }
