@@ -125,6 +125,8 @@ class Verification {
     for (const std::string& name : names) {
       const std::string path = os::join_path(dir_, name);
       auto header = read_checkpoint_header(env_.files, path, identity_);
+      // Damaged further on or not, it says which commits the log need not hold.
+      if (header && !checkpoint_) checkpoint_ = *header;
       auto catalog = header ? read_checkpoint(env_.files, path, identity_, nullptr)
                             : Result<Catalog>(header.error());
       if (!catalog) {
@@ -133,7 +135,6 @@ class Verification {
         continue;
       }
       report_.checkpoint_records += catalog->records();
-      if (!checkpoint_) checkpoint_ = *header;
       for (TableState& table : catalog->tables) destroy(table.tree);
     }
     return {};
