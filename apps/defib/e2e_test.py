@@ -306,6 +306,14 @@ class Supervising(Service):
         self.assertEqual(run.wait(10), 0)
         self.assertFalse(is_alive(pid))
 
+    def test_two_runs_that_begin_in_one_moment_share_a_fresh_state_directory(self):
+        for _ in range(20):
+            shutil.rmtree(self.state, ignore_errors=True)
+            both = [self.begin("run", "--name", name, "--", "true") for name in ("one", "two")]
+            for run in both:
+                _, complaint = run.communicate(timeout=15)
+                self.assertEqual(run.returncode, 0, complaint)
+
     def test_two_names_share_a_state_directory_and_one_name_does_not(self):
         first = self.begin("run", "--name", "one", "--", "sleep", "1000")
         second = self.begin("run", "--name", "two", "--", "sleep", "1000")

@@ -75,7 +75,12 @@ Result<StateDir> StateDir::open(os::Files& files, const std::string& path) {
     }
   }
   DEFIB_TRY(files.create_dirs(dir.path_));
-  DEFIB_TRY(os::write_file_atomically(files, os::join_path(dir.path_, kMarkName), kStateMark));
+  const std::string mark = os::join_path(dir.path_, kMarkName);
+  if (const auto written = os::write_file_atomically(files, mark, kStateMark); !written) {
+    // Another defib that began here in the same moment took the temporary name from under us.
+    if (!files.exists(mark)) return written.error();
+    DEFIB_TRY(check_mark(files, dir.path_));
+  }
   DEFIB_TRY(files.create_dirs(os::join_path(dir.path_, "services")));
   return dir;
 }
