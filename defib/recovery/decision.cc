@@ -94,7 +94,7 @@ Evidence& Evidence::set(std::string_view name, wire::Json value) {
   return *this;
 }
 
-Evidence Evidence::from_json(wire::Json facts) {
+Evidence Evidence::from_json(const wire::Json& facts) {
   Evidence evidence;
   for (const auto& [name, value] : facts.members()) evidence.set(name, value);
   return evidence;

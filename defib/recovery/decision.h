@@ -29,7 +29,7 @@ class Evidence {
   const wire::Json& operator[](std::string_view name) const { return facts_[name]; }
   bool has(std::string_view name) const { return !facts_[name].is_null(); }
   const wire::Json& to_json() const { return facts_; }
-  static Evidence from_json(wire::Json facts);
+  static Evidence from_json(const wire::Json& facts);
 
  private:
   wire::Json facts_ = wire::Json::object();

@@ -279,15 +279,16 @@ wire::Json IncidentSummary::to_json() const {
        {"head_hash", head_hash}});
 }
 
-Result<> Incident::append(std::string_view event, wire::Json fields, Durability durability) {
+Result<> Incident::append(std::string_view event, const wire::Json& fields, Durability durability) {
   if (event.empty() || event == "opened" || event == "closed" || event == "writer_restarted") {
     return Error(Code::kInvalidArgument,
                  fmt::format("'{}' is not an event that can be appended", event));
   }
-  return append_any(event, std::move(fields), durability);
+  return append_any(event, fields, durability);
 }
 
-Result<> Incident::append_any(std::string_view event, wire::Json fields, Durability durability) {
+Result<> Incident::append_any(std::string_view event, const wire::Json& fields,
+                              Durability durability) {
   if (closed_) {
     return Error(Code::kInvalidArgument, fmt::format("the incident {} is closed", id_))
         .with("incident", id_);
@@ -338,7 +339,7 @@ Result<> Incident::sync() {
   return {};
 }
 
-Result<std::string> Incident::close(std::string_view outcome, wire::Json fields) {
+Result<std::string> Incident::close(std::string_view outcome, const wire::Json& fields) {
   if (std::ranges::find(kOutcomes, outcome) == kOutcomes.end()) {
     return Error(Code::kInvalidArgument,
                  fmt::format("'{}' is not an outcome in which an incident can end", outcome));
@@ -346,7 +347,7 @@ Result<std::string> Incident::close(std::string_view outcome, wire::Json fields)
   wire::Json all = wire::Json::object({{"outcome", outcome}});
   if (!fields.has("cause")) all.set("cause", cause_);
   DEFIB_TRY(add_fields(all, fields));
-  DEFIB_TRY(append_any("closed", std::move(all), Durability::kSync));
+  DEFIB_TRY(append_any("closed", all, Durability::kSync));
   return head_;
 }
 
@@ -364,7 +365,8 @@ VerifyResult verify_incident(std::string_view text, std::string_view expected_he
   return to_result(scan_incident(text, expected_head));
 }
 
-Result<IncidentLog> IncidentLog::open(os::Files& files, const os::Clock& clock, std::string dir) {
+Result<IncidentLog> IncidentLog::open(os::Files& files, const os::Clock& clock,
+                                      const std::string& dir) {
   std::string incidents = os::join_path(dir, "incidents");
   if (files.exists(incidents) && !files.is_dir(incidents)) {
     return Error(Code::kStateDirectoryForeign, fmt::format("'{}' is not a directory", incidents))
@@ -410,7 +412,7 @@ Result<std::string> IncidentLog::newest() const {
   return best;
 }
 
-Result<Incident> IncidentLog::create(std::string_view service, wire::Json fields) {
+Result<Incident> IncidentLog::create(std::string_view service, const wire::Json& fields) {
   if (!files_->exists(dir_)) {
     DEFIB_TRY(files_->create_dirs(dir_));
     DEFIB_TRY(files_->sync_dir(os::parent_dir(dir_)));
@@ -476,7 +478,7 @@ Result<Incident> IncidentLog::resume(const std::string& id) {
     fields.set("cut_sha256", sha256_hex(tail));
     DEFIB_TRY(incident.file_->truncate(incident.size_));
   }
-  DEFIB_TRY(incident.append_any("writer_restarted", std::move(fields), Durability::kSync));
+  DEFIB_TRY(incident.append_any("writer_restarted", fields, Durability::kSync));
   return incident;
 }
 

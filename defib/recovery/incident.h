@@ -59,11 +59,12 @@ class Incident {
   // One event; `fields` are its own, without seq, times and hashes (InvalidArgument names a field
   // that the line has already). list() shows the text "cause" of the latest "opened", "classified"
   // or "closed"; an open incident whose last line has the outcome "awaiting_approval" is shown so.
-  Result<> append(std::string_view event, wire::Json fields, Durability durability);
+  Result<> append(std::string_view event, const wire::Json& fields, Durability durability);
   // Appends "closed" with the outcome and the last known cause, synced; returns the closing hash.
   // InvalidArgument where the outcome is not one of recovered, restarted, stopped,
   // awaiting_approval, failed.
-  Result<std::string> close(std::string_view outcome, wire::Json fields = wire::Json::object());
+  Result<std::string> close(std::string_view outcome,
+                            const wire::Json& fields = wire::Json::object());
   // Syncs kSoon lines; call from a timer. When the next call is due, or 0.
   Result<> sync_if_due();
   std::int64_t sync_due_mono_ns() const;
@@ -75,7 +76,7 @@ class Incident {
  private:
   friend class IncidentLog;
   explicit Incident(const os::Clock& clock) : clock_(&clock) {}
-  Result<> append_any(std::string_view event, wire::Json fields, Durability durability);
+  Result<> append_any(std::string_view event, const wire::Json& fields, Durability durability);
   Result<> write_line(std::string_view line);
   Result<> sync();
   const os::Clock* clock_;
@@ -105,10 +106,10 @@ VerifyResult verify_incident(std::string_view text, std::string_view expected_he
 class IncidentLog {
  public:
   // Writes nothing; the directory is made with the first incident.
-  static Result<IncidentLog> open(os::Files& files, const os::Clock& clock, std::string dir);
+  static Result<IncidentLog> open(os::Files& files, const os::Clock& clock, const std::string& dir);
   // Starts a new one, chained to the newest before it; its first line is synced. The file appears
   // with its whole first line or not at all.
-  Result<Incident> create(std::string_view service, wire::Json fields);
+  Result<Incident> create(std::string_view service, const wire::Json& fields);
   // Continues one that was left open. IncidentChainBroken where more than its torn end is wrong;
   // nothing is changed then.
   Result<Incident> resume(const std::string& id);

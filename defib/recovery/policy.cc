@@ -114,7 +114,7 @@ Result<> Budget::write() {
   // Only the latest wall clock is worth comparing with that of another boot.
   const std::int64_t offset = wall_offset();
   for (Event& event : events_) {
-    if (event.boot_id == clock_->boot_id()) event.wall_ns = event.mono_ns + offset;
+    if (event.boot_id == boot_id_) event.wall_ns = event.mono_ns + offset;
   }
   std::string body;
   Writer writer(body);
@@ -150,7 +150,7 @@ void Budget::rebase() {
 
 os::Duration Budget::age(const Event& event) const {
   const std::int64_t mono = clock_->mono_ns();
-  if (event.boot_id == clock_->boot_id()) return os::Duration(mono - event.mono_ns);
+  if (event.boot_id == boot_id_) return os::Duration(mono - event.mono_ns);
   // It happened before this boot began, so it is at least as old as the boot.
   return os::Duration(std::max(clock_->wall_ns() - event.wall_ns, mono));
 }
@@ -160,7 +160,7 @@ std::int64_t Budget::wall_offset() const {
 }
 
 Budget::Event Budget::stamp() const {
-  return {clock_->boot_id(), clock_->mono_ns(), clock_->wall_ns()};
+  return {boot_id_, clock_->mono_ns(), clock_->wall_ns()};
 }
 
 void Budget::add_event() {

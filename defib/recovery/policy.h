@@ -103,7 +103,7 @@ class Budget {
     bool presumed = false;  // not in the file: stands for a ticket whose use nobody saw
   };
   Budget(os::Files& files, const os::Clock& clock, Options options)
-      : files_(&files), clock_(&clock), options_(std::move(options)) {}
+      : files_(&files), clock_(&clock), options_(std::move(options)), boot_id_(clock.boot_id()) {}
   Result<> write();
   Result<> load(std::string_view content);
   void rebase();
@@ -117,6 +117,7 @@ class Budget {
   os::Files* files_;
   const os::Clock* clock_;
   Options options_;
+  std::string boot_id_;  // no process outlives its boot
   std::vector<Event> events_;
   bool prepared_ = false;
   std::int64_t written_offset_ = 0;  // of the wall clock to the monotonic one, at the last write

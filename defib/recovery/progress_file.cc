@@ -14,7 +14,6 @@ namespace defib::recovery {
 namespace {
 
 constexpr std::string_view kMagic = "DFBPROG1";
-constexpr std::size_t kHeader = 16;  // magic, checksum of the payload, length of the payload
 constexpr std::size_t kMaxName = 128;
 constexpr std::size_t kMaxText = 512;
 constexpr int kReadAttempts = 5;
