@@ -419,14 +419,18 @@ void Shim::start_capture() {
   append_text(out, sizeof out, "/crash-");
   append_number(out, sizeof out, status_.record.generation);
   append_text(out, sizeof out, ".json");
-  static char crash[] = "crash", pid_option[] = "--pid", page_option[] = "--page",
-              page_path[] = "/proc/self/fd/3", out_option[] = "--out";
+  // The helper inherits our directory, and the page as its descriptor 3.
+  static char crash[] = "crash", pid_option[] = "--pid", page_option[] = "--page-fd",
+              page_fd[] = "3", log_option[] = "--log-tail", log_path[] = "logs/current",
+              out_option[] = "--out";
   char* const argv[] = {const_cast<char*>(launch_.capture_program()),
                         crash,
                         pid_option,
                         pid_text,
                         page_option,
-                        page_path,
+                        page_fd,
+                        log_option,
+                        log_path,
                         out_option,
                         out,
                         nullptr};

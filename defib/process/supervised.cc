@@ -108,20 +108,24 @@ void Supervised::change(ServiceEvent event) {
   context_.observer.state_changed(spec_.name, from, state_);
 }
 
+// A shim that is gone, or goes while it is told, is no error: the next one is told again.
 Result<> Supervised::send_start(bool automatic) {
-  if (!link_.connected()) {
-    return Error(Code::kUnavailable,
-                 fmt::format("the shim of '{}' is being replaced; try again", spec_.name));
-  }
-  DEFIB_TRY(configure());
+  DEFIB_TRY_ASSIGN(const os::Fd description,
+                   make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
   start_asked_ = shim::Start{automatic ? 1u : 0u, 0};
-  return link_.send(shim::Type::kStart, *start_asked_);
+  const int fds[] = {description.get()};
+  if (link_.connected() && link_.send_bytes(shim::Type::kConfigure, {}, fds)) {
+    static_cast<void>(link_.send(shim::Type::kStart, *start_asked_).has_value());
+  }
+  return {};
 }
 
 Result<> Supervised::send_stop(const shim::Stop& request) {
   stop_asked_ = request;
-  if (!link_.connected()) return {};  // The next shim is told.
-  return link_.send(shim::Type::kStop, request);
+  if (link_.connected()) {
+    static_cast<void>(link_.send(shim::Type::kStop, request).has_value());
+  }
+  return {};
 }
 
 Result<> Supervised::start() {

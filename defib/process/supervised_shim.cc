@@ -546,19 +546,27 @@ void Supervised::reap_orphans() {
   }
 }
 
+// What is asked here is kept, and asked again of every shim to come.
 Result<> Supervised::pass_through(int stdout_fd, int stderr_fd) {
-  out_ = stdout_fd;
-  err_ = stderr_fd;
-  if (stdout_fd < 0 || stderr_fd < 0) {
-    return link_.send(shim::Type::kPassThrough, shim::PassThrough{0, 0});
+  const bool on = stdout_fd >= 0 && stderr_fd >= 0;
+  out_ = on ? stdout_fd : -1;
+  err_ = on ? stderr_fd : -1;
+  const int fds[] = {out_, err_};
+  if (link_.connected()) {
+    static_cast<void>(link_.send(shim::Type::kPassThrough, shim::PassThrough{on ? 1u : 0u, 0},
+                                 on ? std::span<const int>(fds) : std::span<const int>())
+                          .has_value());
   }
-  const int fds[] = {stdout_fd, stderr_fd};
-  return link_.send(shim::Type::kPassThrough, shim::PassThrough{1, 0}, fds);
+  return {};
 }
 
 Result<> Supervised::feed_log(bool on) {
   feed_log_ = on;
-  return link_.send(shim::Type::kLogFeed, shim::LogFeed{on ? 1u : 0u, 0});
+  if (link_.connected()) {
+    static_cast<void>(
+        link_.send(shim::Type::kLogFeed, shim::LogFeed{on ? 1u : 0u, 0}).has_value());
+  }
+  return {};
 }
 
 void Supervised::end_shim(std::function<void()> done) {

@@ -56,8 +56,13 @@ void Supervised::capture_then_kill(StopReason reason) {
   }
   const std::string path = capture_path("hang", generation_);
   os::SpawnOptions options;
-  options.argv = {context_.programs.capture, "analyze", "--pid",
-                  std::to_string(pid_),      "--out",   path};
+  options.argv = {context_.programs.capture,
+                  "analyze",
+                  std::to_string(pid_),
+                  "--log-tail",
+                  os::join_path(dir_, shim::kLogCurrent),
+                  "--out",
+                  path};
   options.new_session = true;
   auto child = os::spawn(options);
   if (!child) {

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <fstream>
 
+#include "defib/os/files.h"
 #include "defib/process/supervisor_test_util.h"
+#include "defib/wire/json.h"
 
 namespace defib::process {
 namespace {
@@ -363,6 +365,35 @@ TEST_F(Supervision, TheLogFeedCarriesTheOutput) {
   ASSERT_TRUE(supervisor_->start("victim"));
   run_until([&] { return seen_->log_bytes.size() == 500; });
   EXPECT_TRUE(seen_->log_bytes.starts_with("line 0 "));
+}
+
+TEST_F(Supervision, ACrashIsCapturedWhileTheProcessWaits) {
+  ServiceSpec spec = victim({"null"});
+  spec.capture = CaptureMode::kLive;
+  spec.restart = RestartPolicy::kNever;
+  start(spec);
+  run_until([&] { return seen_->exits.size() == 1 && seen_->captures.size() == 1; });
+  EXPECT_EQ(seen_->exits[0].status.signal, SIGSEGV);
+  EXPECT_GT(seen_->exits[0].crashed_mono_ns, 0);
+  EXPECT_EQ(seen_->exits[0].capture_path, seen_->captures[0].path);
+  ASSERT_TRUE(seen_->captures[0].ok) << seen_->captures[0].error->to_text();
+  const auto text = os::read_file(os::real_files(), seen_->captures[0].path);
+  ASSERT_TRUE(text);
+  const auto report = wire::Json::parse(*text);
+  ASSERT_TRUE(report);
+  EXPECT_EQ((*report)["classification"]["cause"].as_string(), "null_dereference") << *text;
+}
+
+TEST_F(Supervision, AHungProcessIsCapturedBeforeItIsKilled) {
+  ServiceSpec spec = victim({"beat", "10", "5"});
+  spec.capture = CaptureMode::kLive;
+  spec.heartbeat_timeout = std::chrono::milliseconds(200);
+  spec.restart = RestartPolicy::kNever;
+  start(spec);
+  run_until([&] { return seen_->exits.size() == 1 && seen_->captures.size() == 1; });
+  EXPECT_EQ(seen_->exits[0].reason, StopReason::kHung);
+  EXPECT_TRUE(seen_->captures[0].ok) << seen_->captures[0].error->to_text();
+  EXPECT_TRUE(os::real_files().exists(seen_->captures[0].path));
 }
 
 TEST_F(Supervision, ASecondSupervisorOfTheSameNameIsRefusedAndNamesTheFirst) {

@@ -2,6 +2,7 @@
 //
 //   victim exit CODE            ends at once
 //   victim signal NUMBER        dies by a signal of its own
+//   victim null                 writes to address 0
 //   victim run                  runs until killed
 //   victim stubborn             runs, and ignores SIGTERM
 //   victim graceful CODE        runs; at SIGTERM it ends with CODE
@@ -165,6 +166,8 @@ int main(int argc, char** argv) {
   claim_alone();
   if (mode == "signal") {
     raise(number(2));
+  } else if (mode == "null") {
+    *static_cast<volatile int*>(nullptr) = 1;
   } else if (mode == "stubborn") {
     signal(SIGTERM, SIG_IGN);
   } else if (mode == "graceful") {

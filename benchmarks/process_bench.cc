@@ -1,0 +1,256 @@
+// Supervision measured against the barest supervisor there can be: a loop of waitid and spawn in
+// one process, without a log, a status, a budget or anybody who survives it.
+//
+//   exit_detected   kill -9 of the service until its parent knows the status
+//   restart         kill -9 of the service until the main() of its replacement
+//   footprint       proportional memory of shim and supervisor, idle
+//
+// Rounds of ours and of the peer alternate, so that both see the same machine. Prints JSON rows.
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "defib/base/assert.h"
+#include "defib/os/process.h"
+#include "defib/process/supervisor.h"
+#include "defib/wire/json.h"
+
+extern char** environ;
+
+namespace {
+
+using namespace defib;
+using namespace defib::process;
+
+constexpr int kRounds = 300;
+constexpr int kManyServices = 20;
+
+struct Samples {
+  std::vector<double> values;
+  double percentile(double fraction) {
+    std::ranges::sort(values);
+    const auto last = static_cast<double>(values.size() - 1);
+    return values[static_cast<std::size_t>(fraction * last)];
+  }
+};
+
+void print(std::string_view name, std::string_view metric, std::string_view unit, double ours,
+           std::string_view peer_name, std::optional<double> peer, std::optional<double> limit,
+           int runs) {
+  const auto number = [](std::optional<double> value) {
+    return value ? wire::Json(*value) : wire::Json();
+  };
+  const std::optional<double> ratio = peer ? std::optional(ours / *peer) : std::nullopt;
+  fmt::print("{}\n", wire::Json::object({{"bench", "process"},
+                                         {"case", name},
+                                         {"metric", metric},
+                                         {"unit", unit},
+                                         {"ours", ours},
+                                         {"peer_name", peer_name},
+                                         {"peer", number(peer)},
+                                         {"ratio", number(ratio)},
+                                         {"limit", number(limit)},
+                                         {"runs", runs}})
+                         .dump());
+}
+
+// The times of all main()s so far.
+std::vector<std::int64_t> read_stamps(const std::string& path) {
+  const auto bytes = os::read_file(os::real_files(), path);
+  std::vector<std::int64_t> stamps(bytes ? bytes->size() / sizeof(std::int64_t) : 0);
+  if (!stamps.empty()) std::memcpy(stamps.data(), bytes->data(), stamps.size() * 8);
+  return stamps;
+}
+
+std::int64_t wait_for_stamp(const std::string& path, std::size_t count) {
+  // Seldom, so that the wait does not take the processor from what is measured.
+  std::vector<std::int64_t> stamps;
+  while ((stamps = read_stamps(path)).size() < count) ::usleep(5000);
+  return stamps[count - 1];
+}
+
+// The peer: this thread waits and spawns, nothing else.
+class BareLoop {
+ public:
+  BareLoop(std::string program, std::string stamps)
+      : program_(std::move(program)), stamps_(std::move(stamps)) {
+    spawn();
+    wait_for_stamp(stamps_, ++started_);
+  }
+  ~BareLoop() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  void round(Samples& detected, Samples& restarted) {
+    const std::int64_t killed = os::real_clock().mono_ns();
+    ::kill(pid_, SIGKILL);
+    siginfo_t info{};
+    ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED);
+    detected.values.push_back(static_cast<double>(os::real_clock().mono_ns() - killed) / 1e3);
+    spawn();
+    const std::int64_t main = wait_for_stamp(stamps_, ++started_);
+    restarted.values.push_back(static_cast<double>(main - killed) / 1e3);
+  }
+
+ private:
+  void spawn() {
+    char* const argv[] = {program_.data(), stamps_.data(), nullptr};
+    DEFIB_ASSERT(::posix_spawn(&pid_, program_.c_str(), nullptr, nullptr, argv, environ) == 0);
+  }
+  std::string program_, stamps_;
+  pid_t pid_ = 0;
+  std::size_t started_ = 0;
+};
+
+class Watcher : public SupervisorObserver {
+ public:
+  explicit Watcher(os::EventLoop& loop) : loop_(loop) {}
+  void exited(const ExitReport& report) override { exit = report; }
+  void started(const StartInfo& info) override {
+    start = info;
+    loop_.stop();
+  }
+  ExitReport exit;
+  StartInfo start;
+
+ private:
+  os::EventLoop& loop_;
+};
+
+ServiceSpec bench_spec(const std::string& name, const std::string& program,
+                       const std::string& stamps) {
+  ServiceSpec spec;
+  spec.name = name;
+  spec.argv = {program, stamps};
+  spec.max_restarts = 1'000'000;
+  spec.restart_delay = os::Duration(0);
+  spec.capture = CaptureMode::kNone;
+  return spec;
+}
+
+template <typename T>
+T must(Result<T> result) {
+  if (!result) {
+    fmt::print(stderr, "{}\n", result.error().to_text());
+    std::exit(1);
+  }
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+void bench_restarts(const std::string& dir, const std::string& victim) {
+  const std::unique_ptr<os::EventLoop> loop = must(os::EventLoop::create());
+  Watcher watcher(*loop);
+  Supervisor::Options options;
+  options.state_dir = dir + "/state";
+  const auto supervisor = must(Supervisor::create(*loop, options, watcher));
+  const std::string stamps = dir + "/ours";
+  must(supervisor->add(bench_spec("bench", victim, stamps)));
+  must(supervisor->start("bench"));
+  must(loop->run());
+  std::size_t started = 1;
+  wait_for_stamp(stamps, started);
+  BareLoop bare(victim, dir + "/bare");
+  Samples our_detection, our_restart, bare_detection, bare_restart;
+  for (int round = 0; round < kRounds; ++round) {
+    // The ticket for the next start is made durable after the last one: not what is measured.
+    loop->run_after(std::chrono::milliseconds(5), [&] { loop->stop(); });
+    must(loop->run());
+    const std::int64_t killed = os::real_clock().mono_ns();
+    ::kill(watcher.start.pid, SIGKILL);
+    must(loop->run());
+    DEFIB_ASSERT(watcher.start.by_ticket);
+    const std::int64_t main = wait_for_stamp(stamps, ++started);
+    our_detection.values.push_back(static_cast<double>(watcher.exit.noticed_mono_ns - killed) /
+                                   1e3);
+    our_restart.values.push_back(static_cast<double>(main - killed) / 1e3);
+    bare.round(bare_detection, bare_restart);
+  }
+  for (const double fraction : {0.5, 0.99}) {
+    const std::string name = fmt::format("p{:.0f}", fraction * 100);
+    print("exit_detected", name, "us", our_detection.percentile(fraction), "waitid loop",
+          bare_detection.percentile(fraction), std::nullopt, kRounds);
+    print("restart", name, "us", our_restart.percentile(fraction), "waitid+posix_spawn loop",
+          bare_restart.percentile(fraction), std::nullopt, kRounds);
+  }
+  bool done = false;
+  supervisor->shutdown([&] {
+    done = true;
+    loop->stop();
+  });
+  while (!done) must(loop->run());
+}
+
+// A supervisor in a process of its own, whose memory is its own too. Ends when its stdin does.
+int supervise(const std::string& dir, const std::string& victim, int services) {
+  const std::unique_ptr<os::EventLoop> loop = must(os::EventLoop::create());
+  SupervisorObserver silent;
+  Supervisor::Options options;
+  options.state_dir = dir;
+  const auto supervisor = must(Supervisor::create(*loop, options, silent));
+  for (int i = 0; i < services; ++i) {
+    const std::string name = fmt::format("s{}", i);
+    must(supervisor->add(bench_spec(name, victim, dir + "/" + name + ".stamps")));
+    must(supervisor->start(name));
+  }
+  loop->run_after(std::chrono::seconds(1), [] { fmt::print("ready\n"), std::fflush(stdout); });
+  must(loop->watch(0, 1 /* EPOLLIN */, [&](std::uint32_t) {
+    loop->unwatch(0);
+    supervisor->shutdown([&] { loop->stop(); });
+  }));
+  must(loop->run());
+  return 0;
+}
+
+void bench_footprint(const std::string& dir, const std::string& victim, int services) {
+  int to_child[2], from_child[2];
+  DEFIB_ASSERT(::pipe2(to_child, O_CLOEXEC) == 0 && ::pipe2(from_child, O_CLOEXEC) == 0);
+  const std::string state = fmt::format("{}/footprint-{}", dir, services);
+  os::SpawnOptions options;
+  options.argv = {"/proc/self/exe", "--supervise", state, victim, std::to_string(services)};
+  options.fds = {{to_child[0], 0}, {from_child[1], 1}, {2, 2}};
+  os::Child child = must(os::spawn(options));
+  char byte;
+  DEFIB_ASSERT(::read(from_child[0], &byte, 1) == 1);
+  const auto supervisor = must(os::process_usage(child.pid(), true));
+  double shims = 0;
+  for (int i = 0; i < services; ++i) {
+    const auto status =
+        must(read_status(os::real_files(), fmt::format("{}/services/s{}", state, i)));
+    DEFIB_ASSERT(status.has_value());
+    shims += static_cast<double>(must(os::process_usage(status->shim_pid, true)).pss_bytes) / 1024;
+  }
+  const std::string name = fmt::format("footprint_{}_services", services);
+  print(name, "shim_pss", "KiB", shims / services, "", std::nullopt, 512, 1);
+  print(name, "supervisor_pss", "KiB", static_cast<double>(supervisor.pss_bytes) / 1024, "",
+        std::nullopt, 4096, 1);
+  ::close(to_child[1]);
+  child.wait();
+  for (const int fd : {to_child[0], from_child[0], from_child[1]}) ::close(fd);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 5 && std::string_view(argv[1]) == "--supervise") {
+    return supervise(argv[2], argv[3], std::atoi(argv[4]));
+  }
+  char dir[] = "/tmp/defib-bench-XXXXXX";
+  DEFIB_ASSERT(::mkdtemp(dir) != nullptr);
+  const std::string victim = os::own_program_dir() + "/process_bench_victim";
+  bench_restarts(dir, victim);
+  bench_footprint(dir, victim, 1);
+  bench_footprint(dir, victim, kManyServices);
+  std::filesystem::remove_all(dir);
+  return 0;
+}
