@@ -309,7 +309,7 @@ void Shim::take_notification(const char* text, size_t size, pid_t sender) {
   StatusRecord& record = status_.record;
   bool changed = false;
   for (const char* line = text; line != nullptr && *line != 0;) {
-    const char* end = strchr(line, '\n');
+    const char* end = find_first(line, '\n');
     const size_t length = end != nullptr ? static_cast<size_t>(end - line) : strlen(line);
     constexpr char kStateKey[] = "X_DEFIB_STATE=";
     constexpr size_t kStateSize = sizeof kStateKey - 1;

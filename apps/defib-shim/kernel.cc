@@ -62,7 +62,7 @@ ssize_t read_small(const char* path, char* to, size_t capacity) {
 
 bool parse_stat(const char* text, ProcStat* stat) {
   // "PID (NAME) STATE PPID ...": the name may hold anything, so look for its last parenthesis.
-  const char* at = strrchr(text, ')');
+  const char* at = find_last(text, ')');
   if (at == nullptr || at[1] != ' ' || at[2] == 0) return false;
   at += 2;
   *stat = ProcStat{};
@@ -105,6 +105,21 @@ bool pidfd_exit_status(int pidfd, int* wait_status) {
   }
   *wait_status = info.exit_code;
   return true;
+}
+
+const char* find_first(const char* text, char wanted) {
+  for (; *text != 0; ++text) {
+    if (*text == wanted) return text;
+  }
+  return nullptr;
+}
+
+const char* find_last(const char* text, char wanted) {
+  const char* last = nullptr;
+  for (; *text != 0; ++text) {
+    if (*text == wanted) last = text;
+  }
+  return last;
 }
 
 const char* parse_number(const char* text, uint64_t* value) {

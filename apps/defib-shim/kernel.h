@@ -39,6 +39,9 @@ bool read_stat(pid_t pid, ProcStat* stat);
 // (Linux 6.15). False where the kernel does not tell.
 bool pidfd_exit_status(int pidfd, int* wait_status);
 
+// The first or last occurrence, or nullptr.
+const char* find_first(const char* text, char wanted);
+const char* find_last(const char* text, char wanted);
 // A decimal number at the beginning of the text; the position after it, or nullptr.
 const char* parse_number(const char* text, uint64_t* value);
 // Appends to a zero-terminated buffer; cuts silently at its end.

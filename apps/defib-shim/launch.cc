@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -92,9 +91,12 @@ int Launch::load(int memfd) {
   if (memory == MAP_FAILED) return -ENOMEM;
   const auto& head = *static_cast<const LaunchHeader*>(memory);
   char* at = static_cast<char*>(memory) + sizeof(LaunchHeader);
-  auto** pointers = static_cast<char**>(nullptr);
+  char** pointers = nullptr;
+  const size_t pointer_bytes = (size_t{head.argc} + head.envc + 2) * sizeof(char*);
   if (read_all && is_well_formed(head, at, size)) {
-    pointers = static_cast<char**>(calloc(size_t{head.argc} + head.envc + 2, sizeof(char*)));
+    void* zeroed =
+        mmap(nullptr, pointer_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (zeroed != MAP_FAILED) pointers = static_cast<char**>(zeroed);
   }
   if (pointers == nullptr) {
     munmap(memory, size);
@@ -112,6 +114,7 @@ int Launch::load(int memfd) {
   directory_ = next();
   capture_ = next();
   argv_ = pointers;
+  pointer_bytes_ = pointer_bytes;
   for (uint32_t i = 0; i < head.argc; ++i) argv_[i] = next();
   envp_ = pointers + head.argc + 1;
   generation_slot_ = head.envc;
@@ -125,7 +128,7 @@ int Launch::load(int memfd) {
 void Launch::unload() {
   if (memory_ == nullptr) return;
   munmap(memory_, size_);
-  free(argv_);
+  munmap(argv_, pointer_bytes_);
   memory_ = nullptr;
 }
 

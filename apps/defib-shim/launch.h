@@ -35,6 +35,7 @@ class Launch {
 
   void* memory_ = nullptr;
   size_t size_ = 0;
+  size_t pointer_bytes_ = 0;
   const char* program_ = nullptr;
   const char* directory_ = nullptr;
   const char* capture_ = nullptr;

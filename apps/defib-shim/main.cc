@@ -22,13 +22,16 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <new>
+
 #include "kernel.h"
 #include "shim.h"
 
 namespace defib::process::shim {
 namespace {
 
-Shim instance;  // Too large for the stack; its untouched pages cost nothing.
+// Too large for the stack; its untouched pages cost nothing.
+alignas(Shim) char storage[sizeof(Shim)];
 
 bool parse_options(int argc, char** argv, ShimOptions* options) {
   for (int i = 2; i < argc; i += 2) {
@@ -77,6 +80,7 @@ int run(int argc, char** argv) {
   prctl(PR_SET_NAME, "defib-shim");
   // The service's children that lose their parent become ours.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) complain("cannot become a subreaper", errno);
+  Shim& instance = *new (storage) Shim;
   const int failed = instance.open_all(options);
   if (failed == -EBUSY) {
     complain("another shim holds this directory", 0);

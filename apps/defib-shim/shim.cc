@@ -107,7 +107,9 @@ int Shim::open_all(const ShimOptions& options) {
   sigaddset(&children, SIGCHLD);
   signals_ = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
   if (signals_ < 0) return -errno;
-  signal(SIGPIPE, SIG_IGN);
+  struct sigaction ignore = {};
+  ignore.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &ignore, nullptr);
   watch(signals_, EPOLLIN, kSignals);
 
   failed = status_.open_file();

@@ -19,9 +19,9 @@ using Supervision = SupervisorTest;
 TEST_F(Supervision, ACleanExitEndsAServiceThatRestartsOnFailure) {
   start(victim({"exit", "0"}));
   run_until([&] { return !seen_->exits.empty(); });
-  EXPECT_TRUE(seen_->exits[0].status.success());
-  EXPECT_EQ(seen_->exits[0].source, shim::StatusSource::kWait);
-  EXPECT_FALSE(seen_->exits[0].restarts);
+  EXPECT_TRUE(seen_->exits.at(0).status.success());
+  EXPECT_EQ(seen_->exits.at(0).source, shim::StatusSource::kWait);
+  EXPECT_FALSE(seen_->exits.at(0).restarts);
   EXPECT_EQ(status().state, ServiceState::kStopped);
   EXPECT_EQ(seen_->starts.size(), 1u);
 }
@@ -29,11 +29,11 @@ TEST_F(Supervision, ACleanExitEndsAServiceThatRestartsOnFailure) {
 TEST_F(Supervision, AnExitCodeIsReportedAndTheServiceStartedAgain) {
   start(victim({"exit", "3"}));
   run_until([&] { return seen_->exits.size() >= 2; });
-  EXPECT_EQ(seen_->exits[0].status.to_string(), "exit code 3");
-  EXPECT_TRUE(seen_->exits[0].restarts);
-  EXPECT_EQ(seen_->exits[0].generation, 1u);
-  EXPECT_EQ(seen_->exits[1].generation, 2u);
-  EXPECT_TRUE(seen_->starts[1].automatic);
+  EXPECT_EQ(seen_->exits.at(0).status.to_string(), "exit code 3");
+  EXPECT_TRUE(seen_->exits.at(0).restarts);
+  EXPECT_EQ(seen_->exits.at(0).generation, 1u);
+  EXPECT_EQ(seen_->exits.at(1).generation, 2u);
+  EXPECT_TRUE(seen_->starts.at(1).automatic);
 }
 
 TEST_F(Supervision, AKillIsAnsweredByAReplacementThatTheShimStartsByItself) {
@@ -43,8 +43,8 @@ TEST_F(Supervision, AKillIsAnsweredByAReplacementThatTheShimStartsByItself) {
   kill_one(first, SIGKILL);
   run_until([&] { return seen_->starts.size() == 2; });
   EXPECT_EQ(seen_->exits.at(0).pid, first);
-  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
-  EXPECT_TRUE(seen_->starts[1].by_ticket);
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
+  EXPECT_TRUE(seen_->starts.at(1).by_ticket);
   EXPECT_NE(status().pid, first);
   EXPECT_EQ(status().state, ServiceState::kRunning);
   EXPECT_EQ(status().restart_count, 1u);
@@ -56,7 +56,7 @@ TEST_F(Supervision, ASignalOfItsOwnIsReportedWithItsName) {
   spec.restart = RestartPolicy::kNever;
   start(spec);
   run_until([&] { return !seen_->exits.empty(); });
-  EXPECT_EQ(seen_->exits[0].status.signal, SIGSEGV);
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGSEGV);
   EXPECT_EQ(status().state, ServiceState::kFailed);
 }
 
@@ -66,7 +66,7 @@ TEST_F(Supervision, StoppingIsGracefulAndIsNoFailure) {
   ASSERT_TRUE(supervisor_->stop("victim"));
   EXPECT_EQ(status().state, ServiceState::kStopping);
   run_until([&] { return !seen_->exits.empty(); });
-  EXPECT_EQ(seen_->exits[0].reason, StopReason::kRequested);
+  EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kRequested);
   EXPECT_EQ(status().state, ServiceState::kStopped);
   EXPECT_EQ(seen_->starts.size(), 1u);
 }
@@ -95,7 +95,7 @@ TEST_F(Supervision, AServiceThatIgnoresTheStopSignalIsKilledAfterItsGrace) {
   ::usleep(20'000);
   ASSERT_TRUE(supervisor_->stop("victim"));
   run_until([&] { return !seen_->exits.empty(); });
-  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
   EXPECT_EQ(status().state, ServiceState::kStopped);
 }
 
@@ -116,8 +116,8 @@ TEST_F(Supervision, ACrashLoopStopsAtItsLimitAndAResetStartsAnew) {
   start(spec);
   run_until([&] { return !seen_->loops.empty(); });
   EXPECT_EQ(seen_->exits.size(), 4u);  // The first start and three restarts.
-  EXPECT_EQ(seen_->loops[0].code(), Code::kCrashLoop);
-  EXPECT_EQ(seen_->loops[0].root().code(), Code::kBudgetExhausted);
+  EXPECT_EQ(seen_->loops.at(0).code(), Code::kCrashLoop);
+  EXPECT_EQ(seen_->loops.at(0).root().code(), Code::kBudgetExhausted);
   EXPECT_EQ(status().state, ServiceState::kFailed);
   ASSERT_TRUE(supervisor_->reset("victim"));
   run_until([&] { return seen_->loops.size() == 2; });
@@ -131,9 +131,9 @@ TEST_F(Supervision, TheFirstRestartIsImmediateAndTheNextOnesWaitLongerAndLonger)
   start(spec);
   run_until([&] { return !seen_->loops.empty(); });
   ASSERT_EQ(seen_->exits.size(), 4u);
-  EXPECT_EQ(seen_->exits[0].restart_delay.count(), 0);
-  EXPECT_EQ(seen_->exits[1].restart_delay, std::chrono::milliseconds(100));
-  EXPECT_EQ(seen_->exits[2].restart_delay, std::chrono::milliseconds(200));
+  EXPECT_EQ(seen_->exits.at(0).restart_delay.count(), 0);
+  EXPECT_EQ(seen_->exits.at(1).restart_delay, std::chrono::milliseconds(100));
+  EXPECT_EQ(seen_->exits.at(2).restart_delay, std::chrono::milliseconds(200));
   const auto waited = [&](int exit) {
     return seen_->starts[static_cast<std::size_t>(exit) + 1].mono_ns -
            seen_->exits[static_cast<std::size_t>(exit)].noticed_mono_ns;
@@ -189,8 +189,8 @@ TEST_F(Supervision, AMissingWorkingDirectoryIsToldByTheShim) {
   spec.working_directory = dir_ + "/nowhere";
   start(spec);
   run_until([&] { return !seen_->start_failures.empty(); });
-  EXPECT_EQ(seen_->start_failures[0].code(), Code::kStartFailed);
-  EXPECT_EQ(seen_->start_failures[0].root().code(), Code::kFileNotFound);
+  EXPECT_EQ(seen_->start_failures.at(0).code(), Code::kStartFailed);
+  EXPECT_EQ(seen_->start_failures.at(0).root().code(), Code::kFileNotFound);
   EXPECT_EQ(status().state, ServiceState::kFailed);
 }
 
@@ -212,7 +212,7 @@ TEST_F(Supervision, AReplacementFindsNoDescendantsOfTheOneBefore) {
 TEST_F(Supervision, AForkingServiceIsFollowedToItsMainProcess) {
   start(victim({"forking"}));
   run_until([&] { return seen_->ready_count == 1; });
-  const pid_t launcher = seen_->starts[0].pid;
+  const pid_t launcher = seen_->starts.at(0).pid;
   run_until([&] { return ::kill(launcher, 0) != 0; });
   EXPECT_TRUE(seen_->exits.empty());
   const auto left = processes();
@@ -220,8 +220,8 @@ TEST_F(Supervision, AForkingServiceIsFollowedToItsMainProcess) {
   const pid_t main = left[0] == status().shim_pid ? left[1] : left[0];
   kill_one(main, SIGKILL);
   run_until([&] { return !seen_->exits.empty(); });
-  EXPECT_EQ(seen_->exits[0].pid, main);
-  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
+  EXPECT_EQ(seen_->exits.at(0).pid, main);
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
 }
 
 TEST_F(Supervision, NotificationsArriveInOrderAndMoveTheState) {
@@ -230,10 +230,10 @@ TEST_F(Supervision, NotificationsArriveInOrderAndMoveTheState) {
   start(spec);
   run_until([&] { return seen_->ready_count == 1 && status().state == ServiceState::kRunning; });
   ASSERT_EQ(seen_->notifications.size(), 5u);
-  EXPECT_EQ(seen_->notifications[0].key, "STATUS");
-  EXPECT_EQ(seen_->notifications[1].key, "X_DEFIB_STATE");
-  EXPECT_EQ(seen_->notifications[2].value, "{\"step\":1}");
-  EXPECT_EQ(seen_->notifications[0].pid, status().pid);
+  EXPECT_EQ(seen_->notifications.at(0).key, "STATUS");
+  EXPECT_EQ(seen_->notifications.at(1).key, "X_DEFIB_STATE");
+  EXPECT_EQ(seen_->notifications.at(2).value, "{\"step\":1}");
+  EXPECT_EQ(seen_->notifications.at(0).pid, status().pid);
   EXPECT_EQ(status().status_text, "warming up");
   const auto recovering = std::pair(ServiceState::kStarting, ServiceState::kRecovering);
   EXPECT_EQ(std::ranges::count(seen_->changes, recovering), 1);
@@ -255,10 +255,10 @@ TEST_F(Supervision, AHeartbeatThatStopsIsAHangAndTheServiceIsReplaced) {
   start(spec);
   run_until([&] { return seen_->starts.size() == 2; });
   ASSERT_EQ(seen_->hangs.size(), 1u);
-  EXPECT_EQ(seen_->hangs[0].stage, "main");
-  EXPECT_GE(seen_->hangs[0].silent_for, spec.heartbeat_timeout);
+  EXPECT_EQ(seen_->hangs.at(0).stage, "main");
+  EXPECT_GE(seen_->hangs.at(0).silent_for, spec.heartbeat_timeout);
   EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kHung);
-  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
 }
 
 TEST_F(Supervision, AHangIsOnlyToldWhereTheSpecSaysSo) {
@@ -267,7 +267,7 @@ TEST_F(Supervision, AHangIsOnlyToldWhereTheSpecSaysSo) {
   spec.on_heartbeat_lost = LimitAction::kAlert;
   start(spec);
   run_until([&] { return seen_->hangs.size() == 1; });
-  EXPECT_FALSE(seen_->hangs[0].kills);
+  EXPECT_FALSE(seen_->hangs.at(0).kills);
   EXPECT_EQ(status().state, ServiceState::kDegraded);
   EXPECT_TRUE(seen_->exits.empty());
 }
@@ -278,7 +278,7 @@ TEST_F(Supervision, TheWatchdogOfSdNotifyIsAHeartbeatToo) {
   start(spec);
   run_until([&] { return seen_->starts.size() == 2; });
   ASSERT_GE(seen_->hangs.size(), 1u);
-  EXPECT_EQ(seen_->hangs[0].stage, "sd_notify");
+  EXPECT_EQ(seen_->hangs.at(0).stage, "sd_notify");
 }
 
 TEST_F(Supervision, MemoryOverTheLimitAlertsOnceAndLeavesTheServiceAlone) {
@@ -287,8 +287,8 @@ TEST_F(Supervision, MemoryOverTheLimitAlertsOnceAndLeavesTheServiceAlone) {
   spec.sample_interval = std::chrono::milliseconds(20);
   start(spec);
   run_until([&] { return !seen_->limits.empty(); });
-  EXPECT_EQ(seen_->limits[0].what, "memory");
-  EXPECT_GT(seen_->limits[0].value, seen_->limits[0].limit);
+  EXPECT_EQ(seen_->limits.at(0).what, "memory");
+  EXPECT_GT(seen_->limits.at(0).value, seen_->limits.at(0).limit);
   EXPECT_EQ(status().state, ServiceState::kDegraded);
   EXPECT_TRUE(seen_->exits.empty());
 }
@@ -353,7 +353,7 @@ TEST_F(Supervision, AReaderThatGoesAwayDoesNotDisturbTheService) {
   ::close(pipe_fds[0]);
   ASSERT_TRUE(supervisor_->start("victim"));
   run_until([&] { return !seen_->exits.empty(); });
-  EXPECT_TRUE(seen_->exits[0].status.success());
+  EXPECT_TRUE(seen_->exits.at(0).status.success());
   run_until([&] { return std::ranges::count(all_logs(), '\n') == 20000; });
   ::close(pipe_fds[1]);
 }
@@ -373,11 +373,11 @@ TEST_F(Supervision, ACrashIsCapturedWhileTheProcessWaits) {
   spec.restart = RestartPolicy::kNever;
   start(spec);
   run_until([&] { return seen_->exits.size() == 1 && seen_->captures.size() == 1; });
-  EXPECT_EQ(seen_->exits[0].status.signal, SIGSEGV);
-  EXPECT_GT(seen_->exits[0].crashed_mono_ns, 0);
-  EXPECT_EQ(seen_->exits[0].capture_path, seen_->captures[0].path);
-  ASSERT_TRUE(seen_->captures[0].ok) << seen_->captures[0].error->to_text();
-  const auto text = os::read_file(os::real_files(), seen_->captures[0].path);
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGSEGV);
+  EXPECT_GT(seen_->exits.at(0).crashed_mono_ns, 0);
+  EXPECT_EQ(seen_->exits.at(0).capture_path, seen_->captures.at(0).path);
+  ASSERT_TRUE(seen_->captures.at(0).ok) << seen_->captures.at(0).error->to_text();
+  const auto text = os::read_file(os::real_files(), seen_->captures.at(0).path);
   ASSERT_TRUE(text);
   const auto report = wire::Json::parse(*text);
   ASSERT_TRUE(report);
@@ -391,9 +391,9 @@ TEST_F(Supervision, AHungProcessIsCapturedBeforeItIsKilled) {
   spec.restart = RestartPolicy::kNever;
   start(spec);
   run_until([&] { return seen_->exits.size() == 1 && seen_->captures.size() == 1; });
-  EXPECT_EQ(seen_->exits[0].reason, StopReason::kHung);
-  EXPECT_TRUE(seen_->captures[0].ok) << seen_->captures[0].error->to_text();
-  EXPECT_TRUE(os::real_files().exists(seen_->captures[0].path));
+  EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kHung);
+  EXPECT_TRUE(seen_->captures.at(0).ok) << seen_->captures.at(0).error->to_text();
+  EXPECT_TRUE(os::real_files().exists(seen_->captures.at(0).path));
 }
 
 TEST_F(Supervision, ASecondSupervisorOfTheSameNameIsRefusedAndNamesTheFirst) {

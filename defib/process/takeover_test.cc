@@ -28,7 +28,7 @@ TEST_F(Takeover, AKilledShimIsReplacedAndTheServiceDoesNotNotice) {
   const pid_t shim = status().shim_pid;
   kill_one(shim, SIGKILL);
   run_until([&] { return seen_->new_shims.size() == 1; });
-  EXPECT_NE(seen_->new_shims[0], shim);
+  EXPECT_NE(seen_->new_shims.at(0), shim);
   EXPECT_EQ(status().pid, service);
   EXPECT_TRUE(kill_one(service, 0));
   EXPECT_TRUE(seen_->exits.empty());
@@ -37,8 +37,8 @@ TEST_F(Takeover, AKilledShimIsReplacedAndTheServiceDoesNotNotice) {
   kill_one(service, SIGTERM);
   run_until([&] { return seen_->starts.size() == 2; });
   EXPECT_EQ(seen_->exits.at(0).status.signal, SIGTERM);
-  EXPECT_TRUE(seen_->exits[0].status.known);
-  EXPECT_TRUE(seen_->starts[1].by_ticket);
+  EXPECT_TRUE(seen_->exits.at(0).status.known);
+  EXPECT_TRUE(seen_->starts.at(1).by_ticket);
   EXPECT_FALSE(duplicated());
 }
 
@@ -95,10 +95,10 @@ TEST_F(Takeover, TheShimRestartsByItsTicketWhileNoSupervisorIsThere) {
   make_supervisor();
   ASSERT_TRUE(supervisor_->add(victim({"run"})));
   run_until([&] { return seen_->exits.size() == 1 && seen_->starts.size() == 1; });
-  EXPECT_TRUE(seen_->exits[0].while_away);
-  EXPECT_EQ(seen_->exits[0].pid, service);
-  EXPECT_EQ(seen_->exits[0].status.signal, SIGKILL);
-  EXPECT_EQ(seen_->starts[0].pid, record->pid);
+  EXPECT_TRUE(seen_->exits.at(0).while_away);
+  EXPECT_EQ(seen_->exits.at(0).pid, service);
+  EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
+  EXPECT_EQ(seen_->starts.at(0).pid, record->pid);
   EXPECT_EQ(status().pid, record->pid);
   EXPECT_EQ(status().restarts_in_window, 1);
 }
@@ -152,9 +152,9 @@ TEST_F(Takeover, AnExitThatNobodyCouldSeeIsUnknownAndNotInvented) {
   make_supervisor();
   ASSERT_TRUE(supervisor_->add(victim({"run"})));
   run_until([&] { return seen_->exits.size() == 1; });
-  EXPECT_FALSE(seen_->exits[0].status.known);
-  EXPECT_EQ(seen_->exits[0].source, shim::StatusSource::kUnknown);
-  EXPECT_TRUE(seen_->exits[0].while_away);
+  EXPECT_FALSE(seen_->exits.at(0).status.known);
+  EXPECT_EQ(seen_->exits.at(0).source, shim::StatusSource::kUnknown);
+  EXPECT_TRUE(seen_->exits.at(0).while_away);
 }
 
 TEST_F(Takeover, AnAcknowledgedExitIsNotToldAgain) {
@@ -166,7 +166,7 @@ TEST_F(Takeover, AnAcknowledgedExitIsNotToldAgain) {
   ASSERT_TRUE(supervisor_->add(victim({"exit", "0"})));
   ASSERT_TRUE(supervisor_->start("victim"));
   run_until([&] { return !seen_->exits.empty(); });
-  EXPECT_EQ(seen_->exits[0].generation, 2u);
+  EXPECT_EQ(seen_->exits.at(0).generation, 2u);
 }
 
 // A supervisor in a process of its own, whose output goes to a file.

@@ -194,7 +194,8 @@ int main(int argc, char** argv) {
     chat();
   } else if (mode == "eat") {
     const std::size_t size = static_cast<std::size_t>(number(2)) << 20;
-    std::memset(std::malloc(size), 1, size);
+    auto* memory = static_cast<volatile char*>(std::malloc(size));
+    for (std::size_t i = 0; i < size; i += 4096) memory[i] = 1;
   } else if (mode == "crash-once" && access(argv[2], F_OK) != 0) {
     close(open(argv[2], O_WRONLY | O_CREAT, 0600));
     raise(SIGKILL);
