@@ -145,7 +145,9 @@ class Validation {
         add("notional", Severity::kCritical, symbol, notional.to_string(),
             rules_.max_notional.to_string(), "no exposure of this size is plausible");
       }
-      const bool bad_price = !position.quantity.is_zero() && average <= Decimal();
+      // What is worth less than one unit of money may have cost nothing after rounding.
+      const bool free_of_cost = average.is_zero() && notional >= Decimal::from_integer(1);
+      const bool bad_price = average < Decimal() || free_of_cost;
       if (bad_price && !rules_.prices_may_be_negative) {
         add("price", Severity::kCritical, symbol, average.to_string(), "positive",
             "the average price of a position");

@@ -97,6 +97,14 @@ std::optional<Position> position_after(Position position, const venue::Fill& fil
   const Decimal base_fee = fill.fee_asset == instrument.base_asset ? fill.fee : Decimal();
   const std::optional<Decimal> net = checked_sum(*quantity, -base_fee);
   if (!cost || !realized || !net) return std::nullopt;
+  const bool fee_turns =
+      !net->is_zero() && (quantity->is_zero() || (*quantity > Decimal()) != (*net > Decimal()));
+  if (fee_turns) {
+    // The fee took more than there was: what is owed now was given away at this price, for nothing.
+    cost = checked_product(*net, fill.price);
+    if (cost) realized = checked_sum(*realized, -cost->abs());
+    if (!cost || !realized) return std::nullopt;
+  }
   position.quantity = *net;
   position.cost = net->is_zero() ? Decimal() : *cost;
   position.realized = *realized;

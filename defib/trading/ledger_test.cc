@@ -48,6 +48,16 @@ TEST(Position, AFeeInTheBaseAssetReducesTheHolding) {
   EXPECT_EQ(position.quantity, dec("0.999"));
 }
 
+TEST(Position, AFeeBeyondTheHoldingIsOwedAtTheTradesPrice) {
+  Position position;
+  position = *position_after(position, make_fill(1, venue::Side::kSell, "1", "100"), kBtc);
+  position =
+      *position_after(position, make_fill(2, venue::Side::kBuy, "1", "100", "0.001", "BTC"), kBtc);
+  EXPECT_EQ(position.quantity, dec("-0.001"));
+  EXPECT_EQ(position.average_price(), dec("100"));
+  EXPECT_EQ(position.realized, dec("-0.1"));
+}
+
 TEST(Position, ImpossibleAmountsAreRefusedAndNothingOverflows) {
   Position position;
   position.quantity = Decimal::from_integer(90'000'000'000);
