@@ -46,9 +46,9 @@ struct alignas(64) HeartbeatStage {
 };
 
 struct AgentPage {
-  std::uint64_t magic;                  // written by the shim
-  std::uint32_t version;                // written by the shim
-  std::int32_t event_fd;                // in the service: 8 bytes written to it wake the shim; -1: none
+  std::uint64_t magic;    // written by the shim
+  std::uint32_t version;  // written by the shim
+  std::int32_t event_fd;  // in the service: 8 bytes written to it wake the shim; -1: none
   std::atomic<std::int32_t> agent_pid;  // written by the agent when it attached; 0 before
   std::atomic<std::uint32_t> image_id;  // written by the agent: which exec'd image attached
   std::uint32_t reserved[10];

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <memory>
+#include <string>
 
 namespace defib::process {
 namespace {
@@ -14,7 +15,7 @@ class HeartbeatTest : public testing::Test {
  protected:
   HeartbeatTest() : page_(std::make_unique<AgentPage>()) { claim(0, "main"); }
   void claim(std::size_t slot, const char* name, std::uint32_t deadline_ms = 0) {
-    std::strcpy(page_->stages[slot].name, name);
+    std::string(name).copy(page_->stages[slot].name, sizeof page_->stages[slot].name - 1);
     page_->stages[slot].deadline_ms = deadline_ms;
     page_->stages[slot].in_use = static_cast<std::uint32_t>(StageUse::kWatched);
   }

@@ -349,17 +349,17 @@ void Supervised::start_later(os::Duration delay) {
 
 void Supervised::give_up(Error cause) {
   const bool loop = cause.code() == Code::kBudgetExhausted;
-  Error error = std::move(
-      Error(loop ? Code::kCrashLoop : Code::kStartFailed,
-            loop ? fmt::format("the service '{}' failed {} times within {} and was stopped",
-                               spec_.name, budget_->used() + 1,
-                               os::format_duration(spec_.restart_window))
-                 : fmt::format("the service '{}' cannot be restarted", spec_.name))
-          .with("service", spec_.name)
-          .because(std::move(cause)));
-  if (loop)
+  std::string message =
+      loop ? fmt::format("the service '{}' failed {} times within {} and was stopped", spec_.name,
+                         budget_->used() + 1, os::format_duration(spec_.restart_window))
+           : fmt::format("the service '{}' cannot be restarted", spec_.name);
+  Error error = Error(loop ? Code::kCrashLoop : Code::kStartFailed, std::move(message))
+                    .with("service", spec_.name)
+                    .because(std::move(cause));
+  if (loop) {
     error = std::move(error).suggest(
         fmt::format("find the cause with `defib incidents`, then `defib reset {}`", spec_.name));
+  }
   last_error_ = error;
   change(ServiceEvent::kExitedFailed);
   context_.observer.crash_loop(spec_.name, error);

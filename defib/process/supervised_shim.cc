@@ -303,15 +303,13 @@ Result<> Supervised::on_start_failed(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::StartFailed failed, message.body<shim::StartFailed>());
   start_asked_.reset();
   if (failed.ticket_id != 0) account_ticket_use();
-  Error error =
-      std::move(Error(Code::kStartFailed, fmt::format("the service '{}' could not be started: {}",
+  const bool directory = failed.stage == shim::StartStage::kDirectory;
+  Error error = Error(Code::kStartFailed, fmt::format("the service '{}' could not be started: {}",
                                                       spec_.name, start_stage_text(failed.stage)))
                     .with("program", spec_.argv[0])
-                    .because(os::system_error(
-                        failed.stage == shim::StartStage::kDirectory ? "chdir" : "execve",
-                        failed.stage == shim::StartStage::kDirectory ? spec_.working_directory
-                                                                     : spec_.argv[0],
-                        failed.error_number)));
+                    .because(os::system_error(directory ? "chdir" : "execve",
+                                              directory ? spec_.working_directory : spec_.argv[0],
+                                              failed.error_number));
   last_error_ = error;
   context_.observer.start_failed(spec_.name, error);
   // By request: the caller knows, and decides. By itself: the program may be being replaced.
@@ -553,8 +551,9 @@ Result<> Supervised::pass_through(int stdout_fd, int stderr_fd) {
   err_ = on ? stderr_fd : -1;
   const int fds[] = {out_, err_};
   if (link_.connected()) {
-    static_cast<void>(link_.send(shim::Type::kPassThrough, shim::PassThrough{on ? 1u : 0u, 0},
-                                 on ? std::span<const int>(fds) : std::span<const int>())
+    static_cast<void>(link_
+                          .send(shim::Type::kPassThrough, shim::PassThrough{on ? 1u : 0u, 0},
+                                on ? std::span<const int>(fds) : std::span<const int>())
                           .has_value());
   }
   return {};
@@ -563,8 +562,7 @@ Result<> Supervised::pass_through(int stdout_fd, int stderr_fd) {
 Result<> Supervised::feed_log(bool on) {
   feed_log_ = on;
   if (link_.connected()) {
-    static_cast<void>(
-        link_.send(shim::Type::kLogFeed, shim::LogFeed{on ? 1u : 0u, 0}).has_value());
+    static_cast<void>(link_.send(shim::Type::kLogFeed, shim::LogFeed{on ? 1u : 0u, 0}).has_value());
   }
   return {};
 }

@@ -16,12 +16,16 @@ constexpr os::Duration kShutdownStep = std::chrono::milliseconds(20);
 }  // namespace
 
 struct Supervisor::Core {
+  explicit Core(SupervisionContext with) : context(std::move(with)) {}
+
   SupervisionContext context;
   std::map<std::string, std::unique_ptr<Supervised>> services;
   os::EventLoop::TimerId shutdown_timer = 0;
   std::function<void()> shutdown_done;
   std::int64_t captures_until = 0;
   std::size_t shims_left = 0;
+  std::vector<std::string> leaving;  // removed; gone with the timer
+  os::EventLoop::TimerId leave_timer = 0;
 
   Result<Supervised*> find(const std::string& name) {
     const auto found = services.find(name);
@@ -36,7 +40,8 @@ struct Supervisor::Core {
 Supervisor::Supervisor(std::unique_ptr<Core> core) : core_(std::move(core)) {}
 
 Supervisor::~Supervisor() {
-  if (core_->shutdown_timer != 0) core_->context.loop.cancel(core_->shutdown_timer);
+  core_->context.loop.cancel(core_->shutdown_timer);
+  core_->context.loop.cancel(core_->leave_timer);
 }
 
 Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Options options,
@@ -46,8 +51,8 @@ Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Opti
   DEFIB_TRY_ASSIGN(Programs programs, find_programs(options.program_dir));
   // A service whose shim is killed becomes our child, so that its exit status is not lost.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return os::system_error("prctl");
-  std::unique_ptr<Core> core(new Core{
-      {loop, files, loop.clock(), observer, std::move(dir), std::move(programs)}, {}, 0, {}, 0, 0});
+  std::unique_ptr<Core> core(
+      new Core({loop, files, loop.clock(), observer, std::move(dir), std::move(programs)}));
   return std::unique_ptr<Supervisor>(new Supervisor(std::move(core)));
 }
 
@@ -76,7 +81,12 @@ Result<> Supervisor::remove(const std::string& name) {
   }
   service->end_shim([this, name] {
     // Not from inside of the object that is to go.
-    core_->context.loop.post([core = core_.get(), name] { core->services.erase(name); });
+    core_->leaving.push_back(name);
+    if (core_->leave_timer != 0) return;
+    core_->leave_timer = core_->context.loop.run_after(os::Duration(0), [core = core_.get()] {
+      core->leave_timer = 0;
+      for (const std::string& one : std::exchange(core->leaving, {})) core->services.erase(one);
+    });
   });
   return {};
 }

@@ -174,6 +174,19 @@ TEST_F(Supervision, AStopWhileBackingOffCallsTheRestartOff) {
   run_until([&] { return seen_->starts.size() >= 3; });
 }
 
+TEST_F(Supervision, ARemovedServiceIsForgottenWithItsShimAndMayBeAddedAgain) {
+  start(victim({"run"}));
+  run_until([&] { return status().pid > 0; });
+  EXPECT_EQ(supervisor_->remove("victim").error().code(), Code::kAlreadyExists);
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  run_until([&] { return seen_->exits.size() == 1; });
+  ASSERT_TRUE(supervisor_->remove("victim"));
+  run_until([&] { return supervisor_->status().empty() && processes().empty(); });
+  EXPECT_EQ(supervisor_->stop("victim").error().code(), Code::kServiceUnknown);
+  start(victim({"run"}));
+  run_until([&] { return seen_->starts.size() == 2; });
+}
+
 TEST_F(Supervision, AMissingProgramIsAnErrorOfTheStart) {
   make_supervisor();
   ServiceSpec spec = victim({});
