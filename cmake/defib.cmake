@@ -39,6 +39,8 @@ elseif(DEFIB_SANITIZER STREQUAL "thread")
 endif()
 
 set(DEFIB_MODULES "" CACHE INTERNAL "")
+# What an installation has; ./demo builds no more than this.
+add_custom_target(programs)
 
 # defib_module(NAME [DEPS module...] [LINK target...] [PUBLIC_LINK target...]
 #              [FILES pattern...] [EXCLUDE pattern...] [TEST_LINK target...])
@@ -109,6 +111,7 @@ function(defib_app name)
   add_executable(${name} ${A_SOURCES})
   list(TRANSFORM A_DEPS PREPEND defib::)
   target_link_libraries(${name} PRIVATE ${A_DEPS} ${A_LINK})
+  add_dependencies(programs ${name})
   if(NOT A_NO_INSTALL)
     install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   endif()
