@@ -110,6 +110,7 @@ Result<> run(const std::string& dir) {
   options.resting_orders = kOpenOrders;
   options.orders_per_tick = 40;
   options.tick = 50ms;
+  options.max_order_age = 60s;
   options.recv_window = 500ms;
   options.visibility_lag = 50ms;
   options.settle = 50ms;

@@ -148,6 +148,7 @@ check_every = "{check}"
 tick = "{tick}"
 resting_orders = {resting}
 orders_per_tick = {per_tick}
+max_order_age = "{age}"
 order_notional = "50"
 seed = {seed}
 )",
@@ -162,7 +163,8 @@ seed = {seed}
       fmt::arg("watch", duration_text(options_.watch)),
       fmt::arg("check", duration_text(options_.check_every)),
       fmt::arg("tick", duration_text(options_.tick)), fmt::arg("resting", options_.resting_orders),
-      fmt::arg("per_tick", options_.orders_per_tick), fmt::arg("seed", options_.seed));
+      fmt::arg("per_tick", options_.orders_per_tick),
+      fmt::arg("age", duration_text(options_.max_order_age)), fmt::arg("seed", options_.seed));
   return os::write_file_atomically(files, config_path_, config_text_);
 }
 

@@ -31,6 +31,8 @@ struct TestbedOptions {
   int resting_orders = 24;
   int orders_per_tick = 2;
   os::Duration tick = std::chrono::milliseconds(100);
+  // The maker replaces older orders: short keeps orders flowing, long keeps them open.
+  os::Duration max_order_age = std::chrono::milliseconds(700);
   os::Duration recv_window = std::chrono::milliseconds(1000);
   os::Duration visibility_lag = std::chrono::milliseconds(200);
   // The ramp: how long each step settles, is watched, and how often it is checked.
