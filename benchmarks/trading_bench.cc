@@ -38,7 +38,7 @@ Result<> wait_for_open_orders(testbed::Testbed& bed) {
   std::size_t open = 0;
   do {
     const auto snapshot =
-        store::Store::open_read_only(os::join_path(bed.state_dir(), "store"), store::Options());
+        store::Store::open_read_only(os::join_path(bed.state_dir(), "trading"), store::Options());
     if (snapshot) {
       DEFIB_TRY_ASSIGN(const trading::LedgerState state, trading::read_ledger_state(**snapshot));
       open = state.orders.size();

@@ -54,7 +54,7 @@ Result<Session> open_session(const Arguments& arguments, bool look_only) {
   Session session;
   DEFIB_TRY_ASSIGN(session.config, trading::load_trading_config(arguments.config));
   store::Options options;
-  options.create = !look_only;
+  options.create = false;  // A mistyped directory is no new account.
   options.lock_wait = std::chrono::seconds(1);
   DEFIB_TRY_ASSIGN(session.store, store::Store::open(store_dir(arguments), options));
   const os::Clock& clock = os::real_clock();

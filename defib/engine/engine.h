@@ -29,7 +29,7 @@ namespace defib::engine {
 struct EngineConfig {
   trading::TradingConfig trading;
   StrategyOptions strategies;
-  std::string state_dir;                                  // store/, plans/, approvals/ lie in it
+  std::string state_dir;  // trading/ (the store), plans/, approvals/ lie in it
   os::Duration tick = std::chrono::milliseconds(100);     // quotes and strategies
   os::Duration sync_every = std::chrono::seconds(1);      // fills and orders of one symbol, in turn
   os::Duration retry_recovery = std::chrono::seconds(1);  // base of the back-off

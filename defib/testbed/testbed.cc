@@ -384,7 +384,7 @@ Result<> Testbed::settle_intents(os::Duration limit) {
   const std::int64_t deadline = os::real_clock().mono_ns() + limit.count();
   std::size_t left = 0;
   do {
-    const auto snapshot = store::Store::open_read_only(os::join_path(state_dir_, "store"), {});
+    const auto snapshot = store::Store::open_read_only(os::join_path(state_dir_, "trading"), {});
     if (snapshot) {
       DEFIB_TRY_ASSIGN(const auto open, trading::read_open_intents(**snapshot));
       left = static_cast<std::size_t>(
@@ -452,7 +452,7 @@ Result<> Testbed::wait_for_single_engine(os::Duration limit) {
 
 Result<Proof> Testbed::audit(bool may_be_unknown, bool hide_one) {
   DEFIB_TRY_ASSIGN(const auto snapshot,
-                   store::Store::open_read_only(os::join_path(state_dir_, "store"), {}));
+                   store::Store::open_read_only(os::join_path(state_dir_, "trading"), {}));
   DEFIB_TRY_ASSIGN(auto intents, read_all_intents(*snapshot));
   if (hide_one) {
     const auto accepted = std::ranges::find_if(
