@@ -160,7 +160,7 @@ std::string state_dir_of(const CommandLine& line) {
   const bool root = geteuid() == 0;
   const bool environment = getenv("DEFIB_STATE_DIR") != nullptr;
   if (line.verb == Verb::kDaemon) return absolute(process::default_state_dir(root));
-  const std::string own = absolute(process::default_state_dir(false));
+  std::string own = absolute(process::default_state_dir(false));
   if (!root || environment || line.verb == Verb::kRun) return own;
   // Root asks about root's daemon, unless there is something of its own.
   const std::string system_wide = process::default_state_dir(true);

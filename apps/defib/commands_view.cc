@@ -18,7 +18,7 @@ namespace {
 constexpr os::Duration kWatchPeriod = std::chrono::seconds(1);
 constexpr std::size_t kMaxFramesShown = 32;
 
-std::string or_dash(std::string text) {
+std::string or_dash(const std::string& text) {
   return text.empty() ? "-" : text;
 }
 

@@ -17,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "defib/base/error.h"
@@ -67,7 +68,7 @@ class IdSource {
   Result<> end_boot_cleanly(store::Store& store, const os::Clock& clock);
 
  private:
-  IdSource(std::string owner, BootRecord boot) : owner_(std::move(owner)), boot_(boot) {}
+  IdSource(std::string owner, BootRecord boot) : owner_(std::move(owner)), boot_(std::move(boot)) {}
   std::string owner_;
   BootRecord boot_;
   std::uint64_t counter_ = 0;
