@@ -93,6 +93,7 @@ Style style_of(std::string_view word) {
 
 std::string Table::to_text() const {
   std::vector<std::size_t> widths;
+  widths.reserve(titles_.size());
   for (const std::string& title : titles_) widths.push_back(characters(title));
   for (const auto& row : rows_) {
     for (std::size_t i = 0; i < row.size(); ++i) {
@@ -108,6 +109,7 @@ std::string Table::to_text() const {
     text += '\n';
   };
   std::vector<Cell> head;
+  head.reserve(titles_.size());
   for (const std::string& title : titles_) head.push_back({title, Style::kBold});
   add_row(head);
   for (const auto& row : rows_) add_row(row);

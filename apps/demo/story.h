@@ -26,7 +26,7 @@ class Timeline {
   // of the crash replaces it.
   explicit Timeline(std::int64_t crash_mono_ns) : zero_(crash_mono_ns) {}
   void add(const wire::Json& line);
-  bool closed() const { return outcome_ != ""; }
+  bool closed() const { return !outcome_.empty(); }
   bool awaiting_approval() const { return awaiting_; }
   const std::string& outcome() const { return outcome_; }
   const std::string& cause() const { return cause_; }
