@@ -323,11 +323,25 @@ Result<int> intents(const Arguments& arguments) {
   return kDone;
 }
 
-Result<int> explain(const Arguments& arguments) {
+// The last resort of `defib explain`: what is no code and no verdict of the store is unknown here.
+Result<recovery::Decision> find_verdict(const Arguments& arguments) {
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> stored,
                    store::Store::open_read_only(store_dir(arguments), {}));
-  DEFIB_TRY_ASSIGN(const recovery::Decision decision,
-                   trading::find_decision(*stored, arguments.subject));
+  return trading::find_decision(*stored, arguments.subject);
+}
+
+Result<int> explain(const Arguments& arguments) {
+  auto found = find_verdict(arguments);
+  if (!found) {
+    return Error(Code::kInvalidArgument,
+                 fmt::format("'{}' is no error code, no error name, and no verdict known here",
+                             arguments.subject))
+        .because(std::move(found.error()))
+        .suggest(
+            "write a number such as -73, a name such as DatabaseLocked, or a decision's id "
+            "from `defib incident show`");
+  }
+  const recovery::Decision decision = std::move(*found);
   if (arguments.json) {
     print_json(decision.to_json());
   } else {

@@ -361,7 +361,12 @@ void IncidentRecorder::classify_by_report(Track& own, const std::string& path) {
     return classify(own);
   }
   cancel(own.classify_timer);
-  write_classification(own, (*report)["classification"], (*report)["threads"], "report");
+  // A report of a live process may name no cause; that it hung is known all the same.
+  const wire::Json& by_report = (*report)["classification"];
+  const bool knows_more = by_report["cause"].as_string() == "unknown" && own.by_status &&
+                          own.by_status->cause != "unknown";
+  write_classification(own, knows_more ? own.by_status->to_json() : by_report, (*report)["threads"],
+                       "report");
 }
 
 void IncidentRecorder::write_classification(Track& own, wire::Json classification,
