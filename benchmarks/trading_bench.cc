@@ -15,6 +15,7 @@
 #include "defib/os/process.h"
 #include "defib/store/store.h"
 #include "defib/testbed/testbed.h"
+#include "defib/trading/config.h"
 #include "defib/trading/ledger.h"
 #include "defib/venue/binance.h"
 #include "defib/wire/json.h"
@@ -38,7 +39,7 @@ Result<> wait_for_open_orders(testbed::Testbed& bed) {
   std::size_t open = 0;
   do {
     const auto snapshot =
-        store::Store::open_read_only(os::join_path(bed.state_dir(), "trading"), store::Options());
+        store::Store::open_read_only(trading::trading_store_dir(bed.state_dir()), store::Options());
     if (snapshot) {
       DEFIB_TRY_ASSIGN(const trading::LedgerState state, trading::read_ledger_state(**snapshot));
       open = state.orders.size();

@@ -120,7 +120,8 @@ Result<> Engine::State::open() {
   options.clock = &clock;
   const std::int64_t started = clock.mono_ns();
   DEFIB_TRY(os::real_files().create_dirs(config.state_dir));
-  DEFIB_TRY_ASSIGN(store, store::Store::open(os::join_path(config.state_dir, "trading"), options));
+  DEFIB_TRY_ASSIGN(store,
+                   store::Store::open(trading::trading_store_dir(config.state_dir), options));
   Json stages = Json::array();
   for (const recovery::StageRecord& stage : store->recovery_result().stages) {
     stages.push(Json::object({{"stage", stage.name},

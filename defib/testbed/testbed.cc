@@ -12,8 +12,8 @@
 #include "defib/os/random.h"
 #include "defib/os/socket.h"
 #include "defib/store/store.h"
+#include "defib/trading/config.h"
 #include "defib/trading/intents.h"
-#include "defib/trading/tables.h"
 #include "defib/venue/binance.h"
 
 namespace defib::testbed {
@@ -43,34 +43,6 @@ Result<os::Fd> open_log(const std::string& path) {
   os::Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   if (!fd.valid()) return os::system_error("open", path);
   return fd;
-}
-
-// What the ledger believes, in the audit's words.
-std::string_view belief(trading::IntentState state) {
-  switch (state) {
-    case trading::IntentState::kRejected:
-      return "rejected";
-    case trading::IntentState::kNotSent:
-    case trading::IntentState::kNeverAccepted:
-      return "never_accepted";
-    case trading::IntentState::kDurable:
-    case trading::IntentState::kSent:
-    case trading::IntentState::kUnknown:
-      return "unknown";
-    default:
-      return "accepted";
-  }
-}
-
-Result<std::vector<trading::Intent>> read_all_intents(const store::Snapshot& snapshot) {
-  std::vector<trading::Intent> intents;
-  DEFIB_TRY_ASSIGN(const auto cursor, snapshot.scan(trading::kIntentTable));
-  for (bool found = cursor->first(); found; found = cursor->next()) {
-    DEFIB_TRY_ASSIGN(trading::Intent intent,
-                     trading::decode_intent(cursor->key(), cursor->value()));
-    intents.push_back(std::move(intent));
-  }
-  return intents;
 }
 
 void end_child(os::Child& child) {
@@ -384,7 +356,7 @@ Result<> Testbed::settle_intents(os::Duration limit) {
   const std::int64_t deadline = os::real_clock().mono_ns() + limit.count();
   std::size_t left = 0;
   do {
-    const auto snapshot = store::Store::open_read_only(os::join_path(state_dir_, "trading"), {});
+    const auto snapshot = store::Store::open_read_only(trading::trading_store_dir(state_dir_), {});
     if (snapshot) {
       DEFIB_TRY_ASSIGN(const auto open, trading::read_open_intents(**snapshot));
       left = static_cast<std::size_t>(
@@ -452,16 +424,15 @@ Result<> Testbed::wait_for_single_engine(os::Duration limit) {
 
 Result<Proof> Testbed::audit(bool may_be_unknown, bool hide_one) {
   DEFIB_TRY_ASSIGN(const auto snapshot,
-                   store::Store::open_read_only(os::join_path(state_dir_, "trading"), {}));
-  DEFIB_TRY_ASSIGN(auto intents, read_all_intents(*snapshot));
+                   store::Store::open_read_only(trading::trading_store_dir(state_dir_), {}));
+  DEFIB_TRY_ASSIGN(std::string beliefs, trading::export_intents(*snapshot));
   if (hide_one) {
-    const auto accepted = std::ranges::find_if(
-        intents, [](const trading::Intent& intent) { return belief(intent.state) == "accepted"; });
-    if (accepted != intents.end()) intents.erase(accepted);
-  }
-  std::string beliefs;
-  for (const trading::Intent& intent : intents) {
-    beliefs += fmt::format("{} {}\n", intent.id, belief(intent.state));
+    const std::size_t accepted = beliefs.find(" accepted\n");
+    if (accepted != std::string::npos) {
+      const std::size_t before = beliefs.rfind('\n', accepted);
+      const std::size_t begin = before == std::string::npos ? 0 : before + 1;
+      beliefs.erase(begin, beliefs.find('\n', accepted) + 1 - begin);
+    }
   }
   const std::string path = os::join_path(options_.dir, "intents.txt");
   DEFIB_TRY(os::write_file_atomically(os::real_files(), path, beliefs));
@@ -487,7 +458,7 @@ Result<Proof> Testbed::audit(bool may_be_unknown, bool hide_one) {
   const std::int64_t settled = proof.accepted + proof.rejected + proof.never_accepted;
   const bool complete = output.status.success() && settled == proof.intents;
   proof.holds = proof.problems.empty() && proof.lost == 0 && proof.duplicated == 0 &&
-                proof.intents == static_cast<std::int64_t>(intents.size()) &&
+                proof.intents == std::ranges::count(beliefs, '\n') &&
                 (complete || (may_be_unknown && settled + proof.unknown == proof.intents));
   return proof;
 }
