@@ -9,6 +9,7 @@
 
 #include <map>
 
+#include "defib/os/clock.h"
 #include "defib/os/process.h"
 #include "defib/os/random.h"
 #include "defib/recovery/procedure.h"
@@ -175,29 +176,45 @@ TEST_P(KilledProcedure, AtEveryFileOperationInTurnEndsAsAnUndisturbedRun) {
   EXPECT_GT(kill_points, 40);
 }
 
+// Slow enough to be hit anywhere: each operation first lets the parent run.
+pid_t start_slow_job(const std::string& dir, bool fails) {
+  return start([&] {
+    GatedFiles files([](std::string_view) {
+      ::usleep(20);
+      return Gate::kPass;
+    });
+    return run_job(files, dir, fails);
+  });
+}
+
+// How long an undisturbed run takes on this machine: kills are drawn from that span.
+std::uint64_t nanoseconds_of_a_run(bool fails) {
+  const Scratch dir;
+  const std::int64_t begin = os::real_clock().mono_ns();
+  EXPECT_EQ(await(start_slow_job(dir.path(), fails)), fails ? 1 : 0);
+  return static_cast<std::uint64_t>(os::real_clock().mono_ns() - begin);
+}
+
 TEST_P(KilledProcedure, AtRandomInstantsManyTimesInARowEndsAsAnUndisturbedRun) {
   const bool fails = GetParam();
   const auto expected = undisturbed(fails);
+  const std::uint64_t span = nanoseconds_of_a_run(fails);
   const std::uint64_t seed = testcases::first_seed();
   os::Random random(seed);
   int kills = 0;
-  for (int round = 0; round < 12; ++round) {
+  for (int round = 0; kills < 24; ++round) {
+    ASSERT_LT(round, 400) << "too few of the kills hit: " << kills;
     const Scratch dir;
     int code = -1;
     for (int attempt = 0; code == -1 && attempt < 200; ++attempt) {
-      // Slow enough to be hit anywhere: each operation first lets the parent run.
-      const pid_t pid = start([&] {
-        GatedFiles files([](std::string_view) {
-          ::usleep(20);
-          return Gate::kPass;
-        });
-        return run_job(files, dir.path(), fails);
-      });
+      const pid_t pid = start_slow_job(dir.path(), fails);
       if (attempt < 12) {
         const auto pidfd = os::open_pidfd(pid);
         ASSERT_TRUE(pidfd);
         pollfd ended = {pidfd->get(), POLLIN, 0};
-        const timespec delay = {0, static_cast<long>(random.below(12'000'000))};
+        const std::uint64_t wait = random.below(span);
+        const timespec delay = {static_cast<time_t>(wait / 1'000'000'000),
+                                static_cast<long>(wait % 1'000'000'000)};
         if (::ppoll(&ended, 1, &delay, nullptr) == 0) ::kill(pid, SIGKILL);
       }
       code = await(pid);
@@ -207,7 +224,6 @@ TEST_P(KilledProcedure, AtRandomInstantsManyTimesInARowEndsAsAnUndisturbedRun) {
     ASSERT_EQ(state_of(dir), expected) << "seed " << seed << " round " << round;
   }
   fmt::print("{} kills\n", kills);
-  EXPECT_GT(kills, 12);
 }
 
 INSTANTIATE_TEST_SUITE_P(SucceedsOrFails, KilledProcedure, testing::Bool(),
