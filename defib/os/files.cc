@@ -2,17 +2,70 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 
 #include "defib/os/fd.h"
 
 namespace defib::os {
 namespace {
+
+class CopiedView final : public FileView {
+ public:
+  explicit CopiedView(std::string bytes) : bytes_(std::move(bytes)) {}
+  std::string_view bytes() const override { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+class MappedView final : public FileView {
+ public:
+  MappedView(void* data, std::size_t size) : data_(data), size_(size) {}
+  MappedView(const MappedView&) = delete;
+  MappedView& operator=(const MappedView&) = delete;
+  ~MappedView() override { ::munmap(data_, size_); }
+  std::string_view bytes() const override { return {static_cast<const char*>(data_), size_}; }
+  void release(std::uint64_t offset, std::uint64_t size) const override {
+    const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+    const std::uint64_t begin = (offset + page - 1) / page * page;
+    const std::uint64_t end = std::min<std::uint64_t>(offset + size, size_) / page * page;
+    if (begin >= end) return;
+    ::madvise(static_cast<char*>(data_) + begin, end - begin, MADV_DONTNEED);
+  }
+
+ private:
+  void* data_;
+  std::size_t size_;
+};
+
+class MappedPage final : public VolatilePage {
+ public:
+  explicit MappedPage(void* data) : words_(static_cast<std::atomic<std::uint64_t>*>(data)) {}
+  MappedPage(const MappedPage&) = delete;
+  MappedPage& operator=(const MappedPage&) = delete;
+  ~MappedPage() override { ::munmap(words_, kWords * sizeof(*words_)); }
+  std::uint64_t load(std::size_t word) const override {
+    return words_[word].load(std::memory_order_acquire);
+  }
+  void store(std::size_t word, std::uint64_t value) override {
+    words_[word].store(value, std::memory_order_release);
+  }
+
+ private:
+  std::atomic<std::uint64_t>* words_;
+};
+
+std::string volatile_path(const std::string& name) {
+  return "/dev/shm/" + name;
+}
 
 class RealFile final : public File {
  public:
@@ -70,6 +123,14 @@ class RealFile final : public File {
     return {};
   }
 
+  Result<std::unique_ptr<FileView>> map() override {
+    DEFIB_TRY_ASSIGN(const std::uint64_t bytes, size());
+    if (bytes == 0) return std::unique_ptr<FileView>(std::make_unique<CopiedView>(""));
+    void* data = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd_.get(), 0);
+    if (data == MAP_FAILED) return system_error("mmap", path_);
+    return std::unique_ptr<FileView>(std::make_unique<MappedView>(data, bytes));
+  }
+
   Result<> try_lock() override {
     struct flock lock{};
     lock.l_type = F_WRLCK;
@@ -91,9 +152,12 @@ class RealFiles final : public Files {
  public:
   Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) override {
     int flags = O_CLOEXEC | (mode == OpenMode::kRead ? O_RDONLY : O_RDWR);
-    if (mode == OpenMode::kCreate || mode == OpenMode::kCreateNew) flags |= O_CREAT;
-    if (mode == OpenMode::kCreateNew) flags |= O_EXCL;
+    const bool direct = mode == OpenMode::kCreateNewDirect;
+    if (mode == OpenMode::kCreate || mode == OpenMode::kCreateNew || direct) flags |= O_CREAT;
+    if (mode == OpenMode::kCreateNew || direct) flags |= O_EXCL;
     Fd fd(::open(path.c_str(), flags, 0600));
+    // tmpfs and some others refuse it; the writes then go through the page cache.
+    if (fd.valid() && direct) (void)::fcntl(fd.get(), F_SETFL, O_DIRECT);
     if (!fd.valid()) return system_error("open", path);
     return std::unique_ptr<File>(std::make_unique<RealFile>(std::move(fd), path));
   }
@@ -156,9 +220,79 @@ class RealFiles final : public Files {
     if (::statvfs(path.c_str(), &info) != 0) return system_error("statvfs", path);
     return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
   }
+
+  Result<std::unique_ptr<VolatilePage>> volatile_page(const std::string& name) override {
+    const std::string path = volatile_path(name);
+    const Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd.valid()) return system_error("open", path);
+    constexpr std::size_t kSize = VolatilePage::kWords * sizeof(std::uint64_t);
+    // Space now, because a store without it would kill the process.
+    if (const int failed = ::posix_fallocate(fd.get(), 0, kSize)) {
+      return system_error("posix_fallocate", path, failed);
+    }
+    void* data = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+    if (data == MAP_FAILED) return system_error("mmap", path);
+    return std::unique_ptr<VolatilePage>(std::make_unique<MappedPage>(data));
+  }
+
+  Result<> remove_volatile_page(const std::string& name) override {
+    return remove(volatile_path(name));
+  }
+
+  Result<FileSystemInfo> file_system(const std::string& path) override {
+    struct statfs info{};
+    if (::statfs(path.c_str(), &info) != 0) return system_error("statfs", path);
+    // From linux/magic.h and the kernel's file systems.
+    static constexpr struct {
+      std::uint32_t magic;
+      const char* type;
+      bool is_network;
+    } kKnown[] = {{0xEF53, "ext4", false},
+                  {0x58465342, "xfs", false},
+                  {0x9123683E, "btrfs", false},
+                  {0x01021994, "tmpfs", false},
+                  {0x794C7630, "overlayfs", false},
+                  {0x2FC12FC1, "zfs", false},
+                  {0x65735546, "fuse", false},
+                  {0x6969, "nfs", true},
+                  {0xFF534D42, "cifs", true},
+                  {0xFE534D42, "smb2", true},
+                  {0x517B, "smb", true},
+                  {0x564C, "ncp", true},
+                  {0x01021997, "9p", true},
+                  {0x00C36400, "ceph", true},
+                  {0x5346414F, "afs", true},
+                  {0x73757245, "coda", true}};
+    FileSystemInfo found;
+    found.is_read_only = (static_cast<unsigned long>(info.f_flags) & ST_RDONLY) != 0;
+    for (const auto& known : kKnown) {
+      if (known.magic != static_cast<std::uint32_t>(info.f_type)) continue;
+      found.type = known.type;
+      found.is_network = known.is_network;
+    }
+    return found;
+  }
 };
 
 }  // namespace
+
+Result<std::unique_ptr<FileView>> File::map() {
+  DEFIB_TRY_ASSIGN(const std::uint64_t total, size());
+  std::string bytes(total, '\0');
+  DEFIB_TRY_ASSIGN(const std::size_t got, read_at(0, bytes.data(), bytes.size()));
+  bytes.resize(got);
+  return std::unique_ptr<FileView>(std::make_unique<CopiedView>(std::move(bytes)));
+}
+
+Result<std::unique_ptr<VolatilePage>> Files::volatile_page(const std::string&) {
+  return std::unique_ptr<VolatilePage>();
+}
+Result<> Files::remove_volatile_page(const std::string&) {
+  return {};
+}
+Result<FileSystemInfo> Files::file_system(const std::string&) {
+  return FileSystemInfo{};
+}
 
 Files& real_files() {
   static RealFiles& files = *new RealFiles;  // Never destroyed: usable during exit.

@@ -21,6 +21,33 @@
 
 namespace defib::os {
 
+// Bytes of a file in memory, for reading only: no stray write of this process can change them.
+class FileView {
+ public:
+  virtual ~FileView() = default;
+  virtual std::string_view bytes() const = 0;
+  // Gives the memory of a range back; its next use reads the file again.
+  virtual void release(std::uint64_t /*offset*/, std::uint64_t /*size*/) const {}
+};
+
+// A few words under a name that outlive the process and end with the machine's run (tmpfs): what
+// was stored before kill -9 is there after it, and gone after a power failure.
+//
+// Thread rule: any thread; one store at a time to one word.
+class VolatilePage {
+ public:
+  static constexpr std::size_t kWords = 8;
+  virtual ~VolatilePage() = default;
+  virtual std::uint64_t load(std::size_t word) const = 0;
+  virtual void store(std::size_t word, std::uint64_t value) = 0;
+};
+
+struct FileSystemInfo {
+  std::string type;         // "ext4"; empty: not known
+  bool is_network = false;  // NFS, CIFS and the like, whose locks and syncs are not to be relied on
+  bool is_read_only = false;
+};
+
 class File {
  public:
   virtual ~File() = default;
@@ -34,16 +61,25 @@ class File {
   virtual Result<std::uint64_t> size() = 0;
   // Drops clean pages from the page cache, so that the next read comes from the device.
   virtual Result<> drop_cache() = 0;
+  // The file as it is now, mapped read-only for the view's life, also after this File is closed and
+  // the name removed. A page that the device cannot deliver kills whoever touches it (SIGBUS):
+  // read_at() a range before its first use. The default reads a copy through read_at().
+  virtual Result<std::unique_ptr<FileView>> map();
   // An exclusive advisory lock of the open file description (F_OFD_SETLK), held until close.
   // Fails with DatabaseLocked when another description holds it.
   virtual Result<> try_lock() = 0;
 };
+
+inline constexpr std::size_t kDirectAlignment = 4096;
 
 enum class OpenMode {
   kRead,       // must exist
   kWrite,      // read and write; must exist
   kCreate,     // read and write; created if absent, mode 0600
   kCreateNew,  // as kCreate, but FileExists if it is there
+  // As kCreateNew, past the page cache where the file system can (O_DIRECT): offsets, sizes and
+  // memory of its writes are multiples of kDirectAlignment.
+  kCreateNewDirect,
 };
 
 class Files {
@@ -61,6 +97,12 @@ class Files {
   virtual bool is_dir(const std::string& path) = 0;
   // Bytes free to this user on the file system that holds `path`.
   virtual Result<std::uint64_t> free_space(const std::string& path) = 0;
+  // The page of that name (letters, digits, '-', '.'), zeros at first; null where there is no such
+  // memory, as by default.
+  virtual Result<std::unique_ptr<VolatilePage>> volatile_page(const std::string& name);
+  virtual Result<> remove_volatile_page(const std::string& name);
+  // Of the file system that holds `path`. The default knows nothing.
+  virtual Result<FileSystemInfo> file_system(const std::string& path);
 };
 
 // The kernel's file system. Lives for ever.

@@ -348,7 +348,7 @@ Result<> SimFiles::perform(Operation operation) {
 
 Result<std::unique_ptr<File>> SimFiles::open(const std::string& path, OpenMode mode) {
   const std::lock_guard lock(mutex_);
-  const bool creates = mode == OpenMode::kCreate || mode == OpenMode::kCreateNew;
+  const bool creates = mode != OpenMode::kRead && mode != OpenMode::kWrite;
   auto at = disk_->names.find(path);
   if (at == disk_->names.end()) {
     const std::string dir = parent_dir(path);
@@ -361,7 +361,7 @@ Result<std::unique_ptr<File>> SimFiles::open(const std::string& path, OpenMode m
                        .added = path,
                        .path = path}));
     at = disk_->names.find(path);
-  } else if (mode == OpenMode::kCreateNew) {
+  } else if (mode == OpenMode::kCreateNew || mode == OpenMode::kCreateNewDirect) {
     return Error(Code::kFileExists, "'" + path + "' exists").with("path", path);
   }
   if (disk_->inodes.at(at->second).is_dir) {

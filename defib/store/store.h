@@ -73,6 +73,10 @@ class Cursor {
   // Views that are valid until the cursor moves. Precondition: positioned on a record.
   virtual std::string_view key() const = 0;
   virtual std::string_view value() const = 0;
+  // Why the last move answered false: success where the table simply ended there, Corrupted where
+  // a part of it cannot be read. Ask after every loop: a damaged table must not look like a short
+  // one.
+  virtual Result<> status() const { return {}; }
 };
 
 class Snapshot {
