@@ -1,27 +1,54 @@
 #include "defib/store/executor.h"
 
+#include <algorithm>
+#include <atomic>
+#include <memory>
+
 namespace defib::store {
+namespace {
 
-OneThread::OneThread() : thread_([this] { work(); }) {}
+// One call of parallel_for. Tasks hold it, for they may come by when the call is long over.
+struct Loop {
+  const std::function<void(std::size_t)>* work;  // of the caller: valid while an item is left
+  std::size_t count;
+  std::atomic<std::size_t> next = 0;  // not taken by anybody yet
+  std::atomic<std::size_t> done = 0;
 
-OneThread::~OneThread() {
+  void take_part() {
+    for (;;) {
+      const std::size_t item = next.fetch_add(1, std::memory_order_relaxed);
+      if (item >= count) return;
+      (*work)(item);
+      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == count) done.notify_all();
+    }
+  }
+};
+
+}  // namespace
+
+Threads::Threads(unsigned count) {
+  threads_.reserve(count);
+  for (unsigned i = 0; i < count; ++i) threads_.emplace_back([this] { work(); });
+}
+
+Threads::~Threads() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_all();
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
-void OneThread::run(std::function<void()> task) {
+void Threads::run(std::function<void()> task) {
   {
     const std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(task));
   }
-  changed_.notify_all();
+  changed_.notify_one();
 }
 
-void OneThread::work() {
+void Threads::work() {
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
@@ -32,6 +59,16 @@ void OneThread::work() {
     task();
     lock.lock();
   }
+}
+
+void parallel_for(Executor& executor, std::size_t n, const std::function<void(std::size_t)>& work) {
+  if (n == 0) return;
+  if (n == 1) return work(0);
+  const auto loop = std::make_shared<Loop>(&work, n);
+  const std::size_t helpers = std::min<std::size_t>(executor.concurrency(), n - 1);
+  for (std::size_t i = 0; i < helpers; ++i) executor.run([loop] { loop->take_part(); });
+  loop->take_part();
+  for (std::size_t done = loop->done; done < n; done = loop->done) loop->done.wait(done);
 }
 
 }  // namespace defib::store

@@ -42,6 +42,8 @@ class Executor {
  public:
   virtual ~Executor() = default;
   virtual void run(std::function<void()> task) = 0;
+  // How many tasks may run at once, beside the threads that hand them in.
+  virtual unsigned concurrency() const { return 1; }
 };
 
 struct Options {
