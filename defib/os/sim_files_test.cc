@@ -136,5 +136,153 @@ TEST(SimFiles, ALockIsHeldByOneOpenFileUntilItIsClosed) {
   EXPECT_TRUE(second->try_lock().has_value());
 }
 
+TEST(SimFiles, AVolatilePageSurvivesAKillWithTheWordsOfThenAndNoPowerFailure) {
+  SimFiles files;
+  const auto page = *files.volatile_page("ack");
+  EXPECT_EQ(page->load(1), 0U);
+  page->store(1, 7);
+  page->store(1, 8);
+  EXPECT_EQ(page->load(1), 8U);
+  EXPECT_EQ(files.operations(), 2U);
+  for (std::size_t n = 0; n <= 2; ++n) {
+    const std::uint64_t then = n == 0 ? 0 : 6 + n;
+    EXPECT_EQ((*files.killed(n, 0)->volatile_page("ack"))->load(1), then);
+    EXPECT_EQ((*files.crashed(n, n)->volatile_page("ack"))->load(1), 0U);
+  }
+  ASSERT_TRUE(files.remove_volatile_page("ack").has_value());
+  EXPECT_EQ(page->load(1), 0U);
+}
+
+TEST(SimFiles, ALostWriteIsSeenUntilTheCacheIsDroppedAndSurvivesNoCrash) {
+  SimFiles files;
+  const auto file = create(files, "/a");
+  ASSERT_TRUE(file->write_at(0, "old").has_value());
+  files.set_mischief(
+      [](std::size_t, std::string_view) { return std::optional(SimFiles::Mischief{}); });
+  ASSERT_TRUE(file->write_at(0, "new").has_value());
+  files.set_mischief(nullptr);
+  ASSERT_TRUE(file->sync().has_value());
+  ASSERT_TRUE(files.sync_dir("/").has_value());
+  EXPECT_EQ(files.content("/a"), "new");
+  EXPECT_EQ(files.killed(files.operations(), 0)->content("/a"), "new");
+  EXPECT_EQ(outcomes(files, "/a"), std::set<std::string>{"old"});
+  ASSERT_TRUE(file->drop_cache().has_value());
+  EXPECT_EQ(files.content("/a"), "old");
+}
+
+TEST(SimFiles, AMisdirectedWriteLandsInTheOtherFile) {
+  SimFiles files;
+  const auto file = create(files, "/a");
+  const auto other = create(files, "/b");
+  ASSERT_TRUE(file->write_at(0, "aaaa").has_value());
+  ASSERT_TRUE(other->write_at(0, "bbbb").has_value());
+  ASSERT_TRUE(file->sync().has_value());
+  ASSERT_TRUE(other->sync().has_value());
+  ASSERT_TRUE(files.sync_dir("/").has_value());
+  files.set_mischief([](std::size_t, std::string_view what) -> std::optional<SimFiles::Mischief> {
+    EXPECT_EQ(what, "write /a at 1, 2 bytes");
+    return SimFiles::Mischief{
+        .kind = SimFiles::Mischief::Kind::kMisdirectWrite, .path = "/b", .offset = 2};
+  });
+  ASSERT_TRUE(file->write_at(1, "XX").has_value());
+  files.set_mischief(nullptr);
+  ASSERT_TRUE(file->sync().has_value());
+  EXPECT_EQ(files.content("/a"), "aXXa");
+  EXPECT_EQ(files.content("/b"), "bbbb");
+  EXPECT_EQ(outcomes(files, "/a"), std::set<std::string>{"aaaa"});
+  EXPECT_EQ(outcomes(files, "/b"), std::set<std::string>{"bbXX"});
+}
+
+TEST(SimFiles, ASyncThatLiesMakesNothingDurable) {
+  SimFiles files;
+  const auto file = create(files, "/a");
+  files.set_mischief([](std::size_t, std::string_view) {
+    return std::optional(SimFiles::Mischief{.kind = SimFiles::Mischief::Kind::kLieAboutSync});
+  });
+  ASSERT_TRUE(file->write_at(0, "x").has_value());
+  ASSERT_TRUE(file->sync().has_value());
+  ASSERT_TRUE(files.sync_dir("/").has_value());
+  // Anything but the certainty of "x": also a length without its bytes.
+  EXPECT_EQ(outcomes(files, "/a"), (std::set<std::string>{"", std::string(1, '\0'), "x", "gone"}));
+}
+
+TEST(SimFiles, RotIsOnTheDeviceForEver) {
+  SimFiles files;
+  const auto file = create(files, "/a");
+  ASSERT_TRUE(file->write_at(0, "ab").has_value());
+  ASSERT_TRUE(file->sync().has_value());
+  ASSERT_TRUE(files.sync_dir("/").has_value());
+  files.rot("/a", 1, 1);
+  EXPECT_EQ(files.content("/a"), "ac");
+  EXPECT_EQ(outcomes(files, "/a"), std::set<std::string>{"ac"});
+}
+
+TEST(SimFiles, AReadFailsIsCutOrChangedAsTheFaultSaysAndAMappingShowsThePatternThere) {
+  SimFiles files;
+  const auto file = create(files, "/a");
+  ASSERT_TRUE(file->write_at(0, std::string(3 * 4096, 'x')).has_value());
+  files.set_read_fault(
+      [](std::string_view path, std::uint64_t offset, std::span<char>& bytes) -> Result<> {
+        EXPECT_EQ(path, "/a");
+        if (offset == 4096) return Error(Code::kIoError, "injected");
+        if (offset == 8192) bytes = bytes.first(10);
+        bytes[0] = 'y';
+        return {};
+      });
+  std::string page(4096, '\0');
+  EXPECT_EQ(*file->read_at(0, page.data(), page.size()), 4096U);
+  EXPECT_EQ(page.substr(0, 2), "yx");
+  EXPECT_EQ(file->read_at(4096, page.data(), page.size()).error().code(), Code::kIoError);
+  EXPECT_EQ(*file->read_at(8192, page.data(), page.size()), 10U);
+  const auto view = *file->map();
+  EXPECT_EQ(view->bytes().substr(0, 2), "yx");
+  EXPECT_EQ(view->bytes()[4096], '\xDB');
+  EXPECT_EQ(view->bytes()[8192], 'y');
+  EXPECT_EQ(view->bytes()[8202], '\xDB');
+}
+
+TEST(SimFiles, AMappingStaysAsItWasMade) {
+  SimFiles files;
+  std::unique_ptr<FileView> view;
+  {
+    const auto file = create(files, "/a");
+    ASSERT_TRUE(file->write_at(0, "old").has_value());
+    view = *file->map();
+    ASSERT_TRUE(file->write_at(0, "new").has_value());
+  }
+  ASSERT_TRUE(files.remove("/a").has_value());
+  EXPECT_EQ(view->bytes(), "old");
+}
+
+TEST(SimFiles, ADirectWriteMustBeAligned) {
+  SimFiles files;
+  const auto file = *files.open("/a", OpenMode::kCreateNewDirect);
+  alignas(kDirectAlignment) static const char kBlock[2 * kDirectAlignment] = {};
+  EXPECT_TRUE(file->write_at(4096, {kBlock, 4096}).has_value());
+  EXPECT_FALSE(file->write_at(1, {kBlock, 4096}).has_value());
+  EXPECT_FALSE(file->write_at(0, {kBlock, 512}).has_value());
+  EXPECT_FALSE(file->write_at(0, {kBlock + 64, 4096}).has_value());
+}
+
+TEST(SimFiles, EqualDisksHaveEqualFingerprintsAndOthersDoNot) {
+  SimFiles files;
+  const auto file = create(files, "/a");
+  ASSERT_TRUE(file->write_at(0, "x").has_value());
+  ASSERT_TRUE(file->sync().has_value());
+  ASSERT_TRUE(files.sync_dir("/").has_value());
+  const std::size_t synced = files.operations();
+  EXPECT_EQ(files.crashed(synced, 1)->fingerprint(), files.crashed(synced, 2)->fingerprint());
+  ASSERT_TRUE(file->write_at(0, "y").has_value());
+  std::set<std::uint64_t> after;
+  for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
+    after.insert(files.crashed(files.operations(), seed)->fingerprint());
+  }
+  EXPECT_EQ(after.size(), 2U);
+  // The same bytes to read, but a power failure would show another state.
+  const std::uint64_t unsynced = files.killed(files.operations(), 0)->fingerprint();
+  ASSERT_TRUE(file->sync().has_value());
+  EXPECT_NE(files.killed(files.operations(), 0)->fingerprint(), unsynced);
+}
+
 }  // namespace
 }  // namespace defib::os
