@@ -24,7 +24,18 @@ struct Loop {
   }
 };
 
+class NoHelpers final : public Executor {
+ public:
+  void run(std::function<void()>) override {}
+  unsigned concurrency() const override { return 0; }
+};
+
 }  // namespace
+
+Executor& no_helpers() {
+  static NoHelpers nobody;
+  return nobody;
+}
 
 Threads::Threads(unsigned count) {
   threads_.reserve(count);

@@ -43,6 +43,9 @@ class OneThread final : public Threads {
   OneThread() : Threads(1) {}
 };
 
+// For parallel_for() alone: nobody helps, whatever is handed in is dropped.
+Executor& no_helpers();
+
 // Calls work(0) to work(n - 1), each once, on the calling thread and on those of the executor that
 // come by in time. The caller never waits for a task to begin, only for items that a task has
 // begun: so it ends with a busy executor, with one that is stepped by hand, and when it is called

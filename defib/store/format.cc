@@ -176,27 +176,30 @@ std::optional<BlockHeader> decode_block_header(std::string_view bytes, std::stri
     problem = "the file ends inside a block's header";
     return std::nullopt;
   }
-  Reader reader(bytes.substr(0, kBlockHeaderSize));
-  if (reader.u32() != kBlockMagic) {
+  if (load<std::uint32_t>(bytes.data()) != kBlockMagic) {
     problem = "no block stands here";
     return std::nullopt;
   }
-  BlockHeader header;
-  header.header_crc = reader.u32();
+  const auto stored = load<std::uint32_t>(bytes.data() + 4);
   const std::uint32_t computed = crc32c(bytes.substr(8, kBlockHeaderSize - 8));
-  if (header.header_crc != computed) {
-    problem =
-        fmt::format("block header checksum {:08x}, computed {:08x}", header.header_crc, computed);
+  if (stored != computed) {
+    problem = fmt::format("block header checksum {:08x}, computed {:08x}", stored, computed);
     return std::nullopt;
   }
-  header.epoch = reader.u64();
-  header.first_lsn = reader.u64();
-  header.count = reader.u32();
-  header.payload_size = reader.u32();
-  header.durable_lsn = reader.u64();
-  header.previous_crc = reader.u32();
-  header.payload_crc = reader.u32();
-  header.store_tag = reader.u64();
+  return load_block_header(bytes.data());
+}
+
+BlockHeader load_block_header(const char* at) {
+  BlockHeader header;
+  header.header_crc = load<std::uint32_t>(at + 4);
+  header.epoch = load<std::uint64_t>(at + 8);
+  header.first_lsn = load<std::uint64_t>(at + 16);
+  header.count = load<std::uint32_t>(at + 24);
+  header.payload_size = load<std::uint32_t>(at + 28);
+  header.durable_lsn = load<std::uint64_t>(at + 32);
+  header.previous_crc = load<std::uint32_t>(at + 40);
+  header.payload_crc = load<std::uint32_t>(at + 44);
+  header.store_tag = load<std::uint64_t>(at + 48);
   return header;
 }
 

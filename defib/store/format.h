@@ -107,6 +107,8 @@ std::optional<SegmentHeader> decode_segment_header(std::string_view bytes, std::
 // Fills in header_crc. Appends kBlockHeaderSize bytes.
 void encode(BlockHeader& header, std::string& out);
 std::optional<BlockHeader> decode_block_header(std::string_view bytes, std::string& problem);
+// Of kBlockHeaderSize bytes that were decoded before.
+BlockHeader load_block_header(const char* at);
 std::string encode(const CheckpointHeader& header);  // kPageSize bytes
 std::optional<CheckpointHeader> decode_checkpoint_header(std::string_view bytes,
                                                          std::string& problem);

@@ -49,7 +49,7 @@ Result<Picture> look(const Environment& env, const std::string& dir) {
                    read_segments(env.files, dir, names, picture.identity, nullptr));
   LogContext context;
   context.identity = picture.identity;
-  context.checkpoint = picture.checkpoint;
+  context.base = log_base(picture.checkpoint);
   context.boot_id = env.clock.boot_id();
   picture.log = assess_log(picture.segments, context);
   return picture;
@@ -147,7 +147,7 @@ class Verification {
     for (const Segment& segment : segments) check_segment(segment);
     LogContext context;
     context.identity = identity_;
-    context.checkpoint = checkpoint_;
+    context.base = log_base(checkpoint_);
     context.boot_id = env_.clock.boot_id();
     const auto log = assess_log(segments, context);
     if (!log) {
@@ -164,7 +164,7 @@ class Verification {
   }
 
   void check_segment(const Segment& segment) {
-    for (const ScannedBlock& block : segment.blocks) {
+    for (const ScannedBlock& block : segment.blocks()) {
       std::string problem;
       const auto transactions = decode_transactions(segment.payload(block), block.header.first_lsn,
                                                     block.header.count, problem);

@@ -30,21 +30,22 @@ static void mend(std::string& bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
-  std::vector<Segment> segments(1);
-  segments[0].name = segment_name(1, 1);
-  segments[0].bytes.assign(reinterpret_cast<const char*>(data + 1), size - 1);
-  if (data[0] % 2 == 0) mend(segments[0].bytes);
+  std::string bytes(reinterpret_cast<const char*>(data + 1), size - 1);
+  if (data[0] % 2 == 0) mend(bytes);
+  std::string name = segment_name(1, 1);
   // As if the directory belonged to whatever the bytes say.
   LogContext context;
   std::string problem;
-  if (const auto header = decode_segment_header(segments[0].bytes, problem)) {
+  if (const auto header = decode_segment_header(bytes, problem)) {
     context.identity.uuid = header->uuid;
-    segments[0].name = segment_name(header->first_lsn, header->epoch & 0xffffffff);
+    name = segment_name(header->first_lsn, header->epoch & 0xffffffff);
     if (header->first_lsn > 1) {
-      context.checkpoint.emplace();
-      context.checkpoint->lsn = header->first_lsn - 1;
+      context.base.emplace();
+      context.base->lsn = header->first_lsn - 1;
     }
   }
+  std::vector<Segment> segments;
+  segments.push_back(Segment::of(std::move(name), std::move(bytes)));
   scan_segment(segments[0], context.identity);
   const auto log = assess_log(segments, context);
   if (!log) return 0;

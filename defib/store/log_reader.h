@@ -1,17 +1,19 @@
 // Reading the write-ahead log: what a segment's bytes hold, and what a place where they stop making
 // sense means.
 //
-// A segment is scanned from its header, block by block. Where the scan stops, the evidence around
-// the place decides between the end of the log, a torn tail (an unsynced write that a crash cut),
-// and damage of what was acknowledged; the rules are one table, judge_stop(). The scan and the
-// assessment are pure functions over bytes; they never change a file.
+// A segment is scanned from its header, block by block: first the chain of block headers, then the
+// payloads' checksums, which need no order and are checked in parallel. Where the scan stops, the
+// evidence around the place decides between the end of the log, a torn tail (a write that a crash
+// cut), and damage of what was acknowledged; the rules are one table (log_verdict.h). Scanning and
+// assessing are pure functions over bytes; they never change a file.
 //
-// Thread rule: values; no shared state.
+// Thread rule: values; no shared state. scan_segments() lets an executor help.
 
 #pragma once
 
 #include <cstdint>
-#include <functional>
+#include <iterator>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,6 +22,9 @@
 #include "defib/base/error.h"
 #include "defib/os/files.h"
 #include "defib/store/format.h"
+#include "defib/store/log_verdict.h"
+#include "defib/store/pulse.h"
+#include "defib/store/store.h"
 
 namespace defib::store {
 
@@ -28,10 +33,37 @@ struct ScannedBlock {
   BlockHeader header;
 };
 
-enum class StopKind {
-  kZeros,      // zeros where the next block would begin: how every complete log ends
-  kEndOfFile,  // the file ends there; a complete log ends with zeros, so it was cut
-  kBadBlock,   // something that is not the next block
+// Valid blocks that follow one another, decoded as they are passed.
+class BlockRange {
+ public:
+  class Iterator {
+   public:
+    using value_type = ScannedBlock;
+    using difference_type = std::ptrdiff_t;
+    const ScannedBlock& operator*() const { return block_; }
+    const ScannedBlock* operator->() const { return &block_; }
+    Iterator& operator++();
+    friend bool operator==(const Iterator& a, std::default_sentinel_t) {
+      return a.block_.offset >= a.end_;
+    }
+
+   private:
+    friend class BlockRange;
+    Iterator(std::string_view bytes, std::uint64_t offset, std::uint64_t end);
+    std::string_view bytes_;
+    std::uint64_t end_;
+    ScannedBlock block_;
+  };
+  // From the block at `offset` to the one that ends at `end`.
+  BlockRange(std::string_view bytes, std::uint64_t offset, std::uint64_t end)
+      : bytes_(bytes), offset_(offset), end_(end) {}
+  Iterator begin() const { return {bytes_, offset_, end_}; }
+  static std::default_sentinel_t end() { return {}; }
+
+ private:
+  std::string_view bytes_;
+  std::uint64_t offset_;
+  std::uint64_t end_;
 };
 
 struct Stop {
@@ -40,49 +72,60 @@ struct Stop {
   std::uint64_t lsn = 0;            // of the commit that would come next
   std::string problem;              // of kBadBlock
   bool rest_is_zero = true;         // from offset to the end of the file
-  bool later_block = false;         // a valid block of this log stands further on
+  bool later_block = false;         // a header of a later block of this log stands further on
   bool later_block_covers = false;  // ... and says that `lsn` had been synced when it was written
 };
 
 struct Segment {
-  std::string name;  // without the directory
-  std::string bytes;
+  std::string name;                          // without the directory
+  std::shared_ptr<const os::FileView> view;  // whose bytes these are
+  std::string_view bytes;
   std::optional<SegmentHeader> header;  // none: unreadable, see header_problem
   std::string header_problem;
-  bool holds_blocks = false;  // although the header is unreadable
-  std::vector<ScannedBlock> blocks;
-  std::uint64_t next_lsn = 0;   // after the last valid block
-  std::uint32_t chain_crc = 0;  // header checksum of the last valid block
+  bool holds_blocks = false;         // although the header is unreadable
+  std::vector<std::uint64_t> marks;  // offsets of blocks, the first one's and about every 256 KiB
+  std::uint64_t next_lsn = 0;        // after the last valid block
+  std::uint32_t chain_crc = 0;       // header checksum of the last valid block
   Stop stop;
 
+  // A segment of these bytes, not scanned yet.
+  static Segment of(std::string name, std::unique_ptr<const os::FileView> view);
+  static Segment of(std::string name, std::string bytes);
+
+  bool has_blocks() const { return header && stop.offset > kPageSize; }
+  BlockRange blocks() const { return {bytes, kPageSize, has_blocks() ? stop.offset : 0}; }
+  // Of marks[index] up to the next one, or to the last block.
+  BlockRange blocks_from_mark(std::size_t index) const;
   std::string_view payload(const ScannedBlock& block) const;
 };
 
 // Fills in everything after `bytes`.
 void scan_segment(Segment& segment, const Identity& identity);
 
-enum class StopVerdict {
-  kEnd,      // the log ends here, completely
-  kTorn,     // cut from here; commits from stop.lsn on may have been lost with a power failure
-  kDamaged,  // acknowledged history is missing
+enum class ReadMode {
+  // Mapped: no copy, and the bytes can be used after the scan. Only for who holds the store's lock,
+  // for somebody else could change them.
+  kMap,
+  kCopy,  // beside a live writer
 };
-struct StopEvidence {
-  StopKind kind = StopKind::kZeros;
-  bool rest_is_zero = true;
-  bool later_block = false;
-  bool later_block_covers = false;
-  bool same_boot = false;            // the page cache has survived since the log was written
-  bool has_successor = false;        // a further segment follows
-  bool successor_continues = false;  // ... with exactly the commit after this one's last
+struct ReadSettings {
+  ReadMode mode = ReadMode::kCopy;
+  Executor* executor = nullptr;  // null: nobody helps
 };
-StopVerdict judge_stop(const StopEvidence& evidence);
-std::string_view to_string(StopVerdict verdict);
+// Reads and scans the segments of these names. Every byte is read through read_at() first, so that
+// what the device cannot deliver is its Error. `pulse` hears of twice the bytes of the files: read,
+// and checked.
+Result<std::vector<Segment>> scan_segments(os::Files& files, const std::string& dir,
+                                           const std::vector<std::string>& names,
+                                           const Identity& identity, const ReadSettings& settings,
+                                           const Pulse& pulse);
 
 struct LogCut {
-  std::string segment;       // name
-  std::uint64_t offset = 0;  // from here to the end of the file
-  std::uint64_t bytes = 0;   // how many
-  std::uint64_t lsn = 0;     // first commit that may have been lost
+  std::string segment;         // name
+  std::uint64_t offset = 0;    // from here to the end of the file
+  std::uint64_t bytes = 0;     // how many
+  std::uint64_t lsn = 0;       // first commit that stood there, if any did
+  bool loss_possible = false;  // false: nothing of it was acknowledged
   std::string reason;
 };
 
@@ -95,19 +138,25 @@ struct LogAssessment {
   std::vector<std::size_t> live;      // segments that hold commits after the checkpoint, in order
   std::vector<std::string> obsolete;  // names of segments that nothing needs
   std::optional<LogCut> cut;
-  std::vector<std::string> notes;  // what an operator should know, in words
+  std::vector<std::string> notes;  // possible losses, in words for operators
+};
+
+// What the log builds on.
+struct LogBase {
+  std::uint64_t lsn = 0;        // the files hold the effect of commits up to here
+  std::uint64_t epoch = 0;      // of the opening that wrote them
+  std::uint32_t chain_crc = 0;  // header checksum of that commit's block, where known
+  bool chain_known = false;
 };
 
 struct LogContext {
   Identity identity;
-  std::optional<CheckpointHeader> checkpoint;
-  std::string boot_id;  // of the machine's present run
+  std::optional<LogBase> base;  // none: the log is all there is
+  std::string boot_id;          // of the machine's present run
+  std::uint64_t ack_word = 0;   // read_ack_word(); 0: unknown
 };
 // WalCorrupted or InconsistentState where acknowledged commits are missing.
 Result<LogAssessment> assess_log(const std::vector<Segment>& segments, const LogContext& context);
-
-// Called about every MiB; an Error ends the reading with it.
-using Pulse = std::function<Result<>(std::uint64_t bytes_done)>;
 
 // Names of segments in `dir`/wal in log order; other names go to `strangers`.
 Result<std::vector<std::string>> list_segments(os::Files& files, const std::string& dir,

@@ -3,37 +3,11 @@
 #include <gtest/gtest.h>
 
 #include "defib/base/bytes.h"
+#include "defib/store/ack_watermark.h"
 #include "defib/store/log_reader.h"
 
 namespace defib::store {
 namespace {
-
-TEST(LogVerdict, EveryCombinationOfEvidenceHasTheVerdictThatSafetyDemands) {
-  for (int bits = 0; bits < 64; ++bits) {
-    for (const StopKind kind : {StopKind::kZeros, StopKind::kEndOfFile, StopKind::kBadBlock}) {
-      const StopEvidence evidence{.kind = kind,
-                                  .rest_is_zero = (bits & 1) != 0,
-                                  .later_block = (bits & 2) != 0,
-                                  .later_block_covers = (bits & 4) != 0,
-                                  .same_boot = (bits & 8) != 0,
-                                  .has_successor = (bits & 16) != 0,
-                                  .successor_continues = (bits & 32) != 0};
-      const StopVerdict verdict = judge_stop(evidence);
-      const bool proof_of_loss =
-          (evidence.has_successor && !evidence.successor_continues) ||
-          (!evidence.has_successor &&
-           (evidence.later_block_covers || (evidence.later_block && evidence.same_boot)));
-      const bool proof_of_end =
-          (evidence.has_successor && evidence.successor_continues) ||
-          (!evidence.has_successor && kind == StopKind::kZeros && evidence.rest_is_zero);
-      if (proof_of_loss) {
-        EXPECT_EQ(verdict, StopVerdict::kDamaged) << bits;
-      } else {
-        EXPECT_EQ(verdict, proof_of_end ? StopVerdict::kEnd : StopVerdict::kTorn) << bits;
-      }
-    }
-  }
-}
 
 // A log of one segment with a block for each commit.
 struct Log {
@@ -76,14 +50,15 @@ Log make_log(int commits, std::uint64_t durable_behind) {
   return log;
 }
 
-Result<LogAssessment> assess(const Log& log, char boot = 'x') {
-  std::vector<Segment> segments(1);
-  segments[0].name = segment_name(1, 1);
-  segments[0].bytes = log.bytes;
+Result<LogAssessment> assess(const Log& log, char boot = 'x',
+                             std::optional<std::uint64_t> acked = std::nullopt) {
+  std::vector<Segment> segments;
+  segments.push_back(Segment::of(segment_name(1, 1), log.bytes));
   scan_segment(segments[0], log.identity);
   LogContext context;
   context.identity = log.identity;
   context.boot_id = std::string(36, boot);
+  if (acked) context.ack_word = encode_ack(*acked, *segments[0].header);
   return assess_log(segments, context);
 }
 
@@ -126,6 +101,49 @@ TEST(LogReader, UnsyncedBlocksAfterALostOneAreTornAfterARestartAndRotBeforeIt) {
   const auto same_boot = assess(log, 'b');
   ASSERT_FALSE(same_boot.has_value());
   EXPECT_EQ(same_boot.error().code(), Code::kWalCorrupted);
+}
+
+TEST(LogReader, AfterAKillTheWatermarkTellsATornLastBlockFromARottenOne) {
+  Log log = make_log(5, 1);
+  log.bytes[log.offsets[4] + 70] ^= 1;
+  const auto acknowledged = assess(log, 'b', 5);
+  ASSERT_FALSE(acknowledged.has_value());
+  EXPECT_EQ(acknowledged.error().code(), Code::kWalCorrupted);
+  EXPECT_EQ(acknowledged.error().field("first_lost_commit"), "5");
+  const auto not_acknowledged = assess(log, 'b', 4);
+  ASSERT_TRUE(not_acknowledged.has_value());
+  EXPECT_EQ(not_acknowledged->last_lsn, 4U);
+  ASSERT_TRUE(not_acknowledged->cut.has_value());
+  EXPECT_FALSE(not_acknowledged->cut->loss_possible);
+  EXPECT_TRUE(not_acknowledged->notes.empty());
+  // After a restart of the machine the word, if there is one, is of another run.
+  const auto restarted = assess(log, 'x', 5);
+  ASSERT_TRUE(restarted.has_value());
+  EXPECT_TRUE(restarted->cut->loss_possible);
+}
+
+TEST(LogReader, ZerosWhereSomethingAcknowledgedStoodAreNotTheEnd) {
+  Log log = make_log(5, 1);
+  std::fill(log.bytes.begin() + static_cast<std::ptrdiff_t>(log.offsets[4]), log.bytes.end(), 0);
+  EXPECT_EQ(assess(log, 'b')->last_lsn, 4U);
+  EXPECT_EQ(assess(log, 'b', 4)->last_lsn, 4U);
+  ASSERT_FALSE(assess(log, 'b', 5).has_value());
+}
+
+TEST(LogReader, AHeaderAloneProvesThatALaterBlockWasWritten) {
+  Log log = make_log(5, 1);
+  log.bytes[log.offsets[2] + 70] ^= 1;
+  for (const int later : {3, 4}) log.bytes[log.offsets[later] + 70] ^= 1;  // Payloads only.
+  EXPECT_FALSE(assess(log, 'x').has_value());
+}
+
+TEST(LogReader, TheFirstOfSeveralBadPayloadsDecides) {
+  Log log = make_log(3000, 3000);
+  for (const int bad : {2000, 1200, 2999}) log.bytes[log.offsets[bad] + 80] ^= 4;
+  const auto assessed = assess(log);
+  ASSERT_TRUE(assessed.has_value());
+  EXPECT_EQ(assessed->last_lsn, 1200U);
+  EXPECT_EQ(assessed->cut->offset, log.offsets[1200]);
 }
 
 TEST(LogReader, AFileWithoutItsEndMarkWasCut) {

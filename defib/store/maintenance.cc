@@ -32,7 +32,7 @@ Json inspect_segment(const Segment& segment) {
   json.set("created_at", os::format_time(segment.header->created_wall_ns));
   json.set("boot_id", segment.header->boot_id);
   Json blocks = Json::array();
-  for (const ScannedBlock& block : segment.blocks) {
+  for (const ScannedBlock& block : segment.blocks()) {
     blocks.push(Json::object({{"offset", block.offset},
                               {"first_commit", block.header.first_lsn},
                               {"commits", block.header.count},

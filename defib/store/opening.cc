@@ -304,7 +304,7 @@ Result<> Opening::validate_log(StageContext& context) {
                                             pulse_of(context, log_size_, "bytes of log checked")));
   LogContext log;
   log.identity = opened_.identity;
-  log.checkpoint = checkpoint_;
+  log.base = log_base(checkpoint_);
   log.boot_id = options_.clock->boot_id();
   DEFIB_TRY_ASSIGN(opened_.log, assess_log(segments_, log));
   for (const std::string& note : opened_.log.notes) context.metric("loss_possible", note);

@@ -92,9 +92,8 @@ Result<std::string> log_tail_evidence(os::Files& files, const std::string& dir,
     }
     if (start > covered) continue;  // Begun, nothing written to it.
     // It reaches back into the checkpoint: only its last commit tells.
-    Segment segment;
-    segment.name = names[i];
-    DEFIB_TRY_ASSIGN(segment.bytes, read_whole(files, path, nullptr));
+    DEFIB_TRY_ASSIGN(std::string bytes, read_whole(files, path, nullptr));
+    Segment segment = Segment::of(names[i], std::move(bytes));
     scan_segment(segment, identity);
     const bool beyond = segment.header && segment.next_lsn > covered + 1;
     if (beyond || segment.stop.kind == StopKind::kBadBlock) {
@@ -204,18 +203,16 @@ std::string names_of_present(const std::vector<Indicator>& indicators) {
 Result<std::vector<Segment>> read_segments(os::Files& files, const std::string& dir,
                                            const std::vector<std::string>& names,
                                            const Identity& identity, const Pulse& pulse) {
-  std::vector<Segment> segments;
-  std::uint64_t before = 0;
-  for (const std::string& name : names) {
-    const Pulse own = [&](std::uint64_t done) { return pulse ? pulse(before + done) : Result<>(); };
-    Segment& segment = segments.emplace_back();
-    segment.name = name;
-    DEFIB_TRY_ASSIGN(segment.bytes,
-                     read_whole(files, os::join_path(os::join_path(dir, kWalDir), name), own));
-    before += segment.bytes.size();
-    scan_segment(segment, identity);
-  }
-  return segments;
+  const Pulse once = [&](std::uint64_t done) { return pulse(done / 2); };  // Read, and checked.
+  return scan_segments(files, dir, names, identity, {}, pulse ? once : Pulse());
+}
+
+std::optional<LogBase> log_base(const std::optional<CheckpointHeader>& checkpoint) {
+  if (!checkpoint) return std::nullopt;
+  return LogBase{.lsn = checkpoint->lsn,
+                 .epoch = checkpoint->epoch,
+                 .chain_crc = checkpoint->chain_crc,
+                 .chain_known = checkpoint->chain_known};
 }
 
 Result<std::vector<TransactionView>> live_transactions(const std::vector<Segment>& segments,
@@ -224,7 +221,7 @@ Result<std::vector<TransactionView>> live_transactions(const std::vector<Segment
   std::vector<TransactionView> transactions;
   for (const std::size_t index : log.live) {
     const Segment& segment = segments[index];
-    for (const ScannedBlock& block : segment.blocks) {
+    for (const ScannedBlock& block : segment.blocks()) {
       if (block.header.next_lsn() <= after_lsn + 1) continue;
       std::string problem;
       auto decoded = decode_transactions(segment.payload(block), block.header.first_lsn,

@@ -45,6 +45,9 @@ Result<std::vector<Segment>> read_segments(os::Files& files, const std::string& 
                                            const std::vector<std::string>& names,
                                            const Identity& identity, const Pulse& pulse);
 
+// What the log builds on, as the checkpoint says it.
+std::optional<LogBase> log_base(const std::optional<CheckpointHeader>& checkpoint);
+
 // Transactions of the live segments after the checkpoint, in order; views into the segments.
 Result<std::vector<TransactionView>> live_transactions(const std::vector<Segment>& segments,
                                                        const LogAssessment& log,

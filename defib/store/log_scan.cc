@@ -1,0 +1,424 @@
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "defib/base/assert.h"
+#include "defib/base/bytes.h"
+#include "defib/store/executor.h"
+#include "defib/store/log_reader.h"
+
+namespace defib::store {
+namespace {
+
+constexpr std::uint64_t kMarkEvery = 256 << 10;  // bytes of log: one piece of parallel work
+constexpr std::size_t kReadBuffer = 256 << 10;   // stays in the processor's cache
+
+class OwnedBytes final : public os::FileView {
+ public:
+  explicit OwnedBytes(std::string bytes) : bytes_(std::move(bytes)) {}
+  std::string_view bytes() const override { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+bool all_zero(std::string_view bytes) {
+  constexpr std::size_t kWords = 8;
+  constexpr std::size_t kLine = kWords * sizeof(std::uint64_t);
+  while (bytes.size() >= kLine) {
+    std::uint64_t any = 0;
+    for (std::size_t i = 0; i < kWords; ++i) any |= load<std::uint64_t>(bytes.data() + i * 8);
+    if (any != 0) return false;
+    bytes.remove_prefix(kLine);
+  }
+  return bytes.find_first_not_of('\0') == std::string_view::npos;
+}
+
+// The header of a block of this store at `offset`, with a payload that fits into the file.
+std::optional<BlockHeader> fitting_header(std::string_view bytes, std::uint64_t offset,
+                                          std::uint64_t tag, std::string& problem) {
+  const auto header = decode_block_header(bytes.substr(offset), problem);
+  if (!header) return std::nullopt;
+  if (header->store_tag != tag) {
+    problem = "the block belongs to another store";
+    return std::nullopt;
+  }
+  if (header->payload_size > bytes.size() - offset - kBlockHeaderSize) {
+    problem = fmt::format("the block's {} bytes reach beyond the file", header->payload_size);
+    return std::nullopt;
+  }
+  return header;
+}
+
+// What a header must also be to come next.
+bool continues(const BlockHeader& header, const Segment& segment, std::string& problem) {
+  if (header.epoch != segment.header->epoch) {
+    problem = fmt::format("a block of epoch {} in a segment of epoch {}", header.epoch,
+                          segment.header->epoch);
+  } else if (header.first_lsn != segment.next_lsn) {
+    problem = fmt::format("commit {} stands where {} belongs", header.first_lsn, segment.next_lsn);
+  } else if (header.previous_crc != segment.chain_crc) {
+    problem = "the block does not follow the one before it";
+  } else if (header.durable_lsn >= std::max<std::uint64_t>(header.first_lsn, 1)) {
+    problem = "the block says that it was synced before it was written";
+  } else {
+    return true;
+  }
+  return false;
+}
+
+bool holds_any_block(std::string_view bytes, std::uint64_t tag) {
+  std::string ignored;
+  for (std::uint64_t at = 0; at + kBlockHeaderSize <= bytes.size(); at += kBlockAlignment) {
+    const auto header = decode_block_header(bytes.substr(at), ignored);
+    if (header && header->store_tag == tag) return true;
+  }
+  return false;
+}
+
+std::uint64_t end_of(std::uint64_t offset, const BlockHeader& header) {
+  return align_up(offset + kBlockHeaderSize + header.payload_size, kBlockAlignment);
+}
+
+// One segment's scan. Its parts are called in their order, payload_problem() by several threads.
+class Scan {
+ public:
+  Scan(Segment& segment, std::uint64_t tag) : segment_(segment), tag_(tag) {}
+
+  // Follows the chain of headers from the start of the segment to where it ends, or to `limit`.
+  void follow_headers(SharedPulse& pulse, std::uint64_t limit = ~0ULL);
+  std::size_t pieces() const { return segment_.marks.size(); }
+  // Checks the payloads from one mark to the next.
+  void check_payloads(std::size_t piece, SharedPulse& pulse);
+  // Ends the segment before the first payload that does not match.
+  void apply_bad_payload(SharedPulse& pulse);
+  // Looks at one of rest_pieces() of what follows the stop.
+  std::size_t rest_pieces() const;
+  void check_rest(std::size_t piece, SharedPulse& pulse);
+  void look_for_later_blocks();
+
+ private:
+  bool payload_matches(const ScannedBlock& block, SharedPulse& pulse) const;
+  std::string_view rest() const {
+    return segment_.bytes.substr(
+        std::min<std::size_t>(segment_.stop.offset, segment_.bytes.size()));
+  }
+
+  Segment& segment_;
+  std::uint64_t tag_;
+  std::atomic<std::uint64_t> bad_payload_ = ~0ULL;  // offset of the first block with one
+  std::atomic<bool> rest_holds_bytes_ = false;
+};
+
+void Scan::follow_headers(SharedPulse& pulse, std::uint64_t limit) {
+  const std::string_view bytes = segment_.bytes;
+  segment_.header = decode_segment_header(bytes, segment_.header_problem);
+  segment_.marks.clear();
+  if (!segment_.header) {
+    segment_.holds_blocks = holds_any_block(bytes, tag_);
+    return;
+  }
+  segment_.next_lsn = segment_.header->first_lsn;
+  segment_.chain_crc = segment_.header->previous_crc;
+  std::uint64_t offset = kPageSize;
+  std::uint64_t next_mark = offset;
+  std::uint64_t next_pulse = offset + kPulseStep;
+  Stop& stop = segment_.stop;
+  for (;;) {
+    stop.offset = offset;
+    stop.lsn = segment_.next_lsn;
+    if (offset >= limit) return;
+    if (offset + kBlockHeaderSize > bytes.size()) {
+      stop.kind = StopKind::kEndOfFile;
+      return;
+    }
+    if (all_zero(bytes.substr(offset, kBlockHeaderSize))) {
+      stop.kind = StopKind::kZeros;
+      return;
+    }
+    const auto header = fitting_header(bytes, offset, tag_, stop.problem);
+    if (!header || !continues(*header, segment_, stop.problem)) {
+      stop.kind = StopKind::kBadBlock;
+      return;
+    }
+    if (offset >= next_mark) {
+      segment_.marks.push_back(offset);
+      next_mark = offset + kMarkEvery;
+    }
+    if (offset >= next_pulse) {
+      next_pulse = offset + kPulseStep;
+      if (!pulse.add(0)) return;
+    }
+    segment_.next_lsn = header->next_lsn();
+    segment_.chain_crc = header->header_crc;
+    offset = end_of(offset, *header);
+  }
+}
+
+bool Scan::payload_matches(const ScannedBlock& block, SharedPulse& pulse) const {
+  std::string_view payload = segment_.payload(block);
+  std::uint32_t crc = 0;
+  while (payload.size() > kPulseStep) {
+    crc = crc32c(payload.substr(0, kPulseStep), crc);
+    payload.remove_prefix(kPulseStep);
+    if (!pulse.add(kPulseStep)) return true;
+  }
+  crc = crc32c(payload, crc);
+  return crc == block.header.payload_crc;
+}
+
+void Scan::check_payloads(std::size_t piece, SharedPulse& pulse) {
+  if (pulse.stopped() || segment_.marks[piece] > bad_payload_) return;
+  std::uint64_t checked = 0;
+  for (const ScannedBlock& block : segment_.blocks_from_mark(piece)) {
+    checked += kBlockHeaderSize + block.header.payload_size % kPulseStep;
+    if (payload_matches(block, pulse)) continue;
+    std::uint64_t first = bad_payload_;
+    while (block.offset < first && !bad_payload_.compare_exchange_weak(first, block.offset)) {
+    }
+    break;
+  }
+  pulse.add(checked);
+}
+
+void Scan::apply_bad_payload(SharedPulse& pulse) {
+  const std::uint64_t offset = bad_payload_;
+  if (offset == ~0ULL || pulse.stopped()) return;
+  follow_headers(pulse, offset);
+  const BlockHeader header = load_block_header(segment_.bytes.data() + offset);
+  segment_.stop.kind = StopKind::kBadBlock;
+  segment_.stop.problem =
+      fmt::format("payload checksum {:08x}, computed {:08x}", header.payload_crc,
+                  crc32c(segment_.payload({offset, header})));
+}
+
+std::size_t Scan::rest_pieces() const {
+  if (!segment_.header) return 0;
+  return align_up(rest().size(), kPulseStep) / kPulseStep;
+}
+
+void Scan::check_rest(std::size_t piece, SharedPulse& pulse) {
+  const std::string_view bytes = rest().substr(piece * kPulseStep, kPulseStep);
+  if (!pulse.add(bytes.size())) return;
+  if (!rest_holds_bytes_ && !all_zero(bytes)) rest_holds_bytes_ = true;
+}
+
+// A header alone is evidence: it stands under a checksum of its own inside one sector, and was
+// written after what comes before it. So each place is looked at once, whatever it claims to hold.
+void Scan::look_for_later_blocks() {
+  Stop& stop = segment_.stop;
+  stop.rest_is_zero = !rest_holds_bytes_;
+  if (stop.rest_is_zero) return;
+  std::string ignored;
+  for (std::uint64_t at = align_up(stop.offset, kBlockAlignment);
+       at + kBlockHeaderSize <= segment_.bytes.size(); at += kBlockAlignment) {
+    const auto header = decode_block_header(segment_.bytes.substr(at), ignored);
+    if (!header || header->store_tag != tag_ || header->epoch != segment_.header->epoch) continue;
+    // Commits before the stop are old copies, perhaps inside a value, and prove nothing.
+    if (header->first_lsn < stop.lsn) continue;
+    // The next block itself, torn in its payload, is no later one.
+    if (at == stop.offset && header->first_lsn == stop.lsn &&
+        header->previous_crc == segment_.chain_crc) {
+      continue;
+    }
+    stop.later_block = true;
+    if (header->durable_lsn >= stop.lsn) stop.later_block_covers = true;
+  }
+}
+
+// Numbers the pieces of several scans through, so that one loop can share them out.
+struct Piece {
+  std::size_t scan;
+  std::size_t index;
+};
+template <typename Count>
+std::vector<Piece> all_pieces(const std::vector<std::unique_ptr<Scan>>& scans, const Count& count) {
+  std::vector<Piece> pieces;
+  for (std::size_t i = 0; i < scans.size(); ++i) {
+    for (std::size_t piece = 0; piece < count(*scans[i]); ++piece) pieces.push_back({i, piece});
+  }
+  return pieces;
+}
+
+void scan_all(std::vector<Segment>& segments, const Identity& identity, Executor& executor,
+              SharedPulse& pulse) {
+  std::vector<std::unique_ptr<Scan>> scans;
+  for (Segment& segment : segments) {
+    scans.push_back(std::make_unique<Scan>(segment, identity.tag()));
+  }
+  parallel_for(executor, scans.size(), [&](std::size_t i) { scans[i]->follow_headers(pulse); });
+  if (pulse.stopped()) return;
+  auto pieces = all_pieces(scans, [](const Scan& scan) { return scan.pieces(); });
+  parallel_for(executor, pieces.size(), [&](std::size_t i) {
+    scans[pieces[i].scan]->check_payloads(pieces[i].index, pulse);
+  });
+  for (const auto& scan : scans) scan->apply_bad_payload(pulse);
+  if (pulse.stopped()) return;
+  pieces = all_pieces(scans, [](const Scan& scan) { return scan.rest_pieces(); });
+  parallel_for(executor, pieces.size(),
+               [&](std::size_t i) { scans[pieces[i].scan]->check_rest(pieces[i].index, pulse); });
+  if (pulse.stopped()) return;
+  for (std::size_t i = 0; i < scans.size(); ++i) {
+    if (segments[i].header) scans[i]->look_for_later_blocks();
+  }
+}
+
+// Reads a part of a file for the sake of its errors alone.
+Result<> try_to_read(os::File& file, std::uint64_t offset, std::uint64_t size) {
+  const auto buffer = std::make_unique_for_overwrite<char[]>(kReadBuffer);
+  for (std::uint64_t done = 0; done < size;) {
+    const std::size_t step = std::min<std::uint64_t>(kReadBuffer, size - done);
+    DEFIB_TRY_ASSIGN(const std::size_t got, file.read_at(offset + done, buffer.get(), step));
+    if (got == 0) break;
+    done += got;
+  }
+  return {};
+}
+
+struct OpenSegment {
+  std::unique_ptr<os::File> file;
+  std::uint64_t size = 0;
+};
+
+// Every page that is about to be used from the mapping, through calls that can answer an error.
+Result<> read_all_once(const std::vector<OpenSegment>& open, Executor& executor,
+                       SharedPulse& pulse) {
+  std::vector<Piece> pieces;
+  for (std::size_t i = 0; i < open.size(); ++i) {
+    const std::size_t count = align_up(open[i].size, kPulseStep) / kPulseStep;
+    for (std::size_t piece = 0; piece < count; ++piece) pieces.push_back({i, piece});
+  }
+  std::mutex mutex;  // guards failure
+  std::optional<Error> failure;
+  parallel_for(executor, pieces.size(), [&](std::size_t i) {
+    if (pulse.stopped()) return;
+    const OpenSegment& segment = open[pieces[i].scan];
+    const std::uint64_t offset = pieces[i].index * kPulseStep;
+    const std::uint64_t size = std::min(kPulseStep, segment.size - offset);
+    if (Result<> read = try_to_read(*segment.file, offset, size); !read) {
+      const std::lock_guard lock(mutex);
+      if (!failure) failure = std::move(read.error());
+      pulse.stop();
+      return;
+    }
+    pulse.add(size);
+  });
+  if (failure) return *failure;
+  return pulse.result();
+}
+
+}  // namespace
+
+BlockRange::Iterator::Iterator(std::string_view bytes, std::uint64_t offset, std::uint64_t end)
+    : bytes_(bytes), end_(end) {
+  block_.offset = offset;
+  if (offset < end) block_.header = load_block_header(bytes.data() + offset);
+}
+
+BlockRange::Iterator& BlockRange::Iterator::operator++() {
+  block_.offset = end_of(block_.offset, block_.header);
+  if (block_.offset < end_) block_.header = load_block_header(bytes_.data() + block_.offset);
+  return *this;
+}
+
+Segment Segment::of(std::string name, std::unique_ptr<const os::FileView> view) {
+  Segment segment;
+  segment.name = std::move(name);
+  segment.view = std::move(view);
+  segment.bytes = segment.view->bytes();
+  return segment;
+}
+
+Segment Segment::of(std::string name, std::string bytes) {
+  return of(std::move(name), std::make_unique<OwnedBytes>(std::move(bytes)));
+}
+
+BlockRange Segment::blocks_from_mark(std::size_t index) const {
+  const std::uint64_t end = index + 1 < marks.size() ? marks[index + 1] : stop.offset;
+  return {bytes, marks[index], end};
+}
+
+std::string_view Segment::payload(const ScannedBlock& block) const {
+  return bytes.substr(block.offset + kBlockHeaderSize, block.header.payload_size);
+}
+
+void scan_segment(Segment& segment, const Identity& identity) {
+  std::vector<Segment> one(1);
+  one[0] = std::move(segment);
+  const Pulse none;
+  SharedPulse pulse(none);
+  scan_all(one, identity, no_helpers(), pulse);
+  segment = std::move(one[0]);
+}
+
+Result<std::vector<Segment>> scan_segments(os::Files& files, const std::string& dir,
+                                           const std::vector<std::string>& names,
+                                           const Identity& identity, const ReadSettings& settings,
+                                           const Pulse& pulse) {
+  Executor& executor = settings.executor != nullptr ? *settings.executor : no_helpers();
+  SharedPulse shared(pulse);
+  std::vector<Segment> segments;
+  if (settings.mode == ReadMode::kCopy) {
+    for (const std::string& name : names) {
+      const std::string path = os::join_path(os::join_path(dir, kWalDir), name);
+      std::uint64_t seen = 0;
+      const Pulse own = [&](std::uint64_t done) -> Result<> {
+        if (!shared.add(done - seen)) return shared.result();
+        seen = done;
+        return {};
+      };
+      DEFIB_TRY_ASSIGN(std::string bytes, read_whole(files, path, own));
+      segments.push_back(Segment::of(name, std::move(bytes)));
+    }
+  } else {
+    std::vector<OpenSegment> open;
+    for (const std::string& name : names) {
+      const std::string path = os::join_path(os::join_path(dir, kWalDir), name);
+      OpenSegment& segment = open.emplace_back();
+      DEFIB_TRY_ASSIGN(segment.file, files.open(path, os::OpenMode::kRead));
+      DEFIB_TRY_ASSIGN(segment.size, segment.file->size());
+    }
+    DEFIB_TRY(read_all_once(open, executor, shared));
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      DEFIB_TRY_ASSIGN(std::unique_ptr<os::FileView> view, open[i].file->map());
+      segments.push_back(Segment::of(names[i], std::move(view)));
+    }
+  }
+  scan_all(segments, identity, executor, shared);
+  DEFIB_TRY(shared.result());
+  return segments;
+}
+
+Result<std::vector<std::string>> list_segments(os::Files& files, const std::string& dir,
+                                               std::vector<std::string>* strangers) {
+  DEFIB_TRY_ASSIGN(const std::vector<std::string> names, files.list(os::join_path(dir, kWalDir)));
+  std::vector<std::string> segments;
+  for (const std::string& name : names) {
+    if (parse_segment_name(name)) {
+      segments.push_back(name);
+    } else if (strangers != nullptr) {
+      strangers->push_back(name);
+    }
+  }
+  return segments;
+}
+
+Result<std::string> read_whole(os::Files& files, const std::string& path, const Pulse& pulse) {
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<os::File> file, files.open(path, os::OpenMode::kRead));
+  DEFIB_TRY_ASSIGN(const std::uint64_t size, file->size());
+  std::string bytes;
+  bytes.resize(size);
+  std::uint64_t done = 0;
+  while (done < size) {
+    const std::size_t step = std::min<std::uint64_t>(kPulseStep, size - done);
+    DEFIB_TRY_ASSIGN(const std::size_t got, file->read_at(done, bytes.data() + done, step));
+    done += got;
+    if (pulse) DEFIB_TRY(pulse(done));
+    if (got < step) break;  // It was cut meanwhile.
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+}  // namespace defib::store
