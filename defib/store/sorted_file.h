@@ -7,7 +7,7 @@
 // block: a damaged block is a Corrupted error for the reads that need it, naming file, offset,
 // table and key range, and the rest goes on. Blocks are checked when they are first touched (read
 // through read_at(), so that an error of the device is an Error), then read from the mapping. Byte
-// maps: docs/formats/store.md.
+// maps: docs/formats/store_sorted_file.md.
 //
 // Opening costs the same whatever the size: header, footer and the table directory are read and
 // checked, everything else on first touch.
@@ -83,6 +83,9 @@ struct SortedDamage {
   TableId table = 0;       // with the keys: what the block held, as far as its neighbours tell
   std::string after_key;   // exclusive; empty: from the table's start
   std::string before_key;  // exclusive; empty: to the table's end
+  // False: what is broken finds or describes records (header, index, directory, footer) and holds
+  // none, so that salvage loses nothing by it.
+  bool holds_records = true;
 };
 
 class SortedFile {
