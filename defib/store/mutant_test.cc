@@ -7,6 +7,7 @@
 #include "defib/base/bytes.h"
 #include "defib/store/format.h"
 #include "defib/store/testing/crash_harness.h"
+#include "defib/store/testing/workloads.h"
 
 namespace defib::store {
 namespace {

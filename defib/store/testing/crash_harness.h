@@ -6,182 +6,59 @@
 //   - what is found is the state after exactly one commit p (transactions are atomic, no holes);
 //   - p is at least the last commit acknowledged before n (as durable against this kind of crash),
 //     and at most the last one begun;
+// and for one image in `continue_every` also:
 //   - recovery has cut what was torn: nothing is left for verification to find;
+//   - a second and a third recovery show the same state, and the third leaves the files byte for
+//     byte as the second did (canonical_files() says what is excepted);
 //   - the recovered store takes further commits, closes, and reopens without recovery, unchanged.
-// The same holds when the recovery itself is crashed after each of its operations.
+// The same holds when the recovery is crashed after each of its operations, and the recovery from
+// that, and the one from that; and what a recovered store has once shown, no later one takes back.
+//
+// Images that no program could tell apart are recovered once. crash_points() counts every crash,
+// distinct_images() every recovery that was really run.
 
 #pragma once
 
 #include <fmt/core.h>
 
-#include <algorithm>
-#include <deque>
-#include <functional>
+#include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
-#include "defib/os/clock.h"
-#include "defib/os/random.h"
-#include "defib/os/sim_files.h"
-#include "defib/store/store.h"
-#include "defib/store/testing/store_util.h"
+#include "defib/store/testing/recording.h"
 
 namespace defib::store::testing_util {
 
-// Runs its tasks when it is told to.
-class SteppedExecutor : public Executor {
- public:
-  void run(std::function<void()> task) override { tasks_.push_back(std::move(task)); }
-  // Runs one task, if there is one.
-  bool step() {
-    if (tasks_.empty()) return false;
-    const std::function<void()> task = std::move(tasks_.front());
-    tasks_.pop_front();
-    task();
-    return true;
+// Every file as it is to be after any number of recoveries. Left out: who holds the lock, and the
+// two page files, whose superblock counts its generations.
+inline std::map<std::string, std::string> canonical_files(const os::SimFiles& disk) {
+  std::map<std::string, std::string> files;
+  for (const std::string& path : disk.all_files()) {
+    const bool counts = path.ends_with("/LOCK") || path.ends_with(".pg");
+    files[path] = counts ? std::string() : disk.content(path);
   }
-
- private:
-  std::deque<std::function<void()>> tasks_;
-};
-
-// Puts a planted bug between the store and the disk.
-using Wrapper = std::function<std::unique_ptr<os::Files>(os::SimFiles&)>;
-
-inline const std::string kDir = "/s";
-
-class Recording {
- public:
-  Recording(std::uint64_t seed, Wrapper wrapper)
-      : random_(seed), wrapped_(wrapper ? wrapper(disk_) : nullptr) {
-    states_.push_back({});
-  }
-
-  os::SimFiles& disk() { return disk_; }
-  os::Random& random() { return random_; }
-  SteppedExecutor& executor() { return executor_; }
-  Store& store() { return *store_; }
-  const State& state(std::uint64_t lsn) const { return states_.at(lsn); }
-  std::uint64_t last() const { return states_.size() - 1; }
-
-  Options options() {
-    Options options;
-    options.files = wrapped_ != nullptr ? wrapped_.get() : &disk_;
-    options.clock = &clock_;
-    options.executor = &executor_;
-    options.segment_size = 16 << 10;
-    options.checkpoint_after = 0;
-    return options;
-  }
-  void open() { open(options()); }
-  void open(const Options& with) {
-    auto store = Store::open(kDir, with);
-    ASSERT_TRUE(store.has_value()) << store.error().to_text();
-    store_ = *std::move(store);
-  }
-
-  // A random transaction over two tables and few keys, so that overwriting and erasing are common.
-  Result<std::uint64_t> commit(Durability durability, std::size_t value_size = 40) {
-    auto transaction = store_->begin();
-    if (!transaction) return Error(transaction.error());
-    State after = states_.back();
-    const std::uint64_t number = states_.size();
-    for (std::uint64_t i = random_.below(3) + 1; i > 0; --i) {
-      const std::string table = random_.below(2) == 0 ? "a" : "b";
-      const std::string key = fmt::format("k{}", random_.below(12));
-      if (random_.below(4) == 0) {
-        EXPECT_TRUE((*transaction)->erase(table, key).has_value());
-        after.erase({table, key});
-      } else {
-        const std::string value =
-            fmt::format("{}:{}", number, std::string(random_.below(value_size + 1), 'v'));
-        EXPECT_TRUE((*transaction)->put(table, key, value).has_value());
-        after[{table, key}] = value;
-      }
-    }
-    // Every commit changes something, so that each has a state of its own.
-    EXPECT_TRUE((*transaction)->put("a", "number", std::to_string(number)).has_value());
-    after[{"a", "number"}] = std::to_string(number);
-    begun_.push_back({disk_.operations(), number});
-    states_.push_back(std::move(after));
-    auto committed = (*transaction)->commit(durability);
-    if (!committed) {
-      failed_ = true;
-      if (committed.error().code() == Code::kStoreFull) {
-        states_.pop_back();  // It never happened.
-        begun_.pop_back();
-      }
-      return committed;
-    }
-    EXPECT_EQ(*committed, number);
-    acknowledged_.push_back({disk_.operations(), number, durability == Durability::kPower});
-    return committed;
-  }
-  void must_commit(Durability durability, std::size_t value_size = 40) {
-    const auto committed = commit(durability, value_size);
-    ASSERT_TRUE(committed.has_value()) << committed.error().to_text();
-  }
-  // A call after which everything is durable against power failures.
-  void all_durable(const Result<>& done) {
-    ASSERT_TRUE(done.has_value()) << done.error().to_text();
-    acknowledged_.push_back({disk_.operations(), last(), true});
-  }
-  void close() {
-    all_durable(store_->close());
-    store_.reset();
-  }
-  // As a killed process: nothing more is written.
-  void drop() { store_.reset(); }
-
-  std::uint64_t required(std::size_t operations, bool power) const {
-    std::uint64_t lsn = 0;
-    for (const Ack& ack : acknowledged_) {
-      if (ack.operation <= operations && (ack.power || !power)) lsn = std::max(lsn, ack.lsn);
-    }
-    return lsn;
-  }
-  std::uint64_t possible(std::size_t operations) const {
-    std::uint64_t lsn = 0;
-    for (const auto& [operation, number] : begun_) {
-      if (operation <= operations) lsn = std::max(lsn, number);
-    }
-    return lsn;
-  }
-
- private:
-  struct Ack {
-    std::size_t operation;
-    std::uint64_t lsn;
-    bool power;
-  };
-  os::SimFiles disk_;
-  os::FakeClock clock_;
-  SteppedExecutor executor_;
-  os::Random random_;
-  std::unique_ptr<os::Files> wrapped_;
-  std::unique_ptr<Store> store_;
-  std::vector<State> states_;  // by commit number
-  std::vector<std::pair<std::size_t, std::uint64_t>> begun_;
-  std::vector<Ack> acknowledged_;
-  bool failed_ = false;
-};
-
-struct Workload {
-  std::string name;
-  std::function<void(Recording&)> run;
-};
+  return files;
+}
 
 class Campaign {
  public:
   struct Settings {
     std::uint64_t seed = 1;
-    std::uint64_t seeds_per_point = 3;  // power failures tried after each operation
-    std::uint64_t nested_every = 0;     // of the crash points, crash the recovery of one in so many
-    std::uint64_t continue_every = 4;   // of the crash points, go on working after one in so many
+    std::uint64_t seeds_per_point = 6;  // power failures tried after each operation
+    // Crash the recovery from one image in so many, and the recoveries from that; 0: none.
+    std::uint64_t nested_every = 0;
+    unsigned nested_depth = 1;
+    // Of a nested recovery's operations, so many are crashed below the first level; 0: all.
+    std::uint64_t nested_samples = 3;
+    std::uint64_t continue_every = 6;
+    std::uint64_t max_points = ~0ULL;
     std::size_t stop_after_violations = 1;
-    Wrapper wrapper;  // around the workload's disk and the recovery's
+    Wrapper wrapper = {};  // around the workload's disk and the recovery's
   };
   explicit Campaign(Settings settings) : settings_(std::move(settings)) {}
 
@@ -189,252 +66,259 @@ class Campaign {
     Recording recording(settings_.seed, settings_.wrapper);
     workload.run(recording);
     recording.drop();
+    workload_ = &workload;
+    recording_ = &recording;
+    known_.clear();
     const std::size_t operations = recording.disk().operations();
-    for (std::size_t n = 0; n <= operations && !enough(); ++n) {
-      for (std::uint64_t i = 0; i < settings_.seeds_per_point && !enough(); ++i) {
-        const std::uint64_t seed = settings_.seed * 1'000'003 + n * 101 + i;
-        point(workload, recording, n, seed, true);
+    // Where nests may use up the points, they come from all over the workload.
+    const std::size_t stride = settings_.nested_every > 0 ? coprime_stride(operations + 1) : 1;
+    for (std::size_t i = 0; i <= operations && !enough(); ++i) {
+      const std::size_t n = i * stride % (operations + 1);
+      for (std::uint64_t k = 0; k < settings_.seeds_per_point && !enough(); ++k) {
+        point(n, settings_.seed * 1'000'003 + n * 101 + k, true);
       }
-      if (!enough()) point(workload, recording, n, settings_.seed + n, false);
+      if (!enough()) point(n, settings_.seed + n, false);
     }
   }
 
   std::uint64_t crash_points() const { return crash_points_; }
+  std::uint64_t distinct_images() const { return distinct_images_; }
   const std::vector<std::string>& violations() const { return violations_; }
 
  private:
-  struct Expected {
-    const Recording& recording;
-    std::uint64_t required;
-    std::uint64_t possible;
-    bool rebooted;
-    std::string where;
+  // One crash of a nest: of the workload's run where `before` is null, else of the recovery from
+  // the crash before.
+  struct Crash {
+    const Crash* before;
+    const os::SimFiles* disk;
+    bool power;
+    std::size_t operation;
+    std::uint64_t seed;
+  };
+  // Which commits the recoveries of a nest showed.
+  struct Span {
+    std::uint64_t low_killed = ~0ULL;  // where nothing but kills came after the first crash
+    std::uint64_t low = ~0ULL;
+    std::uint64_t high = 0;
+  };
+  struct Known {
+    Span span;
+    unsigned depth = 0;
   };
 
-  bool enough() const { return violations_.size() >= settings_.stop_after_violations; }
-  void violation(const Expected& expected, std::string what) {
-    violations_.push_back(expected.where + ": " + std::move(what));
+  bool enough() const {
+    return violations_.size() >= settings_.stop_after_violations ||
+           crash_points_ >= settings_.max_points;
   }
 
-  void point(const Workload& workload, const Recording& recording, std::size_t n,
-             std::uint64_t seed, bool power) {
-    auto& disk = const_cast<Recording&>(recording).disk();
-    Expected expected{recording, recording.required(n, power), recording.possible(n), power, {}};
-    expected.where =
-        fmt::format("{}, seed {}, {} after operation {} of {} ({}), disk seed {}", workload.name,
-                    settings_.seed, power ? "power failure" : "kill", n, disk.operations(),
-                    n > 0 ? disk.describe_operation(n - 1) : "nothing", seed);
-    const auto image = power ? disk.crashed(n, seed) : disk.killed(n, seed);
-    const bool goes_on = crash_points_ % settings_.continue_every == 0;
-    recover(*image, expected, goes_on);
-    if (settings_.nested_every > 0 && crash_points_ % settings_.nested_every == 0) {
-      nest(*image, expected, recording.required(n, true), seed);
+  static std::size_t coprime_stride(std::size_t count) {
+    std::size_t stride = count * 5 / 13 + 1;
+    while (std::gcd(stride, count) != 1) ++stride;
+    return stride;
+  }
+
+  std::string describe(const Crash& crash) const {
+    const std::string text = fmt::format(
+        "{} after operation {} of {} ({}), disk seed {}", crash.power ? "power failure" : "kill",
+        crash.operation, crash.disk->operations(),
+        crash.operation > 0 ? crash.disk->describe_operation(crash.operation - 1) : "nothing",
+        crash.seed);
+    if (crash.before != nullptr) return describe(*crash.before) + "; in its recovery " + text;
+    return fmt::format("{}, seed {}, {}", workload_->name, settings_.seed, text);
+  }
+  void violation(const Crash& crash, const std::string& what) {
+    violations_.push_back(describe(crash) + ": " + what);
+  }
+
+  void point(std::size_t n, std::uint64_t seed, bool power) {
+    const Crash crash{nullptr, &recording_->disk(), power, n, seed};
+    const bool nests = settings_.nested_every > 0 && distinct_images_ % settings_.nested_every == 0;
+    const Span span = explore(crash, recording_->boots(), nests ? settings_.nested_depth : 0);
+    if (enough()) return;
+    const std::uint64_t required_power = recording_->required(n, true);
+    const std::uint64_t required = power ? required_power : recording_->required(n, false);
+    if (span.low_killed < required || span.low < required_power) {
+      violation(crash, fmt::format("commit {} was acknowledged ({} against power failures), the "
+                                   "store ends with {} ({} after power failures in recovery)",
+                                   required, required_power, span.low_killed, span.low));
+    } else if (span.high > recording_->possible(n)) {
+      violation(crash, fmt::format("commit {} was never begun", span.high));
     }
   }
 
-  // Crashes the recovery that was just run on `image` after each of its operations.
-  void nest(const os::SimFiles& image, const Expected& expected, std::uint64_t required_power,
-            std::uint64_t seed) {
-    const std::size_t operations = recovery_operations_;
-    const std::uint64_t shown = recovered_position_;
-    for (std::size_t m = 0; m <= operations && !enough(); ++m) {
+  // Recovers from a crash, and from crashes of that recovery down to `depth`.
+  Span explore(const Crash& crash, int boots_before, unsigned depth) {
+    ++crash_points_;
+    const int boots = boots_before + (crash.power ? 1 : 0);
+    const auto image = crash.power ? crash.disk->crashed(crash.operation, crash.seed)
+                                   : crash.disk->killed(crash.operation, crash.seed);
+    const std::uint64_t key =
+        os::sim::mix(image->fingerprint(), static_cast<std::uint64_t>(boots), 0);
+    const auto known = known_.find(key);
+    if (known != known_.end() && known->second.depth >= depth) return known->second.span;
+    const bool is_new = known == known_.end();
+    if (is_new) ++distinct_images_;
+
+    const std::optional<Recovered> recovered = recover(*image, crash, boots, is_new);
+    if (!recovered) return {};
+    Span span{recovered->position, recovered->position, recovered->position};
+    if (depth > 0) nest(*image, crash, *recovered, boots, depth, span);
+    known_[key] = {span, depth};
+    return span;
+  }
+
+  struct Recovered {
+    std::uint64_t position = 0;
+    std::size_t operations = 0;  // of the recovery
+  };
+
+  // Crashes the recovery that was just run on `image`.
+  void nest(const os::SimFiles& image, const Crash& crash, const Recovered& recovered, int boots,
+            unsigned depth, Span& span) {
+    const bool is_first = crash.before == nullptr;
+    const std::uint64_t total = recovered.operations + 1;
+    const bool all = is_first || settings_.nested_samples == 0 || total <= settings_.nested_samples;
+    os::Random random(crash.seed ^ total);
+    for (std::uint64_t i = 0; i < (all ? total : settings_.nested_samples) && !enough(); ++i) {
+      const std::size_t m = all ? i : random.below(total);
       for (const bool power : {true, false}) {
-        const auto again =
-            power ? image.crashed(m, seed + m * 7 + 1) : image.killed(m, seed + m * 7 + 1);
-        Expected inner = expected;
-        inner.rebooted = expected.rebooted || power;
-        if (power) inner.required = required_power;
-        // What an opened store has shown stays.
-        if (m == operations) inner.required = inner.possible = shown;
-        inner.where += fmt::format("; recovery {} after its operation {} of {} ({})",
-                                   power ? "lost power" : "was killed", m, operations,
-                                   m > 0 ? image.describe_operation(m - 1) : "nothing");
-        recover(*again, inner, false);
+        const Crash inner{&crash, &image, power, m, crash.seed + m * 7 + 1};
+        const Span found = explore(inner, boots, depth - 1);
+        if (enough()) return;
+        if (m == recovered.operations &&
+            (found.low != recovered.position || found.high != recovered.position)) {
+          violation(inner, fmt::format("the recovered store showed commit {}, the next one {}",
+                                       recovered.position, found.low));
+          return;
+        }
+        span.low = std::min(span.low, found.low);
+        if (!power) span.low_killed = std::min(span.low_killed, found.low_killed);
+        span.high = std::max(span.high, found.high);
       }
     }
   }
 
-  Options recovery_options(os::Files& files, const os::Clock& clock, SteppedExecutor& executor) {
-    Options options;
-    options.files = &files;
-    options.clock = &clock;
-    options.executor = &executor;
-    options.segment_size = 16 << 10;
-    options.checkpoint_after = 0;
-    return options;
-  }
-
-  void recover(os::SimFiles& image, const Expected& expected, bool goes_on) {
-    ++crash_points_;
-    os::FakeClock clock;
-    if (expected.rebooted) clock.reboot(std::chrono::seconds(1));
+  std::optional<Recovered> recover(os::SimFiles& image, const Crash& crash, int boots,
+                                   bool may_go_on) {
+    PacedClock clock;
+    for (int i = 0; i < boots; ++i) clock.reboot(std::chrono::seconds(1));
     SteppedExecutor executor;
     const auto wrapped = settings_.wrapper ? settings_.wrapper(image) : nullptr;
-    os::Files& files = wrapped != nullptr ? *wrapped : image;
-    const Options options = recovery_options(files, clock, executor);
-    std::optional<State> state;
-    std::uint64_t position = 0;
+    os::Files& files = wrapped != nullptr ? *wrapped : static_cast<os::Files&>(image);
+    const Options options = small_store(files, clock, executor);
+    Recovered recovered;
+    State state;
     {
       auto store = Store::open(kDir, options);
-      recovery_operations_ = image.operations();
+      recovered.operations = image.operations();
       if (!store) {
-        violation(expected, "it does not open: " + store.error().to_line());
-        return;
+        violation(crash, "it does not open: " + store.error().to_line());
+        return std::nullopt;
       }
-      const auto snapshot = (*store)->snapshot();
-      position = recovered_position_ = (*snapshot)->position();
-      state = dump(**snapshot);
+      const auto snapshot = *(*store)->snapshot();
+      recovered.position = snapshot->position();
+      Result<State> shown = try_dump(*snapshot, false);
+      if (!shown) {
+        violation(crash, "it cannot be read: " + shown.error().to_line());
+        return std::nullopt;
+      }
+      state = *std::move(shown);
     }
-    if (position < expected.required) {
-      violation(expected, fmt::format("commit {} was acknowledged, the store ends with {}",
-                                      expected.required, position));
-    } else if (position > expected.possible) {
-      violation(expected, fmt::format("commit {} was never begun", position));
-    } else if (*state != expected.recording.state(position)) {
-      violation(expected, fmt::format("the state is not that of commit {}", position));
-    } else if (goes_on) {
-      go_on(options, *state, expected);
+    if (recovered.position > recording_->last()) {
+      violation(crash, fmt::format("commit {} was never begun", recovered.position));
+      return std::nullopt;
     }
+    if (state != recording_->state(recovered.position)) {
+      violation(crash, fmt::format("the state is not that of commit {}", recovered.position));
+      return std::nullopt;
+    }
+    if (may_go_on && distinct_images_ % settings_.continue_every == 0) {
+      if (auto problem = go_on(image, options, std::move(state))) {
+        violation(crash, *problem);
+        return std::nullopt;
+      }
+    }
+    return recovered;
   }
 
-  // Works on after recovery; what recovery left must carry it.
-  void go_on(const Options& options, State state, const Expected& expected) {
+  // Recovers again and again, and works on; what recovery left must carry it. The first problem.
+  static std::optional<std::string> go_on(const os::SimFiles& image, const Options& options,
+                                          State state) {
     const auto recovered = Store::verify_files(kDir, options);
-    if (!recovered || !recovered->findings.empty()) {
-      return violation(
-          expected, "recovery leaves a finding: " +
-                        (recovered ? recovered->findings[0].problem : recovered.error().to_line()));
+    if (!recovered) return "verification fails: " + recovered.error().to_line();
+    if (!recovered->findings.empty()) {
+      return fmt::format("recovery leaves a finding: {}: {}", recovered->findings[0].where,
+                         recovered->findings[0].problem);
+    }
+    std::map<std::string, std::string> files;
+    for (int round = 2; round <= 3; ++round) {
+      const auto store = Store::open(kDir, options);
+      if (!store) return fmt::format("recovery {} fails: {}", round, store.error().to_line());
+      if (dump(**store) != state) return fmt::format("recovery {} shows another state", round);
+      auto left = canonical_files(image);
+      if (round == 2) {
+        files = std::move(left);
+      } else if (left != files) {
+        return "the third recovery changes files: " + difference(files, left);
+      }
     }
     for (int round = 0; round < 2; ++round) {
       auto store = Store::open(kDir, options);
-      if (!store) return violation(expected, "a second opening fails: " + store.error().to_line());
-      if (dump(**store) != state)
-        return violation(expected, "a second opening shows another state");
+      if (!store) return "a further opening fails: " + store.error().to_line();
+      if (dump(**store) != state) return "a further opening shows another state";
       const std::string value = fmt::format("round {}", round);
       if (const auto put = defib::store::put(**store, "z", "after", value, Durability::kPower);
           !put) {
-        return violation(expected, "no commit after recovery: " + put.error().to_line());
+        return "no commit after recovery: " + put.error().to_line();
       }
       state[{"z", "after"}] = value;
       if (round == 0) continue;  // Dropped: the next opening recovers.
       if (auto closed = (*store)->close(); !closed) {
-        return violation(expected, "it does not close: " + closed.error().to_line());
+        return "it does not close: " + closed.error().to_line();
       }
     }
+    return after_close(options, state);
+  }
+
+  static std::optional<std::string> after_close(const Options& options, const State& state) {
     const auto report = Store::verify_files(kDir, options);
-    if (!report || !report->findings.empty()) {
-      return violation(expected,
-                       "verification after a clean close: " +
-                           (report ? report->findings[0].problem : report.error().to_line()));
+    if (!report) return "verification after a clean close fails: " + report.error().to_line();
+    if (!report->findings.empty()) {
+      return "verification after a clean close: " + report->findings[0].problem;
     }
     const auto status = Store::status(kDir, options);
+    if (!status) return "no status after a clean close: " + status.error().to_line();
     for (const Indicator& indicator : status->indicators) {
       if (indicator.present) {
-        return violation(expected, fmt::format("after a clean close: {}: {}", indicator.name,
-                                               indicator.evidence));
+        return fmt::format("after a clean close: {}: {}", indicator.name, indicator.evidence);
       }
     }
     const auto snapshot = Store::open_read_only(kDir, options);
-    if (!snapshot || dump(**snapshot) != state) {
-      violation(expected, "another state after a clean close");
+    if (!snapshot) return "after a clean close: " + snapshot.error().to_line();
+    if (dump(**snapshot) != state) return "another state after a clean close";
+    return std::nullopt;
+  }
+
+  static std::string difference(const std::map<std::string, std::string>& before,
+                                const std::map<std::string, std::string>& after) {
+    for (const auto& [path, content] : before) {
+      const auto at = after.find(path);
+      if (at == after.end()) return path + " is gone";
+      if (at->second != content) return path;
     }
+    for (const auto& [path, content] : after) {
+      if (!before.contains(path)) return path + " is new";
+    }
+    return "none";
   }
 
   Settings settings_;
+  const Workload* workload_ = nullptr;              // that runs
+  const Recording* recording_ = nullptr;            // of it
+  std::unordered_map<std::uint64_t, Known> known_;  // by image and boots
   std::uint64_t crash_points_ = 0;
-  std::size_t recovery_operations_ = 0;   // of the last recovery
-  std::uint64_t recovered_position_ = 0;  // that it showed
+  std::uint64_t distinct_images_ = 0;
   std::vector<std::string> violations_;
 };
-
-// The workloads, each for one side of the store.
-inline std::vector<Workload> workloads() {
-  const auto durable_commits = [](Recording& r) {
-    r.open();
-    for (int i = 0; i < 12; ++i) r.must_commit(Durability::kPower);
-    r.close();
-    r.open();
-    for (int i = 0; i < 3; ++i) r.must_commit(Durability::kPower);
-  };
-  const auto process_commits = [](Recording& r) {
-    r.open();
-    for (int i = 0; i < 20; ++i) {
-      r.must_commit(Durability::kProcess, 400);
-      if (i % 7 == 6) r.executor().step();  // The background sync.
-      if (i == 12) r.all_durable(r.store().sync());
-    }
-    r.must_commit(Durability::kPower);
-    for (int i = 0; i < 5; ++i) r.must_commit(Durability::kProcess, 3000);
-  };
-  const auto checkpoints = [](Recording& r) {
-    r.open();
-    for (int round = 0; round < 3; ++round) {
-      for (int i = 0; i < 4; ++i) {
-        r.must_commit(i % 2 == 0 ? Durability::kProcess : Durability::kPower, 200);
-      }
-      r.all_durable(r.store().checkpoint());
-    }
-    r.must_commit(Durability::kPower);
-    r.close();
-  };
-  const auto rotations = [](Recording& r) {
-    r.open();
-    for (int i = 0; i < 14; ++i) {
-      r.must_commit(i % 3 == 0 ? Durability::kPower : Durability::kProcess, 6000);
-    }
-    r.must_commit(Durability::kPower, 40000);  // Larger than a segment.
-    r.must_commit(Durability::kPower, 100);
-    r.all_durable(r.store().checkpoint());
-    r.must_commit(Durability::kProcess, 100);
-  };
-  const auto automatic_checkpoints = [](Recording& r) {
-    Options options = r.options();
-    options.checkpoint_after = 8 << 10;
-    r.open(options);
-    for (int i = 0; i < 30; ++i) {
-      r.must_commit(Durability::kProcess, 1500);
-      if (i % 4 == 3) {
-        while (r.executor().step()) {
-        }
-      }
-    }
-  };
-  const auto killed_again_and_again = [](Recording& r) {
-    for (int life = 0; life < 4; ++life) {
-      r.open();
-      for (int i = 0; i < 3; ++i) {
-        r.must_commit(i == 1 ? Durability::kPower : Durability::kProcess);
-      }
-      r.drop();
-    }
-    r.open();
-    r.close();
-  };
-  const auto full_disk = [](Recording& r) {
-    r.open();
-    for (int i = 0; i < 4; ++i) r.must_commit(Durability::kPower, 500);
-    r.disk().set_capacity(0);
-    bool refused = false;
-    for (int i = 0; i < 40 && !refused; ++i) {
-      const auto committed = r.commit(Durability::kPower, 2000);
-      refused = !committed;
-      if (refused) {
-        EXPECT_EQ(committed.error().code(), Code::kStoreFull) << committed.error().to_text();
-      }
-    }
-    EXPECT_TRUE(refused);
-    EXPECT_EQ(dump(r.store()), r.state(r.last()));  // Reads go on.
-    r.disk().set_capacity(~0ULL);
-    for (int i = 0; i < 4; ++i) r.must_commit(Durability::kPower, 2000);
-    r.close();
-  };
-  return {{"durable commits", durable_commits},
-          {"process commits", process_commits},
-          {"checkpoints", checkpoints},
-          {"rotations", rotations},
-          {"automatic checkpoints", automatic_checkpoints},
-          {"killed again and again", killed_again_and_again},
-          {"full disk", full_disk}};
-}
 
 }  // namespace defib::store::testing_util

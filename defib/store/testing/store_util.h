@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -35,19 +36,43 @@ class TemporaryDir {
 // (table, key) -> value
 using State = std::map<std::pair<std::string, std::string>, std::string>;
 
-inline State dump(const Snapshot& snapshot) {
+// Everything that a snapshot shows, read through cursors; the first error where a part of it cannot
+// be read, and Corrupted where get() and the cursor do not agree.
+inline Result<State> try_dump(const Snapshot& snapshot, bool also_get = true) {
   State state;
   for (const std::string& table : snapshot.tables()) {
-    const auto cursor = *snapshot.scan(table);
+    DEFIB_TRY_ASSIGN(const auto cursor, snapshot.scan(table));
     for (bool more = cursor->first(); more; more = cursor->next()) {
-      state[{table, std::string(cursor->key())}] = cursor->value();
+      const std::string key(cursor->key());
+      const std::string value(cursor->value());
+      if (also_get) {
+        DEFIB_TRY_ASSIGN(const auto found, snapshot.get(table, key));
+        if (found != value) {
+          ADD_FAILURE() << "get() and the cursor disagree about " << table << "/" << key;
+        }
+      }
+      state[{table, key}] = value;
     }
+    DEFIB_TRY(cursor->status());
   }
   return state;
 }
 
+inline State dump(const Snapshot& snapshot) {
+  Result<State> state = try_dump(snapshot, false);
+  if (state) return *std::move(state);
+  ADD_FAILURE() << state.error().to_text();
+  return {};
+}
+
 inline State dump(Store& store) {
   return dump(**store.snapshot());
+}
+
+// A number from the environment, such as how much a campaign is to do.
+inline std::uint64_t number_from_environment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
 }
 
 // Every file under `dir` with its content.

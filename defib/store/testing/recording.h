@@ -1,0 +1,289 @@
+// Recording: a store on the simulated disk under a workload, and what it may show after a crash.
+//
+// Every commit has a state of its own, so that the state that a recovery shows names its commit.
+// What was begun and acknowledged is noted with the number of disk operations at that moment;
+// required() and possible() bound what a crash after operation n may show.
+//
+// Thread rule: one thread, except that executors of the workload may run the store's own tasks.
+
+#pragma once
+
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "defib/os/clock.h"
+#include "defib/os/random.h"
+#include "defib/os/sim_files.h"
+#include "defib/store/store.h"
+#include "defib/store/testing/store_util.h"
+
+namespace defib::store::testing_util {
+
+// Runs its tasks when it is told to.
+class SteppedExecutor : public Executor {
+ public:
+  void run(std::function<void()> task) override {
+    const std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  // Runs one task, if there is one.
+  bool step() {
+    std::function<void()> task;
+    {
+      const std::lock_guard lock(mutex_);
+      if (tasks_.empty()) return false;
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+    }
+    task();
+    return true;
+  }
+  void run_all() {
+    for (int i = 0; i < kMaxTasks && step(); ++i) {
+    }
+  }
+  void clear() {
+    const std::lock_guard lock(mutex_);
+    tasks_.clear();
+  }
+
+ private:
+  static constexpr int kMaxTasks = 1000;  // tasks that make each other for ever end here
+  std::mutex mutex_;
+  std::deque<std::function<void()>> tasks_;
+};
+
+// A clock that stands still, and lets the workload work where the store sleeps: a checkpoint that
+// is paced leaves time for commits.
+class PacedClock final : public os::FakeClock {
+ public:
+  void sleep_for(os::Duration duration) const override {
+    advance(duration);
+    if (on_sleep && !std::exchange(sleeping_, true)) {
+      on_sleep();
+      sleeping_ = false;
+    }
+  }
+  std::function<void()> on_sleep;
+
+ private:
+  mutable bool sleeping_ = false;
+};
+
+// Puts a planted bug between the store and the disk.
+using Wrapper = std::function<std::unique_ptr<os::Files>(os::SimFiles&)>;
+
+inline const std::string kDir = "/s";
+
+// What all stores of the campaigns have in common, while recording and while recovering. Files and
+// segments are small, so that few commits fill them. Secondary indexes are declared here.
+inline Options small_store(os::Files& files, const os::Clock& clock, Executor& executor) {
+  Options options;
+  options.files = &files;
+  options.clock = &clock;
+  options.executor = &executor;
+  options.segment_size = 16 << 10;
+  options.checkpoint_after = 0;
+  return options;
+}
+
+class Recording {
+ public:
+  // What a random transaction is like.
+  struct Shape {
+    std::size_t value_size = 40;  // at most
+    std::uint64_t changes = 3;    // at most
+    std::uint64_t tables = 2;
+    std::uint64_t keys = 12;
+    std::uint64_t erased_percent = 25;
+  };
+
+  Recording(std::uint64_t seed, Wrapper wrapper)
+      : disk_(std::make_unique<os::SimFiles>()), random_(seed), wrapper_(std::move(wrapper)) {
+    if (wrapper_) wrapped_ = wrapper_(*disk_);
+    states_.push_back({});
+  }
+  ~Recording() { drop(); }
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+  os::SimFiles& disk() { return *disk_; }
+  const os::SimFiles& disk() const { return *disk_; }
+  os::Random& random() { return random_; }
+  SteppedExecutor& executor() { return executor_; }
+  PacedClock& clock() { return clock_; }
+  int boots() const { return boots_; }  // of its machine so far, after the first
+  Store& store() { return *store_; }
+  const State& state(std::uint64_t lsn) const { return states_.at(lsn); }
+  std::uint64_t last() const { return states_.size() - 1; }
+
+  Options options() {
+    return small_store(wrapped_ != nullptr ? *wrapped_ : static_cast<os::Files&>(*disk_), clock_,
+                       executor_);
+  }
+  void open() { open(options()); }
+  void open(const Options& with) {
+    auto store = Store::open(kDir, with);
+    ASSERT_TRUE(store.has_value()) << store.error().to_text();
+    store_ = *std::move(store);
+  }
+
+  // A random transaction over few tables and keys, so that overwriting and erasing are common.
+  Result<std::uint64_t> commit(Durability durability, const Shape& shape) {
+    auto transaction = store_->begin();
+    if (!transaction) return Error(transaction.error());
+    State after = states_.back();
+    const std::uint64_t number = states_.size();
+    for (std::uint64_t i = random_.below(shape.changes) + 1; i > 0; --i) {
+      const std::uint64_t place = random_.below(shape.tables);
+      const std::string table = place < 2 ? (place == 0 ? "a" : "b") : fmt::format("t{}", place);
+      const std::string key = fmt::format("k{}", random_.below(shape.keys));
+      if (random_.below(100) < shape.erased_percent) {
+        EXPECT_TRUE((*transaction)->erase(table, key).has_value());
+        after.erase({table, key});
+      } else {
+        const std::string value =
+            fmt::format("{}:{}", number, std::string(random_.below(shape.value_size + 1), 'v'));
+        EXPECT_TRUE((*transaction)->put(table, key, value).has_value());
+        after[{table, key}] = value;
+      }
+    }
+    return finish(**transaction, std::move(after), durability);
+  }
+  Result<std::uint64_t> commit(Durability durability, std::size_t value_size = 40) {
+    return commit(durability, Shape{.value_size = value_size});
+  }
+  // All keys of all tables erased in one transaction.
+  Result<std::uint64_t> erase_all(Durability durability) {
+    auto transaction = store_->begin();
+    if (!transaction) return Error(transaction.error());
+    for (const auto& [key, value] : states_.back()) {
+      EXPECT_TRUE((*transaction)->erase(key.first, key.second).has_value());
+    }
+    return finish(**transaction, {}, durability);
+  }
+  void must_commit(Durability durability, std::size_t value_size = 40) {
+    must(commit(durability, value_size));
+  }
+  void must_commit(Durability durability, const Shape& shape) { must(commit(durability, shape)); }
+  void must(const Result<std::uint64_t>& committed) {
+    ASSERT_TRUE(committed.has_value()) << committed.error().to_text();
+  }
+  // A call after which everything is durable against power failures.
+  void all_durable(const Result<>& done) {
+    ASSERT_TRUE(done.has_value()) << done.error().to_text();
+    acknowledged_.push_back({disk_->operations(), last(), true});
+  }
+  void close() {
+    all_durable(store_->close());
+    drop();
+  }
+  // As a killed process: nothing more is written.
+  void drop() {
+    store_.reset();
+    executor_.clear();
+  }
+
+  // Crashes the machine or the process after a random operation, and goes on with what recovery
+  // makes of it. What was recorded before is forgotten, as far as it did not survive.
+  void crash(bool power) {
+    drop();
+    const std::size_t operations = disk_->operations();
+    const std::size_t n =
+        operations - (random_.below(2) == 0 ? 0 : random_.below(operations / 2 + 1));
+    const std::uint64_t required_power = required(n, true);
+    const std::uint64_t required_now = required(n, power);
+    const std::uint64_t highest = possible(n);
+    auto image = power ? disk_->crashed(n, random_.next()) : disk_->killed(n, random_.next());
+    wrapped_.reset();
+    disk_ = std::move(image);
+    if (wrapper_) wrapped_ = wrapper_(*disk_);
+    if (power) {
+      clock_.reboot(std::chrono::seconds(1));
+      ++boots_;
+    }
+    acknowledged_ = {{0, required_power, true}, {0, required_now, false}};
+    open();
+    if (store_ == nullptr) return;
+    const auto snapshot = *store_->snapshot();
+    const std::uint64_t position = snapshot->position();
+    ASSERT_GE(position, required_now);
+    ASSERT_LE(position, highest);
+    ASSERT_EQ(dump(*snapshot), states_.at(position));
+    states_.resize(position + 1);
+    begun_ = {{0, position}};
+    acknowledged_.push_back({disk_->operations(), position, true});  // What was shown stays.
+  }
+
+  // What a crash after so many operations must show at least, and may show at most.
+  std::uint64_t required(std::size_t operations, bool power) const {
+    std::uint64_t lsn = 0;
+    for (const Ack& ack : acknowledged_) {
+      if (ack.operation <= operations && (ack.power || !power)) lsn = std::max(lsn, ack.lsn);
+    }
+    return lsn;
+  }
+  std::uint64_t possible(std::size_t operations) const {
+    std::uint64_t lsn = 0;
+    for (const auto& [operation, number] : begun_) {
+      if (operation <= operations) lsn = std::max(lsn, number);
+    }
+    return lsn;
+  }
+
+ private:
+  struct Ack {
+    std::size_t operation;
+    std::uint64_t lsn;
+    bool power;
+  };
+
+  Result<std::uint64_t> finish(Transaction& transaction, State after, Durability durability) {
+    const std::uint64_t number = states_.size();
+    // Every commit changes something, so that each has a state of its own.
+    EXPECT_TRUE(transaction.put("a", "number", std::to_string(number)).has_value());
+    after[{"a", "number"}] = std::to_string(number);
+    begun_.push_back({disk_->operations(), number});
+    states_.push_back(std::move(after));
+    auto committed = transaction.commit(durability);
+    if (!committed) {
+      if (committed.error().code() == Code::kStoreFull) {
+        states_.pop_back();  // It never happened.
+        begun_.pop_back();
+      }
+      return committed;
+    }
+    EXPECT_EQ(*committed, number);
+    acknowledged_.push_back({disk_->operations(), number, durability == Durability::kPower});
+    return committed;
+  }
+
+  std::unique_ptr<os::SimFiles> disk_;
+  PacedClock clock_;
+  SteppedExecutor executor_;
+  os::Random random_;
+  Wrapper wrapper_;
+  std::unique_ptr<os::Files> wrapped_;
+  std::unique_ptr<Store> store_;
+  int boots_ = 0;
+  std::vector<State> states_;  // by commit number
+  std::vector<std::pair<std::size_t, std::uint64_t>> begun_;
+  std::vector<Ack> acknowledged_;
+};
+
+struct Workload {
+  std::string name;
+  std::function<void(Recording&)> run;
+  bool is_small = false;  // few operations: crashed exhaustively, inside recovery too
+};
+
+}  // namespace defib::store::testing_util
