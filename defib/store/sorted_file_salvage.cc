@@ -1,10 +1,11 @@
 // Getting the records out of a sorted file of which anything may be broken, and saying what is not
 // there.
 //
-// One pass over the units that are right by themselves hands out the records and remembers the
-// stretches in between, the gaps. Index units that come after a gap name the blocks that stood
-// there and their keys; a directory tells whether what is left of a gap held records at all, by the
-// numbers of the units around it; where neither is left, the neighbouring blocks bound the loss.
+// Two passes over the units that are right by themselves: the first one collects what is left of
+// index and directory, the second hands out the records, of blocks that no index contradicts, and
+// remembers the stretches in between, the gaps. The index names the blocks that stood in a gap and
+// their keys; the directory tells whether what is left of a gap held records at all, by the numbers
+// of the units around it; where neither is left, the neighbouring blocks bound the loss.
 
 #include <fmt/core.h>
 
@@ -38,8 +39,16 @@ struct Gap {
   Neighbour right;
   // The table whose index had begun before the gap, so that its blocks are all in front of it.
   std::optional<TableId> complete_table;
-  // What index units say of it.
-  std::vector<SortedDamage> blocks;
+};
+
+// What an index unit says of a block.
+struct KnownBlock {
+  std::uint64_t offset = 0;
+  std::uint32_t size = 0;
+  std::uint32_t crc = 0;
+  std::uint32_t number = 0;
+  TableId table = 0;
+  std::string before_key;  // empty: not known
 };
 
 class Salvage {
@@ -53,12 +62,13 @@ class Salvage {
  private:
   std::optional<Owner> find_owner();
   std::optional<Owner> vote();
-  Result<> sound(const UnitHeader& header, std::string_view bytes);
-  void sound_block(const UnitHeader& header, const DataView& block);
-  void sound_index(const UnitHeader& header, std::string_view bytes);
+  void survey(const UnitHeader& header, std::string_view bytes);
+  void hand_out(const UnitHeader& header, std::string_view bytes);
+  std::string contradiction(const UnitHeader& header, const DataView& block) const;
+  std::vector<KnownBlock> blocks_in(const Gap& gap) const;
   void add_gap(std::uint64_t offset, std::uint64_t size, const std::string& problem);
   void name_gap(const Gap& gap);
-  void report_by_neighbours(const Gap& gap, std::optional<TableId> table);
+  void report_by_neighbours(const Gap& gap);
   void report(const Gap& gap, TableId table, bool holds_records);
 
   os::File& file_;
@@ -71,6 +81,7 @@ class Salvage {
   Neighbour last_;  // block handed out
   std::uint64_t next_number_ = 0;
   std::optional<TableId> indexed_table_;  // whose index was seen last
+  std::vector<KnownBlock> known_;         // ascending by offset
   std::vector<DirectoryEntry> directory_;
   bool has_footer_ = false;
   std::uint32_t tables_ = 0;  // as the footer says
@@ -139,72 +150,71 @@ void Salvage::add_gap(std::uint64_t offset, std::uint64_t size, const std::strin
   gaps_.push_back(std::move(gap));
 }
 
-Result<> Salvage::sound(const UnitHeader& header, std::string_view bytes) {
-  for (; numbered_gaps_ < gaps_.size(); ++numbered_gaps_) {
-    gaps_[numbered_gaps_].end_number = header.number;
-  }
-  next_number_ = std::uint64_t{header.number} + 1;
-  switch (header.type) {
-    case UnitType::kData:
-      sound_block(header, DataView(bytes.data(), header.count, header.end, header.skip));
-      break;
-    case UnitType::kIndex:
-      indexed_table_ = header.table;
-      if (header.level == 1) sound_index(header, bytes);
-      break;
-    case UnitType::kDirectory:
-      for (std::uint32_t i = 0; i < header.count; ++i) {
-        directory_.push_back(directory_entry(bytes, i));
-      }
-      break;
-    case UnitType::kFooter: {
-      std::string problem;
-      const auto footer = decode_footer(bytes, problem);
-      has_footer_ = footer && footer->file_size == size_;
-      if (has_footer_) tables_ = footer->tables;
-      break;
+void Salvage::survey(const UnitHeader& header, std::string_view bytes) {
+  if (header.type == UnitType::kIndex && header.level == 1) {
+    const IndexView view(bytes.data(), header.count, header.skip, header.level);
+    for (std::uint32_t i = 0; i < view.count(); ++i) {
+      const UnitRef ref = view.child(i);
+      KnownBlock block = {ref.offset, ref.size, ref.crc, ref.number, header.table, ""};
+      if (i + 1 < view.count()) block.before_key = view.separator(i + 1);
+      known_.push_back(std::move(block));
     }
+  } else if (header.type == UnitType::kDirectory) {
+    for (std::uint32_t i = 0; i < header.count; ++i) {
+      directory_.push_back(directory_entry(bytes, i));
+    }
+  } else if (header.type == UnitType::kFooter) {
+    std::string problem;
+    const auto footer = decode_footer(bytes, problem);
+    has_footer_ = footer && footer->file_size == size_;
+    if (has_footer_) tables_ = footer->tables;
   }
-  return {};
 }
 
-void Salvage::sound_block(const UnitHeader& header, const DataView& block) {
+// Why an intact block is not to be believed; empty where it is.
+std::string Salvage::contradiction(const UnitHeader& header, const DataView& block) const {
+  const auto known = std::ranges::lower_bound(known_, header.offset, {}, &KnownBlock::offset);
+  if (known != known_.end() && known->offset == header.offset && known->crc != header.crc) {
+    return "intact, but not the one that its index names";
+  }
   if (last_.exists &&
       (header.table < last_.table ||
        (header.table == last_.table && block.key(0) <= std::string_view(last_.key)))) {
-    add_gap(header.offset, header.size, "intact, but its keys are out of order");
-    return;
+    return "intact, but its keys are out of order";
   }
-  for (; closed_gaps_ < gaps_.size(); ++closed_gaps_) {
-    gaps_[closed_gaps_].right = {true, header.table, std::string(block.key(0))};
-  }
-  for (std::uint32_t i = 0; i < block.count(); ++i) {
-    sink_({header.table, block.key(i), block.value(i), block.erased(i)});
-  }
-  last_ = {true, header.table, std::string(block.key(block.count() - 1))};
+  return "";
 }
 
-void Salvage::sound_index(const UnitHeader& header, std::string_view bytes) {
-  const IndexView view(bytes.data(), header.count, header.skip, header.level);
-  for (Gap& gap : gaps_) {
-    const std::uint64_t end = gap.offset + gap.size;
-    for (std::uint32_t i = 0; i < view.count(); ++i) {
-      const IndexEntry entry = view.entry(i);
-      if (entry.offset + entry.size <= gap.offset || entry.offset >= end) continue;
-      SortedDamage damage;
-      damage.offset = entry.offset;
-      damage.size = entry.size;
-      damage.problem = fmt::format("block {}: {}", header.first_child + i, gap.problem);
-      damage.table = header.table;
-      if (gap.left.exists && gap.left.table == header.table) damage.after_key = gap.left.key;
-      if (i + 1 < view.count()) {
-        damage.before_key = view.separator(i + 1);
-      } else if (gap.right.exists && gap.right.table == header.table) {
-        damage.before_key = gap.right.key;
-      }
-      gap.blocks.push_back(std::move(damage));
-    }
+void Salvage::hand_out(const UnitHeader& header, std::string_view bytes) {
+  for (; numbered_gaps_ < gaps_.size(); ++numbered_gaps_) {
+    gaps_[numbered_gaps_].end_number = header.number;
   }
+  if (header.type == UnitType::kIndex) indexed_table_ = header.table;
+  if (header.type == UnitType::kData) {
+    const DataView block(bytes.data(), header.count, header.end, header.skip);
+    if (const std::string problem = contradiction(header, block); !problem.empty()) {
+      next_number_ = header.number;
+      add_gap(header.offset, header.size, problem);
+      return;
+    }
+    for (; closed_gaps_ < gaps_.size(); ++closed_gaps_) {
+      gaps_[closed_gaps_].right = {true, header.table, std::string(block.key(0))};
+    }
+    for (std::uint32_t i = 0; i < block.count(); ++i) {
+      sink_({header.table, block.key(i), block.value(i), block.erased(i)});
+    }
+    last_ = {true, header.table, std::string(block.key(block.count() - 1))};
+  }
+  next_number_ = std::uint64_t{header.number} + 1;
+}
+
+std::vector<KnownBlock> Salvage::blocks_in(const Gap& gap) const {
+  std::vector<KnownBlock> blocks;
+  for (auto at = std::ranges::lower_bound(known_, gap.offset, {}, &KnownBlock::offset);
+       at != known_.end() && at->offset < gap.offset + gap.size; ++at) {
+    blocks.push_back(*at);
+  }
+  return blocks;
 }
 
 void Salvage::report(const Gap& gap, TableId table, bool holds_records) {
@@ -222,9 +232,9 @@ void Salvage::report(const Gap& gap, TableId table, bool holds_records) {
 }
 
 // Neither index nor directory: each table that may have had blocks there.
-void Salvage::report_by_neighbours(const Gap& gap, std::optional<TableId> complete) {
+void Salvage::report_by_neighbours(const Gap& gap) {
   bool reported = false;
-  if (gap.left.exists && complete != gap.left.table) {
+  if (gap.left.exists && gap.complete_table != gap.left.table) {
     report(gap, gap.left.table, true);
     reported = true;
   }
@@ -236,23 +246,35 @@ void Salvage::report_by_neighbours(const Gap& gap, std::optional<TableId> comple
 }
 
 void Salvage::name_gap(const Gap& gap) {
-  for (const SortedDamage& block : gap.blocks) damages_.push_back(block);
+  const std::vector<KnownBlock> blocks = blocks_in(gap);
   std::uint64_t covered = 0;
-  for (const SortedDamage& block : gap.blocks) covered += block.size;
-  if (!gap.blocks.empty() && covered >= gap.size) return;
+  for (const KnownBlock& block : blocks) {
+    SortedDamage damage;
+    damage.offset = block.offset;
+    damage.size = block.size;
+    damage.problem = fmt::format("block {}: {}", block.number, gap.problem);
+    damage.table = block.table;
+    if (gap.left.exists && gap.left.table == block.table) damage.after_key = gap.left.key;
+    damage.before_key = block.before_key;
+    if (damage.before_key.empty() && gap.right.exists && gap.right.table == block.table) {
+      damage.before_key = gap.right.key;
+    }
+    covered += block.size;
+    damages_.push_back(std::move(damage));
+  }
+  if (!blocks.empty() && covered >= gap.size) return;
   if (!has_footer_ || directory_.size() != tables_) {
-    report_by_neighbours(gap, gap.complete_table);
+    report_by_neighbours(gap);
     return;
   }
   // The units of a table have consecutive numbers, its blocks first.
   bool held_records = false;
   std::uint64_t first = 0;
   for (const DirectoryEntry& entry : directory_) {
-    const std::uint64_t end = first + entry.blocks;
     const std::uint64_t from = std::max(first, gap.first_number);
-    const std::uint64_t to = std::min(end, gap.end_number);
-    const auto named = static_cast<std::uint64_t>(std::ranges::count_if(
-        gap.blocks, [&](const SortedDamage& block) { return block.table == entry.table; }));
+    const std::uint64_t to = std::min(first + entry.blocks, gap.end_number);
+    const auto named = static_cast<std::uint64_t>(
+        std::ranges::count(blocks, TableId{entry.table}, &KnownBlock::table));
     if (from < to && named < to - from) {
       report(gap, entry.table, true);
       held_records = true;
@@ -271,9 +293,18 @@ Result<std::vector<SortedDamage>> Salvage::run() {
     damages_.push_back(std::move(damage));
     return std::move(damages_);
   }
+  UnitVisitor surveyor;
+  surveyor.sound = [this](const UnitHeader& header, std::string_view bytes) -> Result<> {
+    survey(header, bytes);
+    return {};
+  };
+  surveyor.broken = [](std::uint64_t, std::uint64_t, const std::string&) -> Result<> { return {}; };
+  DEFIB_TRY(walk_units(file_, *owner, kFilePage, size_, surveyor));
+  std::ranges::stable_sort(known_, {}, &KnownBlock::offset);
   UnitVisitor visitor;
-  visitor.sound = [this](const UnitHeader& header, std::string_view bytes) {
-    return sound(header, bytes);
+  visitor.sound = [this](const UnitHeader& header, std::string_view bytes) -> Result<> {
+    hand_out(header, bytes);
+    return {};
   };
   visitor.broken = [this](std::uint64_t offset, std::uint64_t size,
                           const std::string& problem) -> Result<> {
