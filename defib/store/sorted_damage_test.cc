@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <set>
 
-#include "defib/store/testing/sorted_util.h"
+#include "defib/store/testing/sorted_fuzz_harness.h"
 
 namespace defib::store {
 namespace {
@@ -15,24 +15,6 @@ using sorted::UnitHeader;
 using sorted::UnitType;
 
 using Place = std::pair<TableId, std::string>;
-
-constexpr int kAccounts = 70;
-
-// Three blocks with an index over them, the first two of one size; erased records, a large value, a
-// table of one block.
-Model small_model(char fill = 'v') {
-  Model model;
-  for (int i = 0; i < kAccounts; ++i) {
-    const bool erased = i % 9 == 4;
-    model[1]["account-" + std::to_string(1000 + i)] = {erased ? "" : std::string(150, fill),
-                                                       erased};
-  }
-  model[2]["gone"] = {"", true};
-  model[2]["kept"] = {"x", false};
-  for (int i = 0; i < 5; ++i) model[5][std::to_string(i)] = {"small", false};
-  model[5]["2large"] = {std::string(5000, 'L'), false};
-  return model;
-}
 
 // Which records are looked up one by one: every `step`th from `first` on.
 struct Sample {
@@ -154,7 +136,7 @@ std::uint64_t unit_at(const std::vector<UnitHeader>& units, std::uint64_t offset
 }
 
 TEST(SortedFileDamage, EveryFlippedByteIsFoundAndNothingWrongIsEverRead) {
-  const Model model = small_model();
+  const Model model = damage_model();
   const Written written = write_model(model);
   const std::vector<UnitHeader> units = units_of(written.bytes);
   ASSERT_LT(written.bytes.size(), 32768U);
@@ -191,7 +173,7 @@ TEST(SortedFileDamage, EveryFlippedByteIsFoundAndNothingWrongIsEverRead) {
 }
 
 TEST(SortedFileDamage, AFileOfAnyLengthOpensOnlyWhenItIsWholeAndGivesWhatIsLeft) {
-  const Model model = small_model();
+  const Model model = damage_model();
   const Written written = write_model(model);
   const auto places = places_of(written.bytes);
   const std::vector<UnitHeader> units = units_of(written.bytes);
@@ -222,7 +204,7 @@ TEST(SortedFileDamage, AFileOfAnyLengthOpensOnlyWhenItIsWholeAndGivesWhatIsLeft)
 // Puts units in wrong places and expects all readers to notice.
 class MisplacedUnits : public ::testing::Test {
  protected:
-  MisplacedUnits() : model_(small_model()), written_(write_model(model_)) {
+  MisplacedUnits() : model_(damage_model()), written_(write_model(model_)) {
     units_ = units_of(written_.bytes);
     files_.bytes = written_.bytes;
   }
@@ -303,7 +285,7 @@ TEST_F(MisplacedUnits, ABlockOfAnotherStoreAtTheSamePlace) {
 }
 
 TEST_F(MisplacedUnits, AStaleBlockThatDiffersInItsRecordsAlone) {
-  const Written other = write_model(small_model('w'));
+  const Written other = write_model(damage_model('w'));
   put(0, std::string_view(other.bytes).substr(units_[0].offset, units_[0].size));
   expect_noticed({0}, "not the one that its index names");
 }
@@ -318,7 +300,7 @@ TEST_F(MisplacedUnits, AnEarlierFileUnderTheSameNameIsNotOpened) {
 }
 
 TEST(SortedFileDamage, AnErrorNamesFileOffsetTableAndKeys) {
-  const Model model = small_model();
+  const Model model = damage_model();
   const Written written = write_model(model);
   const std::vector<UnitHeader> units = units_of(written.bytes);
   MemoryFiles files;
@@ -345,7 +327,7 @@ TEST(SortedFileDamage, AnErrorNamesFileOffsetTableAndKeys) {
 }
 
 TEST(SortedFileDamage, AFailingDeviceIsAnErrorForTheReadsThatNeedThePlace) {
-  const Model model = small_model();
+  const Model model = damage_model();
   const Written written = write_model(model);
   const std::vector<UnitHeader> units = units_of(written.bytes);
   MemoryFiles files;
@@ -377,7 +359,7 @@ TEST(SortedFileDamage, AFailingDeviceIsAnErrorForTheReadsThatNeedThePlace) {
 }
 
 TEST(SortedFileDamage, SalvageNeedsNeitherHeaderNorIndexNorFooter) {
-  const Model model = small_model();
+  const Model model = damage_model();
   const Written written = write_model(model);
   MemoryFiles files;
   files.bytes = written.bytes;
@@ -398,7 +380,7 @@ TEST(SortedFileDamage, SalvageNeedsNeitherHeaderNorIndexNorFooter) {
 
 TEST(SortedFileDamage, AValueThatLooksLikeABlockIsNotTakenForOne) {
   // A whole sorted file as a value, at each distance from the alignment.
-  const Written inner = write_model(small_model());
+  const Written inner = write_model(damage_model());
   Model model;
   for (int i = 0; i < 3; ++i) {
     model[1]["k" + std::to_string(i) + std::string(static_cast<std::size_t>(i) * 20, 'x')] = {
@@ -483,6 +465,34 @@ TEST(SortedFileDamage, WhatContradictsItselfUnderRightChecksumsIsCorruptedToo) {
     EXPECT_NE(found.error().message().find(each.says), std::string::npos)
         << found.error().message();
     EXPECT_FALSE((*file)->verify(nullptr)->empty());
+  }
+}
+
+TEST(SortedFileDamage, AnyBytesAreReadWithoutHarm) {
+  // What the fuzzer does, from seeds: mode, then edits of four bytes or a whole file.
+  const std::string& sound = fuzzed_file().bytes;
+  const std::vector<UnitHeader> units = units_of(sound);
+  for (std::uint64_t seed = 1; seed <= 1500; ++seed) {
+    SCOPED_TRACE(seed);
+    os::Random random(seed);
+    std::string mode(16, '\0');
+    mode[0] = static_cast<char>(random.below(4));
+    std::string bytes;
+    if ((mode[0] & 1) != 0) {
+      bytes = sound.substr(0, random.below(sound.size() + 1));
+      for (std::uint64_t i = random.below(20); i > 0 && !bytes.empty(); --i) {
+        bytes[random.below(bytes.size())] = static_cast<char>(random.next());
+      }
+    } else {
+      for (std::uint64_t i = 1 + random.below(6); i > 0; --i) {
+        // Mostly in headers and in what follows them.
+        const UnitHeader& unit = units[random.below(units.size())];
+        const std::uint64_t place =
+            unit.offset + random.below(random.below(3) == 0 ? unit.size : 192);
+        Writer(bytes).u32(static_cast<std::uint32_t>(place | random.below(256) << 24));
+      }
+    }
+    read_as_sorted_file(mode, bytes);
   }
 }
 

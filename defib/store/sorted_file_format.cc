@@ -421,7 +421,7 @@ std::uint32_t IndexView::search(std::string_view key) const {
   std::uint32_t base = 1;
   for (std::uint32_t n = count_ - 1; n > 0;) {
     const std::uint32_t half = (n + 1) / 2;
-    base += prefix(base + half - 1) < x ? half : 0;
+    base += half & (0U - static_cast<std::uint32_t>(prefix(base + half - 1) < x));
     n -= half;
   }
   std::uint32_t low = base;

@@ -169,6 +169,10 @@ class Coverage {
       ranges_[offset] = std::max(ranges_[offset], end);
     }
   }
+  bool contains(std::uint64_t offset) const {
+    const auto after = ranges_.upper_bound(offset);
+    return after != ranges_.begin() && std::prev(after)->second > offset;
+  }
   // What is missing in [0, size).
   std::vector<std::pair<std::uint64_t, std::uint64_t>> gaps(std::uint64_t size) const {
     std::vector<std::pair<std::uint64_t, std::uint64_t>> missing;
@@ -270,6 +274,10 @@ void Verifier::check_block(const UnitRef& ref, const DataView& block, std::strin
 }
 
 Result<> Verifier::visit(const UnitRef& ref, std::string_view separator, std::string_view before) {
+  if (coverage_.contains(ref.offset)) {
+    report(ref, "it is below two index units", before);
+    return {};
+  }
   std::string problem;
   std::string bytes = read_range(file_, ref.offset, ref.size, problem);
   if (problem.empty()) {

@@ -3,8 +3,6 @@
 
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <functional>
 #include <map>
 #include <memory>
@@ -12,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "defib/base/assert.h"
 #include "defib/os/random.h"
 #include "defib/os/sim_files.h"
 #include "defib/store/sorted_file_format.h"
@@ -37,7 +36,7 @@ class MemoryFiles : public os::SimFiles {
   std::uint64_t reads = 0;
 
   Result<std::unique_ptr<os::File>> open(const std::string&, os::OpenMode mode) override {
-    EXPECT_EQ(mode, os::OpenMode::kRead);
+    DEFIB_ASSERT(mode == os::OpenMode::kRead);
     return std::unique_ptr<os::File>(std::make_unique<MemoryFile>(*this));
   }
 
@@ -95,25 +94,42 @@ inline SortedFileSettings settings_of(std::uint64_t generation = 7,
 
 inline Written write_model(const Model& model, SortedFileSettings settings = settings_of()) {
   os::SimFiles files;
-  EXPECT_TRUE(files.create_dirs("/s"));
+  DEFIB_ASSERT(files.create_dirs("/s"));
   auto writer = SortedFileWriter::create(files, "/s/f", std::move(settings));
-  EXPECT_TRUE(writer.has_value());
+  DEFIB_ASSERT(writer.has_value());
   for (const auto& [table, records] : model) {
     for (const auto& [key, value] : records) {
       const auto added = (*writer)->add(table, key, value.value, value.erased);
-      EXPECT_TRUE(added.has_value()) << added.error().to_text();
+      DEFIB_ASSERT(added.has_value());
     }
   }
   const auto info = (*writer)->finish();
-  EXPECT_TRUE(info.has_value());
+  DEFIB_ASSERT(info.has_value());
   return {*info, files.content("/s/f")};
 }
 
 inline std::shared_ptr<SortedFile> open_written(MemoryFiles& files, const Written& written) {
   files.bytes = written.bytes;
   auto file = SortedFile::open(files, "/s/f", written.info, kUuid);
-  EXPECT_TRUE(file.has_value()) << file.error().to_text();
-  return file ? *file : nullptr;
+  DEFIB_ASSERT(file.has_value());
+  return *file;
+}
+
+inline constexpr int kAccounts = 70;
+// Three blocks with an index over them, the first two of one size; erased records, a large value, a
+// table of one block.
+inline Model damage_model(char fill = 'v') {
+  Model model;
+  for (int i = 0; i < kAccounts; ++i) {
+    const bool erased = i % 9 == 4;
+    model[1]["account-" + std::to_string(1000 + i)] = {erased ? "" : std::string(150, fill),
+                                                       erased};
+  }
+  model[2]["gone"] = {"", true};
+  model[2]["kept"] = {"x", false};
+  for (int i = 0; i < 5; ++i) model[5][std::to_string(i)] = {"small", false};
+  model[5]["2large"] = {std::string(5000, 'L'), false};
+  return model;
 }
 
 // Where the units stand, from the bytes of a sound file.
