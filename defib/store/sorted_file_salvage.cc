@@ -300,7 +300,7 @@ Result<std::vector<SortedDamage>> Salvage::run() {
   };
   surveyor.broken = [](std::uint64_t, std::uint64_t, const std::string&) -> Result<> { return {}; };
   DEFIB_TRY(walk_units(file_, *owner, kFilePage, size_, surveyor));
-  std::ranges::stable_sort(known_, {}, &KnownBlock::offset);
+  std::ranges::sort(known_, {}, &KnownBlock::offset);
   UnitVisitor visitor;
   visitor.sound = [this](const UnitHeader& header, std::string_view bytes) -> Result<> {
     hand_out(header, bytes);
@@ -317,7 +317,9 @@ Result<std::vector<SortedDamage>> Salvage::run() {
     add_gap(size_, 0, "the file ends without its footer; what followed is lost");
   }
   for (const Gap& gap : gaps_) name_gap(gap);
-  std::ranges::stable_sort(damages_, {}, &SortedDamage::offset);
+  std::ranges::sort(damages_, {}, [](const SortedDamage& damage) {
+    return std::pair(damage.offset, damage.table);
+  });
   return std::move(damages_);
 }
 
