@@ -213,13 +213,9 @@ void Engine::write_group(Lock& lock) {
     bytes += pending->payload.size();
   }
   lock.unlock();
-  std::string joined;
-  if (group.size() > 1) {
-    joined.reserve(bytes);
-    for (const PendingPtr& pending : group) joined += pending->payload;
-  }
-  Result<> written = log_.append(group.front()->lsn, static_cast<std::uint32_t>(group.size()),
-                                 group.size() > 1 ? joined : group.front()->payload);
+  std::vector<std::string_view> transactions;
+  for (const PendingPtr& pending : group) transactions.push_back(pending->payload);
+  Result<> written = log_.append(group.front()->lsn, transactions);
   lock.lock();
   writing_ = false;
   if (written) {

@@ -153,22 +153,23 @@ std::optional<SegmentHeader> decode_segment_header(std::string_view bytes, std::
 }
 
 void encode(BlockHeader& header, std::string& out) {
-  std::string body;
-  Writer writer(body);
-  writer.u64(header.epoch);
-  writer.u64(header.first_lsn);
-  writer.u32(header.count);
-  writer.u32(header.payload_size);
-  writer.u64(header.durable_lsn);
-  writer.u32(header.previous_crc);
-  writer.u32(header.payload_crc);
-  writer.u64(header.store_tag);
-  writer.u64(0);
-  header.header_crc = crc32c(body);
-  Writer whole(out);
-  whole.u32(kBlockMagic);
-  whole.u32(header.header_crc);
-  whole.bytes(body);
+  out.resize(out.size() + kBlockHeaderSize);
+  encode(header, out.data() + out.size() - kBlockHeaderSize);
+}
+
+void encode(BlockHeader& header, char* to) {
+  store_value<std::uint32_t>(to, kBlockMagic);
+  store_value(to + 8, header.epoch);
+  store_value(to + 16, header.first_lsn);
+  store_value(to + 24, header.count);
+  store_value(to + 28, header.payload_size);
+  store_value(to + 32, header.durable_lsn);
+  store_value(to + 40, header.previous_crc);
+  store_value(to + 44, header.payload_crc);
+  store_value(to + 48, header.store_tag);
+  store_value<std::uint64_t>(to + 56, 0);
+  header.header_crc = crc32c({to + 8, kBlockHeaderSize - 8});
+  store_value(to + 4, header.header_crc);
 }
 
 std::optional<BlockHeader> decode_block_header(std::string_view bytes, std::string& problem) {

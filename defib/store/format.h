@@ -104,8 +104,9 @@ std::string encode(const Identity& identity);
 std::optional<Identity> decode_identity(std::string_view bytes, std::string& problem);
 std::string encode(const SegmentHeader& header);  // kPageSize bytes
 std::optional<SegmentHeader> decode_segment_header(std::string_view bytes, std::string& problem);
-// Fills in header_crc. Appends kBlockHeaderSize bytes.
+// Fills in header_crc. Appends kBlockHeaderSize bytes, or puts them `to` where there is room.
 void encode(BlockHeader& header, std::string& out);
+void encode(BlockHeader& header, char* to);
 std::optional<BlockHeader> decode_block_header(std::string_view bytes, std::string& problem);
 // Of kBlockHeaderSize bytes that were decoded before.
 BlockHeader load_block_header(const char* at);

@@ -158,7 +158,8 @@ struct LogContext {
 // WalCorrupted or InconsistentState where acknowledged commits are missing.
 Result<LogAssessment> assess_log(const std::vector<Segment>& segments, const LogContext& context);
 
-// Names of segments in `dir`/wal in log order; other names go to `strangers`.
+// Names of segments in `dir`/wal in log order; names that the store does not know go to
+// `strangers`.
 Result<std::vector<std::string>> list_segments(os::Files& files, const std::string& dir,
                                                std::vector<std::string>* strangers = nullptr);
 Result<std::string> read_whole(os::Files& files, const std::string& path, const Pulse& pulse);

@@ -7,6 +7,7 @@
 #include "defib/base/bytes.h"
 #include "defib/store/executor.h"
 #include "defib/store/log_reader.h"
+#include "defib/store/segment_supply.h"
 
 namespace defib::store {
 namespace {
@@ -397,7 +398,7 @@ Result<std::vector<std::string>> list_segments(os::Files& files, const std::stri
   for (const std::string& name : names) {
     if (parse_segment_name(name)) {
       segments.push_back(name);
-    } else if (strangers != nullptr) {
+    } else if (strangers != nullptr && !is_spare_name(name)) {
       strangers->push_back(name);
     }
   }
