@@ -2,7 +2,7 @@
 //
 // Every trial is a fresh process on a directory of its own: for the peers a copy of one that was
 // written once, for ours a store that was written for this trial, since a copy would share its
-// identity. Not a timing, so that two trials run at a time.
+// identity. Not a timing, so that several trials run at a time.
 
 #include <fmt/core.h>
 
@@ -24,7 +24,7 @@ using wire::Json;
 constexpr std::size_t kBlock = 4096;
 constexpr auto kTrialTimeout = std::chrono::seconds(30);
 constexpr std::uint64_t kSegment = 4 << 20;  // of our log: little to fill for each trial
-constexpr int kWorkers = 2;
+constexpr int kWorkers = 4;
 constexpr std::array<std::string_view, 5> kOutcomes = {"lost", "wrong", "crash", "reported",
                                                        "harmless"};
 

@@ -16,7 +16,7 @@
 namespace defib::bench {
 namespace {
 
-constexpr std::size_t kEndlessWriteBuffer = std::size_t{8} << 30;
+constexpr std::size_t kEndlessWriteBuffer = std::size_t{2} << 30;
 
 rocksdb::Slice slice(std::string_view bytes) {
   return {bytes.data(), bytes.size()};
