@@ -326,6 +326,19 @@ TEST(SortedFileDamage, AnErrorNamesFileOffsetTableAndKeys) {
   EXPECT_TRUE(file->find(1, places[3].second).has_value());
 }
 
+TEST(SortedFileDamage, ReleasedMemoryIsCheckedAgainAtTheNextTouch) {
+  const Model model = damage_model();
+  const Written written = write_model(model);
+  MemoryFiles files;
+  const auto file = open_written(files, written);
+  EXPECT_EQ(read_everything(*file, model), 0);
+  EXPECT_GT(file->touched_bytes(), 0U);
+  file->release_memory();
+  EXPECT_EQ(file->touched_bytes(), 0U);
+  files.bytes[units_of(written.bytes)[1].offset + 100] ^= 1;
+  EXPECT_GT(read_everything(*file, model), 0);
+}
+
 TEST(SortedFileDamage, AFailingDeviceIsAnErrorForTheReadsThatNeedThePlace) {
   const Model model = damage_model();
   const Written written = write_model(model);
