@@ -81,6 +81,11 @@ Verdict judge(const Target& target, std::optional<double> ours, std::optional<do
   return is_met ? Verdict::kMet : Verdict::kMissed;
 }
 
+// "None at all" is asked for at any size: of lost commits, wrong values and the like.
+bool is_of_correctness(const Target& target) {
+  return target.bound == Bound::kAtMost && target.value == 0;
+}
+
 std::string_view text_of(Verdict verdict) {
   switch (verdict) {
     case Verdict::kNone:
@@ -339,7 +344,9 @@ std::map<std::string, Samples> Harness::alternate(const std::vector<const Conten
 void Harness::row(const Row& row) {
   std::optional<double> ratio;
   if (row.ours && row.peer && *row.peer != 0) ratio = *row.ours / *row.peer;
-  const Verdict verdict = scale_.is_quick ? Verdict::kNone : judge(row.target, row.ours, ratio);
+  const bool is_judged = !scale_.is_quick || is_of_correctness(row.target);
+  const Verdict verdict = is_judged ? judge(row.target, row.ours, ratio) : Verdict::kNone;
+  if (is_of_correctness(row.target) && verdict == Verdict::kMissed) is_correct_ = false;
   const std::string target = text_of(row.target);
   if (!json_) {
     fmt::print("{:<44} {:<24} {:>12.5g} {:<10}", row.name, row.metric, row.ours.value_or(0),

@@ -158,6 +158,8 @@ class Harness {
   void say(const std::string& text) const;
   // A result of ours that is not as it must be ends the benchmark: its times would mean nothing.
   void require(bool is_right, const std::string& text);
+  // Whether no row of ours had something that must never be: a lost commit, a wrong value.
+  bool is_correct() const { return is_correct_; }
   // For people on stderr: how quiet it was.
   void say_noise() const;
 
@@ -175,6 +177,7 @@ class Harness {
   int measurements_ = 0;
   int disturbed_ = 0;  // measurements that began beside other work
   int patience_left_s_;
+  bool is_correct_ = true;
 };
 
 // The cases, in the order in which they run.
