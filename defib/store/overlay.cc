@@ -101,9 +101,11 @@ std::optional<LayerEntry> MemoryOverlay::find(TableId table, std::string_view ke
 void MemoryOverlay::apply(std::span<const OverlayChange> changes) {
   applied_ = applied_ || !changes.empty();
   while (!changes.empty()) {
+    // Between groups only: within one, what a change that waits knows of its leaf stays true.
+    collect();
     const std::size_t size = std::min(changes.size(), kGroup);
     if (size < kSmallGroup) {
-      for (const OverlayChange& change : changes) apply_one(change);
+      for (const OverlayChange& change : changes) put(table_index(change.table), nullptr, change);
     } else {
       apply_group(changes.first(size));
     }
@@ -111,14 +113,13 @@ void MemoryOverlay::apply(std::span<const OverlayChange> changes) {
   }
 }
 
-void MemoryOverlay::apply_one(const OverlayChange& change) {
-  const std::size_t table = table_index(change.table);
+Leaf* MemoryOverlay::leaf_for(std::size_t table, std::string_view key) {
   Node* node = tables_[table].root;
   while (node != nullptr && node->level > 0) {
-    node = as_inner(node)->children[child_for(*as_inner(node), change.key)];
+    node = as_inner(node)->children[child_for(*as_inner(node), key)];
     prefetch_node(node, kLeafSearchBytes);
   }
-  put(table, as_leaf(node), change);
+  return as_leaf(node);
 }
 
 void MemoryOverlay::apply_group(std::span<const OverlayChange> changes) {
@@ -157,6 +158,7 @@ void MemoryOverlay::apply_group(std::span<const OverlayChange> changes) {
 void MemoryOverlay::put(std::size_t table, Leaf* leaf, const OverlayChange& change) {
   const Slot slot = memory_.record(change.key, change.value, change.erased);
   touch(table);
+  if (leaf == nullptr) leaf = leaf_for(table, change.key);
   if (leaf == nullptr || !writable(*leaf)) return put_from_root(table, slot);
   const Place place = place_in(*leaf, change.key);
   if (place.found) {
@@ -225,8 +227,8 @@ void MemoryOverlay::split_root(Table& table) {
 
 // Splits the full child and puts the record, which belongs at `place` in it, into the right half.
 // Records that come in ascending order leave full leaves behind.
-Leaf* MemoryOverlay::split_leaf(Inner& parent, int index, const Fences& parent_fences, int place,
-                                const Slot& slot) {
+void MemoryOverlay::split_leaf(Inner& parent, int index, const Fences& parent_fences, int place,
+                               const Slot& slot) {
   Leaf* const left = as_leaf(parent.children[index]);
   Leaf* const right = memory_.make_leaf(epoch_);
   const Fences fences = child_fences(parent_fences, parent, index);
@@ -247,7 +249,6 @@ Leaf* MemoryOverlay::split_leaf(Inner& parent, int index, const Fences& parent_f
     insert_record(*left, place, slot);
   }
   forget(left);
-  return right;
 }
 
 void MemoryOverlay::split_inner(Inner& parent, int index, const Fences& parent_fences) {
@@ -274,10 +275,7 @@ void MemoryOverlay::split_inner(Inner& parent, int index, const Fences& parent_f
 
 Node* MemoryOverlay::own(Node* node) {
   if (writable(*node)) return node;
-  collect();
-  if (writable(*node)) return node;
   Node* const copy = memory_.copy(*node, epoch_);
-  if (node->level == 0) forget(node);
   node->next = newest_->replaced;
   newest_->replaced = node;
   return copy;

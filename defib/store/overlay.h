@@ -31,14 +31,16 @@ class OverlayView {
   virtual ~OverlayView() = default;
   // The bytes stay valid while the view lives.
   virtual std::optional<LayerEntry> find(TableId table, std::string_view key) const = 0;
-  // Null where the overlay has nothing of the table.
+  // Null where the overlay has nothing of the table. The cursor must not outlive the view; its keys
+  // and values are valid as long as the view is.
   virtual std::unique_ptr<LayerCursor> cursor(TableId table) const = 0;
   // Tables with at least one record (erased ones count), ascending.
   virtual std::vector<TableId> tables() const = 0;
   virtual std::uint64_t records() const = 0;
 };
 
-// One change; the bytes are copied.
+// One change; the bytes are copied. Precondition: a key of at most 64 KiB - 1 bytes, a value of at
+// most 32 MiB - 1.
 struct OverlayChange {
   TableId table = 0;
   std::string_view key;
@@ -58,7 +60,7 @@ class Overlay : public std::enable_shared_from_this<Overlay> {
   // Of the writer's own state, without freezing it: for the writing thread only.
   virtual std::optional<LayerEntry> find(TableId table, std::string_view key) const = 0;
   virtual std::uint64_t records() const = 0;
-  // Bytes of memory held: arena and nodes.
+  // Bytes of memory held: records and nodes, free ones included. Any thread.
   virtual std::uint64_t memory() const = 0;
   // Walks everything: order, counts, fill, separators. A problem is Corrupted, and a bug.
   virtual Result<> check() const = 0;
@@ -67,7 +69,9 @@ class Overlay : public std::enable_shared_from_this<Overlay> {
 // Builds one table of a fresh overlay from records in ascending order, in one pass and with full
 // nodes; different tables, or different builders for consecutive ranges of one table, may be filled
 // on different threads. Keys and values are NOT copied where `keep_alive` keeps their bytes in
-// being (a mapped log), and copied where it is null.
+// being (a mapped log), and copied by join_overlay() where it is null: until then they must be kept
+// in any case. A value is copied with its key all the same if it does not begin within 4 MiB behind
+// the key's first byte.
 class OverlayBuilder {
  public:
   virtual ~OverlayBuilder() = default;

@@ -9,7 +9,7 @@
 namespace defib::store::overlay_tree {
 namespace {
 
-constexpr int kAhead = 12;                // records
+constexpr int kAhead = 16;                // records
 constexpr std::size_t kAheadBytes = 256;  // of each record
 
 class TreeCursor final : public LayerCursor {
@@ -130,14 +130,17 @@ class TreeCursor final : public LayerCursor {
     return true;
   }
 
+  // Its own first bytes are not looked at: they may not have come yet.
   const Leaf* find_neighbour(int step) const {
     const int depth = turning_level(step);
     if (depth < 0) return nullptr;
-    const Node* node = levels_[depth].node->children[levels_[depth].index + step];
-    while (node->level > 0) {
-      node = as_inner(node)->children[step > 0 ? 0 : node->count - 1];
+    const Inner* above = levels_[depth].node;
+    const Node* node = above->children[levels_[depth].index + step];
+    while (above->level > 1) {
+      above = as_inner(node);
+      node = above->children[step > 0 ? 0 : above->count - 1];
     }
-    prefetch_node(node, sizeof(Leaf));
+    prefetch_early(node, sizeof(Leaf));
     return as_leaf(node);
   }
 
@@ -156,8 +159,7 @@ class TreeCursor final : public LayerCursor {
       asked_ += step;
       const std::size_t size =
           std::min<std::size_t>(ahead->value_offset + ahead->value_size, kAheadBytes);
-      for (std::size_t at = 0; at < size; at += kCacheLine) prefetch(ahead->key_data + at);
-      prefetch(ahead->key_data + size - (size > 0 ? 1 : 0));
+      prefetch_early(ahead->key_data, size);
     }
   }
 

@@ -9,7 +9,8 @@
 // used again. So a view that lives long keeps no more nodes than it sees.
 //
 // Thread rule: as in overlay.h. A view that goes, on whatever thread, pushes its record onto a list
-// without locks; the writing thread takes the whole list when it would have to copy a node.
+// without locks; the writing thread looks whether there is one before each group of changes, and
+// takes the whole list.
 
 #pragma once
 
@@ -66,18 +67,21 @@ class MemoryOverlay final : public Overlay {
  private:
   // One change of a group on its way down.
   struct Probe {
-    std::size_t table = 0;       // index into tables_
-    const Node* node = nullptr;  // null: the table is empty, or the leaf was replaced meanwhile
+    std::size_t table = 0;  // index into tables_
+    // Null: the table is empty, or the leaf was split meanwhile. A leaf that was copied meanwhile
+    // is still here, and frozen.
+    const Node* node = nullptr;
   };
 
   void apply_group(std::span<const OverlayChange> changes);
-  void apply_one(const OverlayChange& change);
+  // Null where the table is empty.
+  Leaf* leaf_for(std::size_t table, std::string_view key);
   // `leaf` is where the key belongs, or null where that is not known.
   void put(std::size_t table, Leaf* leaf, const OverlayChange& change);
   void put_from_root(std::size_t table, const Slot& slot);
   void split_root(Table& table);
-  Leaf* split_leaf(Inner& parent, int index, const Fences& parent_fences, int place,
-                   const Slot& slot);
+  void split_leaf(Inner& parent, int index, const Fences& parent_fences, int place,
+                  const Slot& slot);
   void split_inner(Inner& parent, int index, const Fences& parent_fences);
 
   bool writable(const Node& node) const { return node.epoch > frozen_; }

@@ -111,6 +111,14 @@ inline Leaf* as_leaf(Node* node) {
 inline void prefetch(const void* address) {
   __builtin_prefetch(address);
 }
+// Into the second cache only, which can wait for more lines at a time than the first one: for what
+// is needed later.
+inline void prefetch_early(const void* start, std::size_t bytes) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(start);
+  for (auto line = begin & ~(kCacheLine - 1); line < begin + bytes; line += kCacheLine) {
+    __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
+  }
+}
 // The lines of `bytes` bytes from the start of a node.
 inline void prefetch_node(const Node* node, std::size_t bytes) {
   const char* start = reinterpret_cast<const char*>(node);
@@ -248,6 +256,7 @@ class Memory {
   static constexpr std::size_t kOwnChunk = 256 << 10;
 
   char* take(Region& region, std::size_t size);
+  char* take_bytes(std::size_t size);
   char* add_chunk(std::size_t size);
   Node* take_node(Node*& list, std::size_t size);
 
