@@ -16,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -96,6 +97,19 @@ inline Options small_store(os::Files& files, const os::Clock& clock, Executor& e
   return options;
 }
 
+// A workload cannot go on, because the store did what it must not.
+class WorkloadEnded : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+inline void require(bool holds, const std::string& what) {
+  if (!holds) throw WorkloadEnded(what);
+}
+template <typename T>
+void require(const Result<T>& result, const std::string& what) {
+  if (!result) throw WorkloadEnded(what + ": " + result.error().to_line());
+}
+
 class Recording {
  public:
   // What a random transaction is like.
@@ -133,7 +147,7 @@ class Recording {
   void open() { open(options()); }
   void open(const Options& with) {
     auto store = Store::open(kDir, with);
-    ASSERT_TRUE(store.has_value()) << store.error().to_text();
+    require(store, "it does not open");
     store_ = *std::move(store);
   }
 
@@ -148,12 +162,12 @@ class Recording {
       const std::string table = place < 2 ? (place == 0 ? "a" : "b") : fmt::format("t{}", place);
       const std::string key = fmt::format("k{}", random_.below(shape.keys));
       if (random_.below(100) < shape.erased_percent) {
-        EXPECT_TRUE((*transaction)->erase(table, key).has_value());
+        require((*transaction)->erase(table, key), "erase");
         after.erase({table, key});
       } else {
         const std::string value =
             fmt::format("{}:{}", number, std::string(random_.below(shape.value_size + 1), 'v'));
-        EXPECT_TRUE((*transaction)->put(table, key, value).has_value());
+        require((*transaction)->put(table, key, value), "put");
         after[{table, key}] = value;
       }
     }
@@ -167,7 +181,7 @@ class Recording {
     auto transaction = store_->begin();
     if (!transaction) return Error(transaction.error());
     for (const auto& [key, value] : states_.back()) {
-      EXPECT_TRUE((*transaction)->erase(key.first, key.second).has_value());
+      require((*transaction)->erase(key.first, key.second), "erase");
     }
     return finish(**transaction, {}, durability);
   }
@@ -175,12 +189,10 @@ class Recording {
     must(commit(durability, value_size));
   }
   void must_commit(Durability durability, const Shape& shape) { must(commit(durability, shape)); }
-  void must(const Result<std::uint64_t>& committed) {
-    ASSERT_TRUE(committed.has_value()) << committed.error().to_text();
-  }
+  void must(const Result<std::uint64_t>& committed) { require(committed, "commit"); }
   // A call after which everything is durable against power failures.
   void all_durable(const Result<>& done) {
-    ASSERT_TRUE(done.has_value()) << done.error().to_text();
+    require(done, "it cannot be made durable");
     acknowledged_.push_back({disk_->operations(), last(), true});
   }
   void close() {
@@ -189,6 +201,7 @@ class Recording {
   }
   // As a killed process: nothing more is written.
   void drop() {
+    clock_.on_sleep = nullptr;
     store_.reset();
     executor_.clear();
   }
@@ -213,15 +226,21 @@ class Recording {
     }
     acknowledged_ = {{0, required_power, true}, {0, required_now, false}};
     open();
-    if (store_ == nullptr) return;
     const auto snapshot = *store_->snapshot();
     const std::uint64_t position = snapshot->position();
-    ASSERT_GE(position, required_now);
-    ASSERT_LE(position, highest);
-    ASSERT_EQ(dump(*snapshot), states_.at(position));
+    require(position >= required_now && position <= highest,
+            fmt::format("after a crash it shows commit {} instead of {} to {}", position,
+                        required_now, highest));
+    require(shows(position), fmt::format("after a crash the state is not that of {}", position));
     states_.resize(position + 1);
     begun_ = {{0, position}};
     acknowledged_.push_back({disk_->operations(), position, true});  // What was shown stays.
+  }
+
+  // Whether the open store has the state after that commit.
+  bool shows(std::uint64_t lsn) const {
+    const auto state = try_dump(**store_->snapshot(), false);
+    return state && *state == states_.at(lsn);
   }
 
   // What a crash after so many operations must show at least, and may show at most.
@@ -250,7 +269,7 @@ class Recording {
   Result<std::uint64_t> finish(Transaction& transaction, State after, Durability durability) {
     const std::uint64_t number = states_.size();
     // Every commit changes something, so that each has a state of its own.
-    EXPECT_TRUE(transaction.put("a", "number", std::to_string(number)).has_value());
+    require(transaction.put("a", "number", std::to_string(number)), "put");
     after[{"a", "number"}] = std::to_string(number);
     begun_.push_back({disk_->operations(), number});
     states_.push_back(std::move(after));
@@ -262,7 +281,7 @@ class Recording {
       }
       return committed;
     }
-    EXPECT_EQ(*committed, number);
+    require(*committed == number, fmt::format("commit {} is told as {}", number, *committed));
     acknowledged_.push_back({disk_->operations(), number, durability == Durability::kPower});
     return committed;
   }
