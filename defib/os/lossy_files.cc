@@ -174,11 +174,6 @@ Result<> LossyFiles::push_name(const NameChange& change) {
     DEFIB_TRY(file->truncate(0));
     DEFIB_TRY(file->write_at(0, node.synced));
     node.below_size = node.synced.size();
-    // What is not synced of it has to be found again.
-    node.lowest_size = 0;
-    for (std::uint64_t page = 0; page * kPage < node.current.size(); ++page) {
-      node.dirty_pages.insert(page);
-    }
   }
   node.below_path = change.added;
   return {};
@@ -202,6 +197,8 @@ Result<> LossyFiles::push_names() {
 Result<> LossyFiles::push_content(Node& node) {
   if (node.below_path.empty()) {
     node.synced = node.current;
+    node.dirty_pages.clear();
+    node.lowest_size = node.current.size();
     return {};
   }
   DEFIB_TRY_ASSIGN(const auto file, below_.open(node.below_path, OpenMode::kWrite));
