@@ -2,8 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <span>
+#include <utility>
+
 #include "defib/base/bytes.h"
+#include "defib/os/sim_files.h"
 #include "defib/store/ack_watermark.h"
+#include "defib/store/executor.h"
 #include "defib/store/log_reader.h"
 
 namespace defib::store {
@@ -144,6 +149,85 @@ TEST(LogReader, TheFirstOfSeveralBadPayloadsDecides) {
   ASSERT_TRUE(assessed.has_value());
   EXPECT_EQ(assessed->last_lsn, 1200U);
   EXPECT_EQ(assessed->cut->offset, log.offsets[1200]);
+}
+
+// Each of them under right checksums, as a write that went astray or a stale block would have them.
+TEST(LogReader, ABlockThatIsNotTheNextOneEndsTheScan) {
+  const std::pair<const char*, void (*)(BlockHeader&)> strangers[] = {
+      {"another epoch", [](BlockHeader& header) { ++header.epoch; }},
+      {"a later commit", [](BlockHeader& header) { ++header.first_lsn; }},
+      {"an earlier commit", [](BlockHeader& header) { --header.first_lsn; }},
+      {"after another block", [](BlockHeader& header) { header.previous_crc ^= 1; }},
+      {"of another store", [](BlockHeader& header) { header.store_tag ^= 1; }},
+      {"synced before it was written",
+       [](BlockHeader& header) { header.durable_lsn = header.first_lsn; }},
+      {"larger than the file", [](BlockHeader& header) { header.payload_size = 1 << 20; }},
+  };
+  for (const auto& [name, change] : strangers) {
+    Log log = make_log(5, 100);
+    BlockHeader header = load_block_header(log.bytes.data() + log.offsets[4]);
+    change(header);
+    encode(header, log.bytes.data() + log.offsets[4]);
+    Segment segment = Segment::of(segment_name(1, 1), log.bytes);
+    scan_segment(segment, log.identity);
+    EXPECT_EQ(segment.stop.kind, StopKind::kBadBlock) << name;
+    EXPECT_EQ(segment.stop.offset, log.offsets[4]) << name;
+    EXPECT_EQ(segment.next_lsn, 5U) << name;
+    EXPECT_FALSE(segment.stop.problem.empty()) << name;
+  }
+}
+
+// The bits on the way from the device: whatever cannot be read is an error, not a short log.
+TEST(LogReader, WhatTheDeviceCannotDeliverIsItsErrorAlsoBehindAMapping) {
+  const Log log = make_log(3000, 1);
+  os::SimFiles files;
+  ASSERT_TRUE(files.create_dirs("/s/wal").has_value());
+  const std::string path = "/s/wal/" + segment_name(1, 1);
+  ASSERT_TRUE((*files.open(path, os::OpenMode::kCreate))->write_at(0, log.bytes).has_value());
+  files.set_read_fault(
+      [](std::string_view, std::uint64_t offset, std::span<char>& bytes) -> Result<> {
+        const std::uint64_t bad = 400'000;
+        if (offset > bad || offset + bytes.size() <= bad) return {};
+        return Error(Code::kSystemCallFailed, "input/output error");
+      });
+  for (const ReadMode mode : {ReadMode::kMap, ReadMode::kCopy}) {
+    const auto read =
+        scan_segments(files, "/s", {segment_name(1, 1)}, log.identity, {.mode = mode}, nullptr);
+    ASSERT_FALSE(read.has_value());
+    EXPECT_EQ(read.error().message(), "input/output error");
+  }
+  files.set_read_fault(nullptr);
+  Threads threads(2);
+  const auto read = scan_segments(files, "/s", {segment_name(1, 1)}, log.identity,
+                                  {.mode = ReadMode::kMap, .executor = &threads}, nullptr);
+  ASSERT_TRUE(read.has_value());
+  EXPECT_EQ(read->front().next_lsn, 3001U);
+}
+
+TEST(LogReader, ThePulseEndsTheReadingAtAnyOfItsCalls) {
+  const Log log = make_log(20'000, 1);
+  os::SimFiles files;
+  ASSERT_TRUE(files.create_dirs("/s/wal").has_value());
+  const std::string path = "/s/wal/" + segment_name(1, 1);
+  ASSERT_TRUE((*files.open(path, os::OpenMode::kCreate))->write_at(0, log.bytes).has_value());
+  Threads threads(2);
+  for (const ReadMode mode : {ReadMode::kMap, ReadMode::kCopy}) {
+    for (std::uint64_t stop_at = 1;; ++stop_at) {
+      std::uint64_t calls = 0;
+      const auto read =
+          scan_segments(files, "/s", {segment_name(1, 1)}, log.identity,
+                        {.mode = mode, .executor = &threads}, [&](std::uint64_t) -> Result<> {
+                          if (++calls < stop_at) return {};
+                          return Error(Code::kProcedureAborted, "enough");
+                        });
+      if (read) {
+        EXPECT_GT(stop_at, 3U);
+        break;
+      }
+      EXPECT_EQ(read.error().code(), Code::kProcedureAborted);
+      EXPECT_EQ(calls, stop_at);
+    }
+  }
 }
 
 TEST(LogReader, AFileWithoutItsEndMarkWasCut) {

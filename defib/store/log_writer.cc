@@ -232,48 +232,45 @@ Result<> LogWriter::begin_segment(std::uint64_t first_lsn) {
   std::optional<SegmentSupply::Spare> spare;
   if (supply_ != nullptr) spare = supply_->take();
   grows_ = !spare;
-  auto file =
-      spare ? use_spare(*std::move(spare), path, encode(header)) : make_file(path, encode(header));
-  if (file) {
-    if (auto named = files_.sync_dir(wal_dir_); !named) file = std::move(named.error());
+  zeroed_to_ = align_up(start_.segment_size, kPageSize);
+  if (!spare) {
+    DEFIB_TRY_ASSIGN(spare, make_short_spare(path));
   }
-  if (!file) {
-    if (file.error().code() == Code::kNoSpace) return std::move(file.error());
-    return fail(std::move(file.error()));
+  // With the header on the disk it is a segment, and only then it gets the name of one.
+  Result<> done = spare->file->write_at(0, encode(header));
+  if (!done && done.error().code() == Code::kNoSpace) {
+    (void)files_.remove(spare->path);
+    return done;
   }
+  if (done) done = spare->file->sync();
+  if (done) done = files_.rename(spare->path, path);
+  if (done) done = files_.sync_dir(wal_dir_);
+  if (!done) return fail(std::move(done.error()));
   watermark_.begin(header, durable_lsn());
   offset_ = kPageSize;
   told_durable_ = durable_lsn();
   const std::lock_guard lock(file_mutex_);
-  file_ = *std::move(file);
+  file_ = std::move(spare->file);
   return {};
 }
 
-// Its zeros are on the disk; with the header they become a segment, and only then get its name.
-Result<std::shared_ptr<os::File>> LogWriter::use_spare(SegmentSupply::Spare spare,
-                                                       const std::string& path,
-                                                       const std::string& header) {
-  Result<> done = spare.file->write_at(0, header);
-  if (!done && done.error().code() == Code::kNoSpace) (void)files_.remove(spare.path);
-  if (done) done = spare.file->sync();
-  if (done) done = files_.rename(spare.path, path);
-  if (!done) return std::move(done.error());
-  zeroed_to_ = align_up(start_.segment_size, kPageSize);
-  return std::shared_ptr<os::File>(std::move(spare.file));
-}
-
-Result<std::shared_ptr<os::File>> LogWriter::make_file(const std::string& path,
-                                                       const std::string& header) {
-  DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files_.open(path, os::OpenMode::kCreate));
+// Where none is ready: a file of a few zeros, to which more are added as the log grows.
+Result<std::optional<SegmentSupply::Spare>> LogWriter::make_short_spare(const std::string& path) {
+  std::optional<SegmentSupply::Spare> spare;
+  spare.emplace(spare_name(path), nullptr);
   zeroed_to_ = kPageSize + zero_ahead_;
-  // A segment of that name can only be what an attempt on a full disk left.
-  Result<> done = file->truncate(0);
-  if (done) done = file->write_at(0, header);
-  if (done) done = write_zeros(*file, kPageSize, zeroed_to_);
-  if (!done && done.error().code() == Code::kNoSpace) (void)files_.remove(path);
-  if (done) done = file->sync();
-  if (!done) return std::move(done.error());
-  return std::shared_ptr<os::File>(std::move(file));
+  Result<> done;
+  if (auto file = files_.open(spare->path, os::OpenMode::kCreate)) {
+    spare->file = *std::move(file);
+    done = spare->file->truncate(0);  // What an attempt on a full disk left.
+    if (done) done = write_zeros(*spare->file, 0, zeroed_to_);
+  } else {
+    done = std::move(file.error());
+  }
+  if (done) return spare;
+  if (done.error().code() != Code::kNoSpace) return fail(std::move(done.error()));
+  (void)files_.remove(spare->path);
+  return std::move(done.error());
 }
 
 Result<> LogWriter::sync() {

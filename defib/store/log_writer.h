@@ -100,9 +100,7 @@ class LogWriter {
   class Lead;
   Result<> make_room(std::uint64_t first_lsn, std::uint64_t size);
   Result<> begin_segment(std::uint64_t first_lsn);
-  Result<std::shared_ptr<os::File>> use_spare(SegmentSupply::Spare spare, const std::string& path,
-                                              const std::string& header);
-  Result<std::shared_ptr<os::File>> make_file(const std::string& path, const std::string& header);
+  Result<std::optional<SegmentSupply::Spare>> make_short_spare(const std::string& path);
   Result<> write_zeros(os::File& file, std::uint64_t from, std::uint64_t to);
   std::uint32_t fill_buffer(std::uint64_t first_lsn,
                             std::span<const std::string_view> transactions);

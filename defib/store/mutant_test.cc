@@ -19,7 +19,7 @@ using testing_util::workloads;
 using testing_util::Wrapper;
 
 bool is_log(std::string_view path) {
-  return path.ends_with(".wal");
+  return path.ends_with(".wal") || path.ends_with(".spare");  // As which a segment begins.
 }
 
 // What a mutant does differently; everything else passes through. `hits` counts how often it did,

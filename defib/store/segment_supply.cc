@@ -21,6 +21,10 @@ bool is_spare_name(std::string_view name) {
   return name.ends_with(kSuffix);
 }
 
+std::string spare_name(std::string_view path) {
+  return std::string(path) + std::string(kSuffix);
+}
+
 // Outlives the supply where a task comes by late.
 struct SegmentSupply::State : std::enable_shared_from_this<State> {
   State(os::Files& the_files, Executor& the_executor, Settings the_settings)

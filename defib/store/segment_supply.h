@@ -30,6 +30,8 @@
 namespace defib::store {
 
 bool is_spare_name(std::string_view name);
+// Of a file that is to be renamed to `path`.
+std::string spare_name(std::string_view path);
 
 class SegmentSupply {
  public:
