@@ -2,6 +2,7 @@
 // inner nodes above, level by level.
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "defib/base/assert.h"
@@ -37,15 +38,16 @@ class LeafBuilder final : public OverlayBuilder {
     slot.value_size = value.size() & kMaxSlotValue;
     slot.erased = erased ? 1 : 0;
     // In a log a value follows its key; elsewhere it may lie out of a slot's reach.
-    const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(value.data()) -
-                                  reinterpret_cast<std::uintptr_t>(key.data());
+    const char* const value_data = value.data();
+    const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(value_data) -
+                                  reinterpret_cast<std::uintptr_t>(slot.key_data);
     if (value.empty()) {
       slot.value_offset = 0;
     } else if (offset <= kMaxValueOffset) {
       slot.value_offset = offset & kMaxValueOffset;
     } else {
       slot.value_offset = 0;
-      apart_.push_back({records_, value.data()});
+      apart_.push_back({records_, value_data});
     }
     ++records_;
   }
@@ -154,14 +156,15 @@ std::unique_ptr<OverlayBuilder> make_overlay_builder() {
 std::shared_ptr<Overlay> join_overlay(std::vector<OverlayPart> parts,
                                       std::shared_ptr<const void> keep_alive) {
   using namespace overlay_tree;
-  std::ranges::stable_sort(parts, {}, &OverlayPart::table);
+  std::map<TableId, std::vector<std::unique_ptr<OverlayBuilder>>> builders;
+  for (auto& part : parts) builders[part.table].push_back(std::move(part.builder));
   Memory memory;
   std::vector<Table> tables;
-  for (auto part = parts.begin(); part != parts.end();) {
-    Table table{.id = part->table};
+  for (const auto& [id, consecutive] : builders) {
+    Table table{.id = id};
     std::vector<Built> leaves;
-    for (; part != parts.end() && part->table == table.id; ++part) {
-      auto& builder = static_cast<LeafBuilder&>(*part->builder);
+    for (const auto& made : consecutive) {
+      auto& builder = static_cast<LeafBuilder&>(*made);
       builder.finish(keep_alive != nullptr);
       add_leaves(leaves, builder);
       table.records += builder.records();

@@ -280,6 +280,7 @@ TEST(Overlay, KeysThatDifferOnlyInLengthAndZerosAreOrdered) {
 TEST(Overlay, TheLaterChangeOfAKeyWinsAlsoInOneSpan) {
   auto overlay = Overlay::make();
   std::vector<OwnedChange> changes;
+  changes.reserve(1000);
   for (int i = 0; i < 1000; ++i) {
     changes.push_back({1, std::to_string(i % 7), std::to_string(i), i % 11 == 0});
   }
@@ -322,6 +323,7 @@ TEST(Overlay, ASpanMayHoldMoreThanItsGroupsAndManyTables) {
   Model model;
   Random random(17);
   std::vector<OwnedChange> changes;
+  changes.reserve(20'000);
   for (int i = 0; i < 20'000; ++i) {
     changes.push_back({static_cast<TableId>(2 * random.below(250)),
                        std::to_string(random.below(100)), std::to_string(i), false});
@@ -613,6 +615,7 @@ TEST(OverlayBuilder, WhatIsBuiltIsLikeWhatIsApplied) {
     const Model then = model;
     for (int i = 0; i < 200; ++i) {
       std::vector<OwnedChange> changes;
+      changes.reserve(20);
       for (int j = 0; j < 20; ++j) {
         changes.push_back({static_cast<TableId>(random.below(5)), hard_key(random, seed),
                            some_value(random), false});
@@ -782,6 +785,7 @@ TEST(OverlayThreads, ReadersOnOtherThreadsSeeTheirVersionWhileTheWriterGoesOn) {
   Handover handover;
   std::atomic<std::uint64_t> reads = 0;
   std::vector<std::jthread> readers;
+  readers.reserve(3);
   for (std::uint64_t reader = 0; reader < 3; ++reader) {
     readers.emplace_back([&, reader] {
       Random random(reader);
@@ -846,9 +850,11 @@ TEST(OverlayThreads, PartsMayBeBuiltOnThreadsOfTheirOwn) {
   const ModelTable table = random_table(random, 4, 8000);
   const auto log = make_log(table);
   std::vector<OverlayPart> parts;
+  parts.reserve(4);
   for (int i = 0; i < 4; ++i) parts.push_back({1, make_overlay_builder()});
   {
     std::vector<std::jthread> threads;
+    threads.reserve(4);
     for (std::size_t i = 0; i < 4; ++i) {
       threads.emplace_back([&, i] {
         const std::size_t size = log->records.size();

@@ -82,8 +82,7 @@ namespace {
 // Makes room for one entry at `index`.
 template <typename T>
 void open_gap(T* array, int index, int count) {
-  std::memmove(static_cast<void*>(array + index + 1), array + index,
-               static_cast<std::size_t>(count - index) * sizeof(T));
+  std::copy_backward(array + index, array + count, array + count + 1);
 }
 
 }  // namespace

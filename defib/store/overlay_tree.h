@@ -114,10 +114,10 @@ inline void prefetch(const void* address) {
 // Into the second cache only, which can wait for more lines at a time than the first one: for what
 // is needed later.
 inline void prefetch_early(const void* start, std::size_t bytes) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(start);
-  for (auto line = begin & ~(kCacheLine - 1); line < begin + bytes; line += kCacheLine) {
-    __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
-  }
+  const char* const end = static_cast<const char*>(start) + bytes;
+  const char* line = static_cast<const char*>(start);
+  line -= reinterpret_cast<std::uintptr_t>(start) % kCacheLine;
+  for (; line < end; line += kCacheLine) __builtin_prefetch(line, 0, 2);
 }
 // The lines of `bytes` bytes from the start of a node.
 inline void prefetch_node(const Node* node, std::size_t bytes) {
