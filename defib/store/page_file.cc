@@ -28,7 +28,8 @@ using pages::kSuperblocks;
 constexpr std::size_t kZeroStep = 64 << 10;
 
 Result<> write_zeros(os::File& file, std::uint64_t from, std::uint64_t to) {
-  const std::string zeros(kZeroStep, '\0');
+  if (from >= to) return {};
+  const std::string zeros(std::min<std::uint64_t>(kZeroStep, to - from), '\0');
   for (std::uint64_t at = from; at < to; at += kZeroStep) {
     DEFIB_TRY(file.write_at(at, std::string_view(zeros).substr(0, to - at)));
   }
@@ -144,10 +145,11 @@ class Restorer {
     }
     if (!numbers_.empty()) {
       DEFIB_TRY(bring_home());
-    } else if (home_is_longer()) {
-      DEFIB_TRY(cut_home());
+    } else if (!is_settled()) {
+      DEFIB_TRY(settle_home());
+      DEFIB_TRY(settle_buffer());
     }
-    return settle_buffer();
+    return {};
   }
 
  private:
@@ -167,9 +169,16 @@ class Restorer {
   }
   bool home_is_longer() const { return seen_.look->home.bytes.size() > home_length(); }
 
-  Result<> cut_home() {
+  bool is_settled() const {
+    const pages::Buffer& buffer = seen_.judgement.buffer;
+    return buffer.state == DwbState::kEmpty && buffer.header->sequence == header_.sequence &&
+           seen_.look->buffer.bytes.size() == buffer.end && !home_is_longer();
+  }
+
+  // What was read may be in the page cache only, and is about to be all there is.
+  Result<> settle_home() {
     DEFIB_TRY_ASSIGN(const auto home, files_.open(seen_.look->home_path, os::OpenMode::kWrite));
-    DEFIB_TRY(home->truncate(home_length()));
+    if (home_is_longer()) DEFIB_TRY(home->truncate(home_length()));
     return home->sync();
   }
 
@@ -185,21 +194,16 @@ class Restorer {
     }
     if (home_is_longer()) DEFIB_TRY(home->truncate(home_length()));
     DEFIB_TRY(home->sync());
+    // Images of a sequence before the one in force have done their last service.
+    if (armed.sequence != header_.sequence) return reset_buffer(*buffer, header_);
     DEFIB_TRY(empty_buffer(*buffer, armed));
     return buffer->sync();
   }
 
-  // After this the buffer is an empty one of the sequence in force.
   Result<> settle_buffer() {
-    const pages::Buffer& buffer = seen_.judgement.buffer;
-    const bool current =
-        buffer.header && buffer.problem.empty() && buffer.header->sequence == header_.sequence;
-    const bool settled =
-        buffer.state == DwbState::kEmpty && seen_.look->buffer.bytes.size() == buffer.end;
-    if (current && (settled || !numbers_.empty())) return {};
-    DEFIB_TRY_ASSIGN(const auto file, files_.open(seen_.look->buffer_path, os::OpenMode::kCreate));
-    DEFIB_TRY(reset_buffer(*file, header_));
-    if (seen_.look->buffer.exists) return {};
+    DEFIB_TRY_ASSIGN(const auto buffer,
+                     files_.open(seen_.look->buffer_path, os::OpenMode::kCreate));
+    DEFIB_TRY(reset_buffer(*buffer, header_));
     return files_.sync_dir(dir_);
   }
 
@@ -346,7 +350,10 @@ Result<PageFile::Plan> PageFile::plan(const Manifest& manifest) const {
 
 Result<> PageFile::poisoned(Error error) {
   failure_ = error;
-  return error;
+  if (error.code() != Code::kNoSpace) return error;
+  // NoSpace by itself would promise that nothing has changed.
+  return Error(Code::kStorePoisoned, "the disk was full when a manifest was half written")
+      .because(std::move(error));
 }
 
 Result<> PageFile::write(Manifest& manifest) {

@@ -337,7 +337,9 @@ class Judge {
       std::string_view bytes = at_home;
       if (!state.in_force) {
         const auto image = result_.buffer.images.find(number);
-        state.healed = image != result_.buffer.images.end() &&
+        // A page newer than the superblock in force says that a newer one was lost; an image would
+        // only cover that up.
+        state.healed = !state.newer && image != result_.buffer.images.end() &&
                        result_.buffer.header->page_size == superblock.page_size &&
                        page_header(image->second).lsn == lsn;
         if (state.healed) {
@@ -383,10 +385,11 @@ class Judge {
     state.whole = true;
     const std::uint64_t found = page_header(page).lsn;
     state.in_force = found == lsn;
+    state.newer = found > lsn;
     if (found < lsn) {
       state.problem =
           fmt::format("it is of sequence {}, and {} belongs here: a write was lost", found, lsn);
-    } else if (found > lsn) {
+    } else if (state.newer) {
       state.problem = fmt::format(
           "it is of sequence {}, newer than the superblock says ({}): a superblock's "
           "write was lost",

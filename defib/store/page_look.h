@@ -62,6 +62,7 @@ struct PageAtHome {
   bool in_force = false;  // home has what the superblock asks for
   bool healed = false;    // an image has it
   bool whole = false;     // its checksum and number hold, whatever its LSN
+  bool newer = false;     // and its LSN is above what the superblock says
   std::string problem;    // empty where in_force
 };
 struct Judgement {
