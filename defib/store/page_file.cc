@@ -153,8 +153,9 @@ class Restorer {
   }
 
  private:
-  // Every image that the superblock in force asks for, also where home has the same: what was read
-  // may be the page cache of a process whose sync failed, and only writing makes it durable.
+  // Every page of which there is an image that the superblock in force asks for, also where home
+  // has it: what was read may be the page cache of a process whose sync failed, and only writing
+  // makes it durable.
   void collect() {
     const pages::Superblock& superblock = seen_.judgement.superblock;
     for (const auto& [number, image] : seen_.judgement.buffer.images) {
@@ -189,8 +190,8 @@ class Restorer {
     DEFIB_TRY(arm_buffer(*buffer, seen_.look->buffer.bytes.size(), armed, all_images_));
     DEFIB_TRY_ASSIGN(const auto home, files_.open(seen_.look->home_path, os::OpenMode::kWrite));
     for (const std::uint32_t number : numbers_) {
-      DEFIB_TRY(home->write_at(std::uint64_t{number} * header_.page_size,
-                               seen_.judgement.buffer.images.at(number)));
+      DEFIB_TRY(
+          home->write_at(std::uint64_t{number} * header_.page_size, seen_.judgement.pages[number]));
     }
     if (home_is_longer()) DEFIB_TRY(home->truncate(home_length()));
     DEFIB_TRY(home->sync());

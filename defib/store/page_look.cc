@@ -274,6 +274,7 @@ class Judge {
         problems += fmt::format("{}{}: {}", problems.empty() ? "" : "; ", where, problem);
       } else if (!chosen || superblock->sequence > chosen->sequence) {
         chosen = std::move(superblock);
+        chosen_page_ = page;
       }
     };
     const std::uint32_t page_size = likely_size(found, result_.buffer, uuid_);
@@ -334,6 +335,10 @@ class Judge {
       const std::string_view at_home = home_page(number, superblock.page_size);
       const std::uint64_t lsn = superblock.lsns[number];
       PageAtHome state = judge_page(at_home, number, lsn, tag);
+      if (number == own && state.in_force && at_home != chosen_page_) {
+        state.in_force = false;
+        state.problem = "it is no superblock, under a sound checksum";
+      }
       std::string_view bytes = at_home;
       if (!state.in_force) {
         const auto image = result_.buffer.images.find(number);
@@ -470,6 +475,7 @@ class Judge {
 
   const Look& look_;
   const std::string& uuid_;
+  std::string_view chosen_page_;  // the superblock in force, where it was found
   Judgement result_;
 };
 
