@@ -3,7 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
 #include "defib/store/testing/crash_harness.h"
+#include "defib/store/testing/pass_through.h"
 
 namespace defib::store {
 namespace {
@@ -378,6 +383,116 @@ TEST(StoreFault, ARefusedReadIsAnErrorAndNeverOtherData) {
       }
     }
   }
+}
+
+// Syncs of the log that are told how they end: the first one lets others gather behind it, the
+// second one takes its time and fails.
+class SlowSyncs {
+ public:
+  // Before each sync of the log, on its thread.
+  Result<> sync_begins() {
+    std::unique_lock lock(mutex_);
+    if (!armed_) return {};
+    const int number = ++syncs_;
+    changed_.notify_all();
+    if (number == 1) {
+      changed_.wait_for(lock, kPatience, [&] { return released_; });
+      return {};
+    }
+    // Whoever is acknowledged now is so before the sync that covers it.
+    changed_.wait_for(lock, kPatience, [&] { return acknowledged_ > 1; });
+    return Error(Code::kSyncFailed, "injected");
+  }
+  void arm() {
+    const std::lock_guard lock(mutex_);
+    armed_ = true;
+  }
+  void wait_for_first_sync() {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kPatience, [&] { return syncs_ > 0; });
+  }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    released_ = true;
+    changed_.notify_all();
+  }
+  void acknowledged() {
+    const std::lock_guard lock(mutex_);
+    ++acknowledged_;
+    changed_.notify_all();
+  }
+  int acknowledgements() {
+    const std::lock_guard lock(mutex_);
+    return acknowledged_;
+  }
+  int syncs() {
+    const std::lock_guard lock(mutex_);
+    return syncs_;
+  }
+
+ private:
+  // Only a store that does what it must waits so long.
+  static constexpr std::chrono::milliseconds kPatience{300};
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  bool armed_ = false;
+  bool released_ = false;
+  int syncs_ = 0;
+  int acknowledged_ = 0;
+};
+
+class SlowFile final : public testing_util::PassThroughFile {
+ public:
+  SlowFile(std::unique_ptr<os::File> file, SlowSyncs& syncs)
+      : PassThroughFile(std::move(file)), syncs_(syncs) {}
+  Result<> sync() override {
+    DEFIB_TRY(syncs_.sync_begins());
+    return file_->sync();
+  }
+
+ private:
+  SlowSyncs& syncs_;
+};
+
+class SlowFiles final : public testing_util::PassThroughFiles {
+ public:
+  SlowFiles(os::Files& files, SlowSyncs& syncs) : PassThroughFiles(files), syncs_(syncs) {}
+  Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
+    DEFIB_TRY_ASSIGN(auto file, files_.open(path, mode));
+    if (path.find("/wal/") == std::string::npos) return file;
+    return std::unique_ptr<os::File>(std::make_unique<SlowFile>(std::move(file), syncs_));
+  }
+
+ private:
+  SlowSyncs& syncs_;
+};
+
+// One thread's sync is under way, two more commits gather behind it and share the next one, which
+// fails: neither may be acknowledged, at no time.
+TEST(StoreFault, NobodyIsAcknowledgedBeforeTheSharedSyncHasSucceeded) {
+  os::SimFiles disk;
+  SlowSyncs syncs;
+  SlowFiles files(disk, syncs);
+  PacedClock clock;
+  SteppedExecutor executor;
+  auto store = Store::open(kDir, small_store(files, clock, executor));
+  ASSERT_TRUE(store.has_value()) << store.error().to_text();
+  ASSERT_TRUE(defib::store::put(**store, "t", "0", "v", Durability::kPower).has_value());
+  syncs.arm();
+  const auto commit = [&](const char* key) {
+    if (defib::store::put(**store, "t", key, "v", Durability::kPower)) syncs.acknowledged();
+  };
+  std::thread first(commit, "1");
+  syncs.wait_for_first_sync();
+  std::vector<std::thread> others;
+  for (const char* key : {"2", "3", "4"}) others.emplace_back(commit, key);
+  // Long enough for them to be written and to wait; where it is not, less is proven.
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  syncs.release();
+  first.join();
+  for (std::thread& other : others) other.join();
+  EXPECT_GE(syncs.syncs(), 2);
+  EXPECT_LE(syncs.acknowledgements(), 1) << "a commit was acknowledged before its sync";
 }
 
 }  // namespace
