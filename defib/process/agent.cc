@@ -16,7 +16,7 @@
 #include "defib/os/fd.h"
 #include "defib/postmortem/terminate_text.h"
 #include "defib/process/agent_core.h"
-#include "defib/process/notify.h"
+#include "defib/os/notify.h"
 
 namespace defib::process {
 namespace {
@@ -33,7 +33,7 @@ void set_use(HeartbeatStage* slot, StageUse use) {
 }
 
 bool notify_field(const char* key, std::string_view value) {
-  return notify::send_field(key, value.data(), value.size());
+  return os::notify::send_field(key, value.data(), value.size());
 }
 
 // What the signal handler of Shutdown writes. Plain atomics without destructors.
@@ -111,7 +111,7 @@ bool Agent::event(const wire::Json& event) {
   return notify_field("X_DEFIB_EVENT", event.dump());
 }
 std::uint64_t Agent::dropped_messages() const {
-  return notify::drops();
+  return os::notify::drops();
 }
 
 Result<Shutdown> Shutdown::watch() {

@@ -5,13 +5,13 @@
 #include <string.h>
 
 #include "defib/process/agent_core.h"
-#include "defib/process/notify.h"
+#include "defib/os/notify.h"
 
 namespace {
 
 using defib::process::HeartbeatStage;
 namespace agent_core = defib::process::agent_core;
-namespace notify = defib::process::notify;
+namespace notify = defib::os::notify;
 
 static_assert(offsetof(HeartbeatStage, beats) == 0);
 static_assert(sizeof(HeartbeatStage::beats) == sizeof(defib_stage::beats));

@@ -19,7 +19,7 @@
 
 #include "defib/os/fd.h"
 #include "defib/process/agent_c.h"
-#include "defib/process/notify.h"
+#include "defib/os/notify.h"
 
 // The sanitizers would have handlers of their own for fatal signals, and the hook leaves those
 // alone.
@@ -301,7 +301,7 @@ TEST(Notify, AFullQueueDropsWithinItsPatienceAndTellsTheCountLater) {
   EXPECT_EQ(agent.dropped_messages(), before + 1);
   const std::int64_t start = os::real_clock().mono_ns();
   EXPECT_FALSE(agent.ready());
-  EXPECT_LT(os::real_clock().mono_ns() - start, 20 * notify::kPatienceMs * 1'000'000LL);
+  EXPECT_LT(os::real_clock().mono_ns() - start, 20 * os::notify::kPatienceMs * 1'000'000LL);
   EXPECT_EQ(agent.dropped_messages(), before + 2);
   for (int i = 0; i < sent; ++i) EXPECT_EQ(shim.receive().size(), text.size() + 7);
   EXPECT_TRUE(agent.ready());
@@ -315,7 +315,7 @@ TEST(Notify, ATooLongMessageIsCountedAndNotSent) {
   shim.listen();
   Agent agent;
   const std::uint64_t before = agent.dropped_messages();
-  EXPECT_FALSE(agent.status(std::string(notify::kMaxValue + 1, 'x')));
+  EXPECT_FALSE(agent.status(std::string(os::notify::kMaxValue + 1, 'x')));
   EXPECT_EQ(agent.dropped_messages(), before + 1);
 }
 

@@ -1,7 +1,8 @@
 // Power failures and kills after every operation of recorded workloads, and inside recovery.
 //
-// DEFIB_CRASH_POINTS says how many crash points all of these tests together are to reach, and
-// DEFIB_CRASH_SEED where the seeds begin; tools/crash-test --long sets them.
+// DEFIB_CRASH_POINTS says how many crash points all of these tests together are to reach,
+// DEFIB_CRASH_SEED where the seeds begin, and DEFIB_CRASH_DEPTH how many crashes follow one another
+// in the exhaustive test; tools/crash-test --long sets them.
 
 #include <gtest/gtest.h>
 
@@ -74,15 +75,16 @@ std::string name_of(const testing::TestParamInfo<std::size_t>& test) {
 INSTANTIATE_TEST_SUITE_P(Workloads, StoreCrash, testing::Range<std::size_t>(0, workloads().size()),
                          name_of);
 
-// Every crash of every recovery of every recovery of a small workload.
+// Every crash of every recovery of a small workload; at length, of every recovery from these too.
 TEST(StoreCrashNested, ExhaustivelyForASmallWorkload) {
   for (const Workload& workload : workloads()) {
     if (!workload.is_small) continue;
-    Campaign campaign({.seed = number_from_environment("DEFIB_CRASH_SEED", 1),
-                       .seeds_per_point = 2,
-                       .nested_every = 1,
-                       .nested_depth = 3,
-                       .nested_samples = 0});
+    Campaign campaign(
+        {.seed = number_from_environment("DEFIB_CRASH_SEED", 1),
+         .seeds_per_point = 2,
+         .nested_every = 1,
+         .nested_depth = static_cast<unsigned>(number_from_environment("DEFIB_CRASH_DEPTH", 1)),
+         .nested_samples = 0});
     campaign.run(workload);
     for (const std::string& violation : campaign.violations()) FAIL() << violation;
     fmt::print("  {}, exhaustively: {} crash points, {} distinct images\n", workload.name,

@@ -6,23 +6,29 @@
 
 #include "defib/base/assert.h"
 #include "defib/base/bytes.h"
-#include "defib/store/checkpoint.h"
 #include "defib/store/executor.h"
 #include "defib/store/picture.h"
+#include "defib/store/secondary_index.h"
 
 namespace defib::store {
 namespace {
 
-constexpr std::size_t kGroupBytes = 4 << 20;  // of one block that several commits share
+constexpr std::size_t kGroupBytes = 4 << 20;  // of one write that several commits share
+constexpr std::size_t kApplyTogether = 64;    // published changes that enter the overlay at once
 constexpr os::Duration kSleepSlice = std::chrono::milliseconds(5);  // how long close() may wait
+constexpr std::uint64_t kPaceStep = 8 << 20;                        // bytes
+// Until a replay was measured: a cautious guess for a machine of today.
+constexpr std::uint64_t kAssumedReplayRate = 400 << 20;  // bytes a second
 
-LogWriter::Start log_start(const std::string& dir, const Options& options, const Opened& opened) {
+LogWriter::Start log_start(const std::string& dir, const Options& options, const Opened& opened,
+                           Executor* executor) {
   return {.dir = dir,
           .identity = opened.identity,
-          .epoch = opened.log.epoch + 1,
+          .epoch = std::max(opened.log.epoch, opened.manifest.epoch) + 1,
           .last_lsn = opened.log.last_lsn,
           .chain_crc = opened.log.chain_known ? opened.log.chain_crc : 0,
-          .segment_size = options.segment_size};
+          .segment_size = options.segment_size,
+          .executor = executor};
 }
 
 Error is_closed() {
@@ -37,17 +43,31 @@ Engine::Engine(std::string dir, const Options& options, Opened opened)
       opened_clean_(opened.was_clean),
       files_(*options_.files),
       clock_(*options_.clock),
-      own_executor_(options_.executor == nullptr ? std::make_unique<OneThread>() : nullptr),
-      executor_(options_.executor != nullptr ? options_.executor : own_executor_.get()),
+      own_executors_(std::move(opened.executors)),
+      light_{options_.executor != nullptr ? options_.executor : own_executors_.light.get(),
+             std::make_shared<Gate>()},
+      heavy_{options_.executor != nullptr ? options_.executor : own_executors_.heavy.get(),
+             std::make_shared<Gate>()},
       identity_(opened.identity),
       lock_(std::move(opened.lock)),
       recovery_result_(std::move(opened.result)),
-      versions_(std::make_shared<Versions>(std::move(opened.catalog))),
-      log_(files_, clock_, log_start(dir_, options_, opened)),
-      head_(versions_->published()),
-      checkpoint_lsn_(opened.checkpoint_lsn),
-      tail_at_open_(opened.tail_bytes) {
-  gate_->engine = this;
+      log_(files_, clock_, log_start(dir_, options_, opened, light_.executor)),
+      checkpointer_(files_, clock_,
+                    {.dir = dir_,
+                     .identity = opened.identity,
+                     .manifest = opened.manifest,
+                     .files = opened.files}),
+      last_numbered_(opened.log.last_lsn),
+      published_(opened.log.last_lsn),
+      names_(opened.names),
+      active_(std::move(opened.overlay)),
+      sorted_files_(std::move(opened.files)),
+      checkpoint_lsn_(opened.manifest.checkpoint_commit),
+      tail_at_open_(opened.tail_bytes),
+      replay_rate_(opened.replay_rate) {
+  light_.gate->engine = this;
+  heavy_.gate->engine = this;
+  for (const IndexDefinition& index : options_.indexes) indexes_[index.table].push_back(&index);
 }
 
 // Without close() the files stay as they are: the next opening recovers, as after a crash.
@@ -57,13 +77,9 @@ Engine::~Engine() {
     DEFIB_ASSERT_MESSAGE(!transaction_open_, "a transaction outlived its store");
     stopping_ = true;
   }
-  {
-    const std::lock_guard lock(gate_->mutex);
-    gate_->engine = nullptr;
-  }
-  own_executor_.reset();
-  for (auto pending = unpublished_.rbegin(); pending != unpublished_.rend(); ++pending) {
-    (*pending)->delta.undo();
+  for (const Lane& lane : {light_, heavy_}) {
+    const std::lock_guard lock(lane.gate->mutex);
+    lane.gate->engine = nullptr;
   }
 }
 
@@ -84,6 +100,13 @@ Error Engine::full(const Error& cause) const {
 Error Engine::storage_error(Error error) {
   if (error.code() == Code::kNoSpace) return full(error);
   return poisoned(log_.fail(std::move(error)));
+}
+
+Error Engine::noted_storage_error(Error cause) {
+  const Error error = storage_error(std::move(cause));
+  const Lock lock(mutex_);
+  note_failure(lock);
+  return error;
 }
 
 Result<> Engine::refuse_if_unusable() const {
@@ -111,22 +134,59 @@ Result<std::unique_ptr<Transaction>> Engine::begin() {
   }
   transaction_open_ = true;
   return std::unique_ptr<Transaction>(
-      std::make_unique<EngineTransaction>(*this, *head_, generation_));
+      std::make_unique<EngineTransaction>(*this, names_, generation_));
 }
 
 void Engine::end_transaction(const Lock&) {
   transaction_open_ = false;
-  for (Delta& orphan : orphans_) orphan.undo();
-  orphans_.clear();
   turn_.notify_one();
 }
 
 Result<std::unique_ptr<Snapshot>> Engine::snapshot() {
+  ViewPtr now;
   {
     const Lock lock(mutex_);
     if (closed_) return is_closed();
+    now = view(lock);
   }
-  return make_snapshot(versions_->view());
+  trim_cache(now->files);
+  return make_snapshot(std::move(now));
+}
+
+// The kernel keeps the pages as long as it has room for them; they are only no part of this
+// process any more, and checked again when they are touched again.
+void Engine::trim_cache(const std::vector<std::shared_ptr<const SortedFile>>& files) const {
+  std::uint64_t touched = 0;
+  for (const auto& file : files) touched += file->touched_bytes();
+  if (touched <= options_.cache_size) return;
+  for (const auto& file : files) file->release_memory();
+}
+
+// The state of the last published commit.
+ViewPtr Engine::view(const Lock& lock) {
+  apply_published(lock);
+  if (view_ != nullptr) return view_;
+  auto made = std::make_shared<View>();
+  made->position = published_;
+  made->names = names_;
+  made->overlays.push_back(active_->view());
+  made->overlays.insert(made->overlays.end(), frozen_.begin(), frozen_.end());
+  made->files = sorted_files_;
+  view_ = std::move(made);
+  return view_;
+}
+
+void Engine::apply_published(const Lock&) {
+  if (unapplied_.empty()) return;
+  std::vector<OverlayChange> changes;
+  changes.reserve(unapplied_changes_);
+  for (const PendingPtr& pending : unapplied_) {
+    for (std::size_t i = 0; i < pending->changes.size(); ++i)
+      changes.push_back(pending->changes[i]);
+  }
+  active_->apply(changes);
+  unapplied_.clear();
+  unapplied_changes_ = 0;
 }
 
 // Precondition: mutex_ is held. The clean mark goes before the first change to the log.
@@ -153,23 +213,20 @@ Result<std::uint64_t> Engine::commit(EngineTransaction& transaction, Durability 
   if (allowed && transaction.generation_ != generation_) {
     allowed = full(Error(Code::kNoSpace, "a commit that this one builds on could not be written"));
   }
-  const bool is_empty = transaction.encoder_.changes() == 0;
+  const bool is_empty = transaction.changes_.empty();
   if (allowed && !is_empty) allowed = start_writing(lock);
   if (!allowed || is_empty) {
-    transaction.delta_.undo();
-    const std::uint64_t last = versions_->published()->position;
+    const std::uint64_t last = published_;
     end_transaction(lock);
     if (!allowed) return Error(std::move(allowed.error()));
     return last;
   }
   const auto own = std::make_shared<Pending>();
-  own->lsn = head_->position + 1;
-  own->payload = transaction.encoder_.finish(own->lsn);
-  transaction.catalog_.position = own->lsn;
-  transaction.catalog_.drop_empty_tables();
-  own->catalog = std::make_shared<Catalog>(std::move(transaction.catalog_));
-  own->delta = std::exchange(transaction.delta_, {});
-  head_ = own->catalog;
+  own->lsn = ++last_numbered_;
+  own->changes = std::move(transaction.changes_);
+  own->changes.finish(own->lsn);
+  names_ = transaction.names_;
+  for (const std::string& table : transaction.dropped_) undeclared_.erase(table);
   unwritten_.push_back(own);
   unpublished_.push_back(own);
   end_transaction(lock);
@@ -188,6 +245,8 @@ Result<std::uint64_t> Engine::commit(EngineTransaction& transaction, Durability 
   }
   publish_up_to(own->lsn, lock);
   schedule_checkpoint_if_due(lock);
+  lock.unlock();
+  slow_down_if_behind();
   return own->lsn;
 }
 
@@ -205,25 +264,25 @@ Result<> Engine::wait_written(const PendingPtr& own, Lock& lock) {
 
 void Engine::write_group(Lock& lock) {
   writing_ = true;
-  std::vector<PendingPtr> group;
+  std::vector<std::string_view> group;
   std::size_t bytes = 0;
   for (const PendingPtr& pending : unwritten_) {
-    if (!group.empty() && bytes + pending->payload.size() > kGroupBytes) break;
-    group.push_back(pending);
-    bytes += pending->payload.size();
+    const std::string_view payload = pending->changes.payload();
+    if (!group.empty() && bytes + payload.size() > kGroupBytes) break;
+    group.push_back(payload);
+    bytes += payload.size();
   }
+  const std::uint64_t first_lsn = unwritten_.front()->lsn;
   lock.unlock();
-  std::vector<std::string_view> transactions;
-  for (const PendingPtr& pending : group) transactions.push_back(pending->payload);
-  Result<> written = log_.append(group.front()->lsn, transactions);
+  Result<> written = log_.append(first_lsn, group);
   lock.lock();
   writing_ = false;
   if (written) {
-    for (const PendingPtr& pending : group) {
-      pending->written = true;
-      pending->payload = {};
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      unwritten_.front()->written = true;
       unwritten_.pop_front();
     }
+    counts_.log_bytes = log_.appended_bytes();
   } else {
     const Error error = storage_error(std::move(written.error()));
     note_failure(lock);
@@ -232,7 +291,7 @@ void Engine::write_group(Lock& lock) {
   changed_.notify_all();
 }
 
-// The tables go back to the last commit that was written.
+// The commits that were not written are dropped, as if they had never been.
 void Engine::fail_unwritten(const Error& error, const Lock&) {
   ++generation_;
   while (!unwritten_.empty()) {
@@ -241,24 +300,28 @@ void Engine::fail_unwritten(const Error& error, const Lock&) {
     DEFIB_ASSERT(unpublished_.back() == pending);
     unpublished_.pop_back();
     pending->error = error;
-    orphans_.push_back(std::exchange(pending->delta, {}));
+    last_numbered_ = pending->lsn - 1;
   }
-  head_ = unpublished_.empty() ? versions_->published() : unpublished_.back()->catalog;
-  if (transaction_open_) return;  // It may read what these commits made; it cannot commit any more.
-  for (Delta& orphan : orphans_) orphan.undo();
-  orphans_.clear();
 }
 
-void Engine::publish_up_to(std::uint64_t lsn, const Lock&) {
+void Engine::publish_up_to(std::uint64_t lsn, const Lock& lock) {
+  if (unpublished_.empty() || unpublished_.front()->lsn > lsn) return;
   while (!unpublished_.empty() && unpublished_.front()->lsn <= lsn) {
-    Pending& pending = *unpublished_.front();
-    versions_->publish(pending.catalog, std::exchange(pending.delta, {}));
+    const PendingPtr& pending = unpublished_.front();
+    published_ = pending->lsn;
+    ++counts_.commits;
+    counts_.user_bytes += pending->changes.user_bytes();
+    unapplied_changes_ += pending->changes.size();
+    unapplied_.push_back(pending);
     unpublished_.pop_front();
   }
+  log_.acknowledge(published_);
+  view_ = nullptr;
+  if (unapplied_changes_ >= kApplyTogether) apply_published(lock);
 }
 
-void Engine::schedule(void (Engine::*task)()) {
-  executor_->run([gate = gate_, task] {
+void Engine::schedule(const Lane& lane, Task task) {
+  lane.executor->run([gate = lane.gate, task] {
     const std::lock_guard lock(gate->mutex);
     if (gate->engine != nullptr) (gate->engine->*task)();
   });
@@ -267,31 +330,67 @@ void Engine::schedule(void (Engine::*task)()) {
 void Engine::schedule_background_sync(const Lock&) {
   if (sync_scheduled_ || stopping_) return;
   sync_scheduled_ = true;
-  schedule(&Engine::background_sync);
+  schedule(light_, &Engine::background_sync);
 }
 
 void Engine::background_sync() {
   for (os::Duration slept{0}; slept < options_.background_sync; slept += kSleepSlice) {
-    {
-      const Lock lock(mutex_);
-      if (stopping_) return;
-    }
+    if (stopping_) return;
     clock_.sleep_for(std::min(kSleepSlice, options_.background_sync - slept));
   }
-  const Result<> synced = log_.sync();
-  const Lock lock(mutex_);
+  Result<> synced = log_.sync();
+  Lock lock(mutex_);
+  if (synced && !writing_ && unwritten_.empty() && log_.written_lsn() == last_numbered_) {
+    // Nobody writes: an empty block tells a later recovery that all before it was synced.
+    writing_ = true;
+    lock.unlock();
+    synced = log_.seal();
+    lock.lock();
+    writing_ = false;
+    changed_.notify_all();
+  }
   if (!synced) note_failure(lock);
   sync_scheduled_ = false;
   if (synced && log_.durable_lsn() < log_.written_lsn()) schedule_background_sync(lock);
 }
 
-void Engine::schedule_checkpoint_if_due(const Lock&) {
-  if (options_.checkpoint_after == 0 || checkpoint_scheduled_ || stopping_ || closed_) return;
-  const std::uint64_t appended = log_.appended_bytes();
-  const std::uint64_t tail = tail_at_open_ + appended - log_at_checkpoint_;
-  if (tail < options_.checkpoint_after || appended < retry_checkpoint_at_) return;
+std::uint64_t Engine::tail_bytes(const Lock&) const {
+  return tail_at_open_ + log_.appended_bytes() - log_at_checkpoint_;
+}
+
+os::Duration Engine::estimated_replay(std::uint64_t tail) const {
+  const std::uint64_t rate = replay_rate_ != 0 ? replay_rate_.load() : kAssumedReplayRate;
+  return os::Duration(
+      static_cast<std::int64_t>(static_cast<double>(tail) * 1e9 / static_cast<double>(rate)));
+}
+
+std::uint64_t Engine::tail_limit() const {
+  if (options_.checkpoint_after == 0) return 0;
+  if (options_.recovery_budget <= os::Duration::zero()) return options_.checkpoint_after;
+  const std::uint64_t rate = replay_rate_ != 0 ? replay_rate_.load() : kAssumedReplayRate;
+  const double budget = static_cast<double>(options_.recovery_budget.count()) / 1e9;
+  const auto allowed = static_cast<std::uint64_t>(budget / 2 * static_cast<double>(rate));
+  return std::clamp<std::uint64_t>(allowed, 1, options_.checkpoint_after);
+}
+
+void Engine::schedule_checkpoint_if_due(const Lock& lock) {
+  const std::uint64_t limit = tail_limit();
+  if (limit == 0 || checkpoint_scheduled_ || stopping_ || closed_) return;
+  if (tail_bytes(lock) < limit || log_.appended_bytes() < retry_checkpoint_at_) return;
   checkpoint_scheduled_ = true;
-  schedule(&Engine::background_checkpoint);
+  schedule(heavy_, &Engine::background_checkpoint);
+}
+
+// The log behind the checkpoint that is being written must not outgrow what recovery may take: the
+// committing threads then wait a moment each, which lets the checkpoint catch up.
+void Engine::slow_down_if_behind() {
+  const std::uint64_t limit = tail_limit();
+  if (limit == 0) return;
+  {
+    const Lock lock(mutex_);
+    if (!checkpoint_scheduled_ || tail_bytes(lock) < limit / 4 * 7) return;
+  }
+  clock_.sleep_for(std::chrono::milliseconds(1));
 }
 
 void Engine::background_checkpoint() {
@@ -300,7 +399,33 @@ void Engine::background_checkpoint() {
   const Result<> done = checkpoint();
   const Lock lock(mutex_);
   checkpoint_scheduled_ = false;
-  if (!done) retry_checkpoint_at_ = log_.appended_bytes() + options_.checkpoint_after;
+  if (!done)
+    retry_checkpoint_at_ = log_.appended_bytes() + std::max<std::uint64_t>(tail_limit(), 1);
+}
+
+void Engine::background_merge() {
+  const std::lock_guard lock(checkpoint_mutex_);
+  std::optional<CheckpointFailure> failed;
+  {
+    const Lock state(mutex_);
+    merge_scheduled_ = false;
+    if (!refuse_if_unusable() || stopping_) return;
+  }
+  const std::uint64_t before = checkpointer_.bytes_written();
+  failed = checkpointer_.merge(make_pace());
+  if (!failed) {
+    install_files(0);
+    if (Result<> removed = checkpointer_.remove_replaced(); !removed) {
+      failed = CheckpointFailure{std::move(removed.error())};
+    }
+  }
+  if (failed) {
+    (void)checkpoint_error(std::move(*failed));
+    return;
+  }
+  const Lock state(mutex_);
+  ++counts_.merges;
+  counts_.merge_bytes += checkpointer_.bytes_written() - before;
 }
 
 Result<> Engine::checkpoint() {
@@ -312,21 +437,22 @@ Result<> Engine::checkpoint() {
   return write_new_checkpoint();
 }
 
-// Ends the log's segment, so that what the checkpoint covers can go as whole files. The answer has
-// lsn 0 where there is nothing new.
-Result<CheckpointHeader> Engine::begin_checkpoint() {
-  CheckpointHeader header;
+// Ends the log's segment, so that what the checkpoint covers can go as whole files, and freezes the
+// overlay at the same commit.
+Result<CheckpointStart> Engine::begin_checkpoint() {
+  CheckpointStart start;
+  // Most of what is to be synced before the segment ends is synced while others still write.
+  if (Result<> synced = log_.sync(); !synced) return noted_storage_error(std::move(synced.error()));
   Lock lock(mutex_);
   changed_.wait(lock, [this] { return !writing_; });
-  if (log_.written_lsn() == checkpoint_lsn_) return header;
+  if (log_.written_lsn() == checkpoint_lsn_) return start;
   DEFIB_TRY(start_writing(lock));
   writing_ = true;
   lock.unlock();
   Result<> rotated = log_.rotate();
-  header.lsn = log_.written_lsn();
-  header.chain_crc = log_.chain_crc();
-  header.chain_known = true;
-  const std::uint64_t appended = log_.appended_bytes();
+  start.boundary = log_.written_lsn();
+  start.chain_crc = log_.chain_crc();
+  start.epoch = log_.epoch();
   lock.lock();
   writing_ = false;
   changed_.notify_all();
@@ -335,62 +461,89 @@ Result<CheckpointHeader> Engine::begin_checkpoint() {
     note_failure(lock);
     return error;
   }
-  publish_up_to(header.lsn, lock);  // All of it is durable now.
-  tail_at_open_ = 0;
-  log_at_checkpoint_ = appended;
-  return header;
+  publish_up_to(start.boundary, lock);  // All of it is durable now.
+  apply_published(lock);
+  frozen_.insert(frozen_.begin(), active_->view());
+  active_ = Overlay::make();
+  view_ = nullptr;
+  start.frozen = frozen_;
+  start.names = names_;
+  frozen_tail_ = tail_at_open_;
+  log_at_freeze_ = log_.appended_bytes();
+  return start;
+}
+
+Pace Engine::make_pace() {
+  struct State {
+    std::uint64_t bytes = 0;
+    std::int64_t started = 0;
+    std::int64_t synced = 0;
+  };
+  const auto state = std::make_shared<State>();
+  state->started = state->synced = clock_.mono_ns();
+  return [this, state](std::uint64_t bytes) -> Result<> {
+    if (stopping_) return Error(Code::kCancelled, "the store is being closed");
+    state->bytes += bytes;
+    trim_cache(checkpointer_.files());
+    // Executors of one thread: what that thread would do stays done.
+    if (clock_.mono_ns() - state->synced >= options_.background_sync.count()) {
+      (void)log_.sync();  // Its failure is found by the next commit.
+      state->synced = clock_.mono_ns();
+    }
+    if (options_.checkpoint_rate == 0 || state->bytes < kPaceStep) return {};
+    {
+      const Lock lock(mutex_);
+      const std::uint64_t limit = tail_limit();
+      if (limit != 0 && tail_bytes(lock) > limit / 2 * 3) return {};  // No time to lose.
+    }
+    const double due =
+        static_cast<double>(state->bytes) * 1e9 / static_cast<double>(options_.checkpoint_rate);
+    const os::Duration ahead(static_cast<std::int64_t>(due) - (clock_.mono_ns() - state->started));
+    if (ahead > os::Duration::zero()) clock_.sleep_for(std::min(ahead, 4 * kSleepSlice));
+    return {};
+  };
+}
+
+Error Engine::checkpoint_error(CheckpointFailure failure) {
+  const Code code = failure.error.code();
+  if (failure.is_reading || code == Code::kCancelled) return std::move(failure.error);
+  return noted_storage_error(std::move(failure.error));
+}
+
+// What the checkpointer has now is what readers get; the oldest `frozen_written` frozen overlays
+// are in it.
+void Engine::install_files(std::size_t frozen_written) {
+  const Lock lock(mutex_);
+  sorted_files_ = checkpointer_.files();
+  frozen_.resize(frozen_.size() - frozen_written);
+  view_ = nullptr;
 }
 
 Result<> Engine::write_new_checkpoint() {
-  DEFIB_TRY_ASSIGN(CheckpointHeader header, begin_checkpoint());
-  if (header.lsn == 0) return {};
-  const std::shared_ptr<const View> view = versions_->view();
-  const std::uint64_t covered = view->catalog().position;
-  const std::uint64_t boundary = header.lsn;
-  if (covered !=
-      header.lsn) {  // Commits came in between: their block's checksum is not known here.
-    header.lsn = covered;
-    header.chain_known = false;
+  DEFIB_TRY_ASSIGN(const CheckpointStart start, begin_checkpoint());
+  if (start.boundary == 0) return {};
+  const std::uint64_t before = checkpointer_.bytes_written();
+  if (auto failed = checkpointer_.write_run(start, replay_rate_, make_pace())) {
+    return checkpoint_error(std::move(*failed));
   }
-  header.uuid = identity_.uuid;
-  header.epoch = log_.epoch();
-  header.created_wall_ns = clock_.wall_ns();
-  // Nothing may be in a checkpoint that a power failure could still take out of the log.
-  Result<> done = log_.sync();
-  if (done) {
-    const auto between = [this] { (void)log_.sync(); };  // Its failure is found by the next commit.
-    auto written = write_checkpoint(files_, dir_, header, view->catalog(), between);
-    if (!written) done = Error(std::move(written.error()));
-  }
-  if (!done) {
-    const Error error = storage_error(std::move(done.error()));
-    const Lock lock(mutex_);
-    note_failure(lock);
-    return error;
-  }
+  install_files(start.frozen.size());
   {
     const Lock lock(mutex_);
-    checkpoint_lsn_ = covered;
+    checkpoint_lsn_ = start.boundary;
+    tail_at_open_ -= frozen_tail_;
+    frozen_tail_ = 0;
+    log_at_checkpoint_ = log_at_freeze_;
+    ++counts_.checkpoints;
+    counts_.checkpoint_bytes += checkpointer_.bytes_written() - before;
+    if (!merge_scheduled_ && checkpointer_.merge_is_due() && !closed_) {
+      merge_scheduled_ = true;
+      schedule(heavy_, &Engine::background_merge);
+    }
   }
-  return remove_covered(boundary);
-}
-
-// Segments that begin at or before `boundary` end there: the log was rotated after it.
-Result<> Engine::remove_covered(std::uint64_t boundary) {
-  DEFIB_TRY_ASSIGN(const std::vector<std::string> checkpoints, list_checkpoints(files_, dir_));
-  for (std::size_t i = 1; i < checkpoints.size(); ++i) {
-    DEFIB_TRY(files_.remove(os::join_path(dir_, checkpoints[i])));
+  if (Result<> gone = log_.retire(start.boundary, options_.log_retention); !gone) {
+    return noted_storage_error(std::move(gone.error()));
   }
-  if (checkpoints.size() > 1) DEFIB_TRY(files_.sync_dir(dir_));
-  const std::string wal = os::join_path(dir_, kWalDir);
-  DEFIB_TRY_ASSIGN(const std::vector<std::string> segments, list_segments(files_, dir_));
-  bool removed = false;
-  for (const std::string& name : segments) {
-    if (parse_segment_name(name)->first_lsn > boundary) break;
-    DEFIB_TRY(files_.remove(os::join_path(wal, name)));
-    removed = true;
-  }
-  return removed ? files_.sync_dir(wal) : Result<>();
+  return {};
 }
 
 Result<> Engine::sync() {
@@ -431,158 +584,56 @@ Result<> Engine::close() {
 Result<> Engine::finish_closing() {
   if (opened_clean_ && !started_writing_) return lock_->set_state("closed");
   DEFIB_TRY(write_new_checkpoint());
-  Result<> done = remove_covered(checkpoint_lsn_ + 1);  // Empty segments too.
+  Result<> done = log_.retire(checkpoint_lsn_, options_.log_retention);
+  log_.discard_spares();
+  if (done) done = checkpointer_.settle();
   if (done) done = lock_->set_state("closed");
   if (done) {
-    const CleanRecord record{.uuid = identity_.uuid, .lsn = checkpoint_lsn_, .epoch = log_.epoch()};
+    const CleanRecord record{.uuid = identity_.uuid,
+                             .lsn = checkpoint_lsn_,
+                             .epoch = log_.epoch(),
+                             .manifest_sequence = checkpointer_.manifest().sequence};
     // The last write of all: from here on none of the five indicators holds.
     done = os::write_file_atomically(files_, os::join_path(dir_, kCleanMarker), encode(record));
   }
-  if (!done) return storage_error(std::move(done.error()));
+  if (!done) return noted_storage_error(std::move(done.error()));
+  remove_ack_word(files_, identity_.uuid);
   return {};
 }
 
 Result<VerifyReport> Engine::verify() {
   DEFIB_TRY(sync());
   DEFIB_TRY_ASSIGN(VerifyReport report, verify_files(dir_, options_));
-  const std::shared_ptr<const View> view = versions_->view();
-  for (const TableState& table : view->catalog().tables) {
-    if (const Result<> sound = check(table.tree); !sound) {
-      report.findings.push_back({"table " + escape(table.name), sound.error().message()});
-    }
+  const Lock lock(mutex_);
+  apply_published(lock);
+  if (const Result<> sound = active_->check(); !sound) {
+    report.findings.push_back({"memory", sound.error().message()});
   }
   return report;
 }
 
 Result<> Engine::stream(std::uint64_t from,
                         const std::function<bool(const CommittedTransaction&)>& sink) {
-  const std::uint64_t last = versions_->published()->position;
-  if (from > last) return {};
-  DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_segments(files_, dir_));
-  const std::uint64_t first = names.empty() ? last + 1 : parse_segment_name(names[0])->first_lsn;
-  if (from < first) {
-    return Error(Code::kNotFound, fmt::format("the log reaches back to commit {} only", first))
-        .with("first", static_cast<std::int64_t>(first));
+  std::uint64_t last = 0;
+  {
+    const Lock lock(mutex_);
+    last = published_;
   }
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    if (i + 1 < names.size() && parse_segment_name(names[i + 1])->first_lsn <= from) continue;
-    auto segments = read_segments(files_, dir_, {names[i]}, identity_, nullptr);
-    if (!segments && segments.error().code() == Code::kFileNotFound) {
-      return stream(from, sink);  // A checkpoint let it go meanwhile; the answer is NotFound now.
-    }
-    if (!segments) return Error(std::move(segments.error()));
-    LogAssessment log;
-    log.live = {0};
-    DEFIB_TRY_ASSIGN(const std::vector<TransactionView> transactions,
-                     live_transactions(*segments, log, from - 1));
-    for (const TransactionView& transaction : transactions) {
-      if (transaction.number > last) return {};
-      CommittedTransaction committed{.number = transaction.number, .changes = {}};
-      for (const RecordView& change : transaction.changes) {
-        committed.changes.push_back(
-            {std::string(change.table), std::string(change.key),
-             change.erased ? std::nullopt : std::optional<std::string>(change.value)});
-      }
-      if (!sink(committed)) return {};
-      from = transaction.number + 1;
-    }
-  }
-  return {};
+  const auto held = log_.hold_segments();
+  return stream_log(files_, dir_, identity_, from, last, sink);
 }
 
-EngineTransaction::EngineTransaction(Engine& engine, const Catalog& base, std::uint64_t generation)
-    : engine_(engine),
-      generation_(generation),
-      catalog_(base),
-      writer_(engine.edit_version_++, &delta_) {}
-
-Result<> EngineTransaction::check_open() const {
-  if (*is_open_) return {};
-  return Error(Code::kInvalidArgument, "the transaction has ended");
-}
-
-Result<> EngineTransaction::check_sizes(std::string_view table, std::string_view key,
-                                        std::string_view value) const {
-  const auto too_large = [](std::string_view what, std::size_t size, std::size_t limit) {
-    return Error(Code::kKeyOrValueTooLarge,
-                 fmt::format("a {} of {} bytes; the limit is {}", what, size, limit))
-        .with("limit", static_cast<std::int64_t>(limit));
-  };
-  if (table.empty()) return Error(Code::kInvalidArgument, "a table's name is empty");
-  if (table.size() > kMaxTableName) return too_large("table name", table.size(), kMaxTableName);
-  if (key.size() > kMaxKeySize) return too_large("key", key.size(), kMaxKeySize);
-  if (value.size() > kMaxValueSize) return too_large("value", value.size(), kMaxValueSize);
-  constexpr std::size_t kOverhead = 64;
-  if (encoder_.size() + table.size() + key.size() + value.size() + kOverhead >
-      kMaxTransactionSize) {
-    return Error(Code::kLimitExceeded,
-                 fmt::format("a transaction larger than {} bytes", kMaxTransactionSize))
-        .with("limit", static_cast<std::int64_t>(kMaxTransactionSize));
-  }
-  return {};
-}
-
-Result<std::optional<std::string>> EngineTransaction::get(std::string_view table,
-                                                          std::string_view key) {
-  DEFIB_TRY(check_open());
-  const Tree* tree = catalog_.find(table);
-  const Record* record = tree != nullptr ? find(*tree, key) : nullptr;
-  if (record == nullptr) return std::optional<std::string>();
-  return std::optional<std::string>(record->value());
-}
-
-Result<std::unique_ptr<Cursor>> EngineTransaction::scan(std::string_view table) {
-  DEFIB_TRY(check_open());
-  // What the cursor walks stays as it is: later changes copy.
-  writer_.set_version(engine_.edit_version_++);
-  return make_cursor(catalog_.find(table), nullptr, is_open_);
-}
-
-Result<> EngineTransaction::put(std::string_view table, std::string_view key,
-                                std::string_view value) {
-  DEFIB_TRY(check_open());
-  DEFIB_TRY(check_sizes(table, key, value));
-  writer_.put(catalog_.find_or_add(table), key, value);
-  encoder_.put(table, key, value);
-  return {};
-}
-
-Result<> EngineTransaction::erase(std::string_view table, std::string_view key) {
-  DEFIB_TRY(check_open());
-  DEFIB_TRY(check_sizes(table, key, {}));
-  const Tree* tree = catalog_.find(table);
-  if (tree == nullptr || find(*tree, key) == nullptr) return {};
-  writer_.erase(catalog_.find_or_add(table), key);
-  encoder_.erase(table, key);
-  return {};
-}
-
-Result<std::uint64_t> EngineTransaction::commit(Durability durability) {
-  DEFIB_TRY(check_open());
-  *is_open_ = false;
-  return engine_.commit(*this, durability);
-}
-
-void EngineTransaction::rollback() {
-  if (!*is_open_) return;
-  *is_open_ = false;
-  delta_.undo();
-  const Engine::Lock lock(engine_.mutex_);
-  engine_.end_transaction(lock);
-}
-
-Result<std::unique_ptr<Store>> Store::open(const std::string& dir, Options options) {
-  if (options.files == nullptr) options.files = &os::real_files();
-  if (options.clock == nullptr) options.clock = &os::real_clock();
-  DEFIB_TRY_ASSIGN(Opened opened, open_files(dir, options));
-  return std::unique_ptr<Store>(std::make_unique<Engine>(dir, options, std::move(opened)));
-}
-
-Result<std::uint64_t> put(Store& store, std::string_view table, std::string_view key,
-                          std::string_view value, Durability durability) {
-  DEFIB_TRY_ASSIGN(const std::unique_ptr<Transaction> transaction, store.begin());
-  DEFIB_TRY(transaction->put(table, key, value));
-  return transaction->commit(durability);
+Statistics Engine::statistics() const {
+  const Lock lock(mutex_);
+  Statistics now = counts_;
+  now.log_bytes = log_.appended_bytes();
+  now.tail_bytes = tail_bytes(lock);
+  now.memory_bytes = active_->memory();
+  for (const auto& file : sorted_files_) now.mapped_bytes += file->touched_bytes();
+  now.runs = static_cast<std::uint32_t>(sorted_files_.empty() ? 0 : sorted_files_.size() - 1);
+  now.replay_bytes_per_second = replay_rate_;
+  now.estimated_recovery = estimated_replay(now.tail_bytes);
+  return now;
 }
 
 }  // namespace defib::store

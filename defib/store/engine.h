@@ -1,13 +1,22 @@
 // Engine: the store while it is open for writing.
 //
 // A commit passes four steps: numbered (under mutex_, in the order of commits), written to the log
-// (by whichever committing thread leads; the others' transactions ride in its block), synced if it
+// (by whichever committing thread leads; the others' transactions ride in its write), synced if it
 // asks for kPower (one sync serves all that were written before it), and published to readers. A
 // commit is visible once it, or one after it, is acknowledged.
 //
-// When a write finds the disk full, every commit that is not written yet fails with StoreFull and
-// the tables go back to the last written one: transactions that had built on it fail when they
-// commit. Any other failure poisons the store.
+// What a commit changes enters the active overlay only when it is published, so a commit that fails
+// needs no undoing: it is dropped. Transactions that follow read the commits before them that are
+// still on their way from their change sets. Published changes wait in small batches, because many
+// together enter the overlay at a fraction of the cost; whoever takes a view applies them first.
+//
+// A checkpoint freezes the overlay and ends the log's segment (the writer waits for no more than
+// one sync), writes the frozen overlays as a run, names it in the manifest, and lets the log behind
+// it go. When runs are many, they are merged with the base in the background.
+//
+// When a write finds the disk full, every commit that is not written yet fails with StoreFull, and
+// so do transactions that had read them. Any other failure to write or sync poisons the store. A
+// part of the files that cannot be read fails what needs it, and nothing else.
 //
 // Thread rule: as in store.h. Lock order: checkpoint_mutex_, then mutex_, then the log's own.
 
@@ -16,17 +25,20 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "defib/store/change_set.h"
+#include "defib/store/checkpointer.h"
 #include "defib/store/lock.h"
 #include "defib/store/log_writer.h"
 #include "defib/store/opening.h"
 #include "defib/store/store.h"
-#include "defib/store/versions.h"
+#include "defib/store/view.h"
 
 namespace defib::store {
 
@@ -47,7 +59,11 @@ class Engine final : public Store {
   Result<VerifyReport> verify() override;
   Result<> stream(std::uint64_t from,
                   const std::function<bool(const CommittedTransaction&)>& sink) override;
+  Statistics statistics() const override;
   const recovery::ProcedureResult& recovery_result() const override { return recovery_result_; }
+
+  // Builds the declared indexes that are not complete in the store. Called once, after opening.
+  Result<> build_indexes();
 
  private:
   friend class EngineTransaction;
@@ -59,57 +75,76 @@ class Engine final : public Store {
   // A numbered commit on its way.
   struct Pending {
     std::uint64_t lsn = 0;
-    std::string payload;
-    CatalogPtr catalog;
-    Delta delta;
+    ChangeSet changes;
     bool written = false;
     std::optional<Error> error;
   };
   using PendingPtr = std::shared_ptr<Pending>;
   using Lock = std::unique_lock<std::mutex>;
+  using Task = void (Engine::*)();
+  // One of the executors' threads of tasks, each task at most once in it.
+  struct Lane {
+    Executor* executor = nullptr;
+    std::shared_ptr<Gate> gate;
+  };
 
+  Result<> build_index(const IndexDefinition& index);
   Result<std::uint64_t> commit(EngineTransaction& transaction, Durability durability);
   void end_transaction(const Lock& lock);
   Result<> wait_written(const PendingPtr& own, Lock& lock);
   void write_group(Lock& lock);
   void fail_unwritten(const Error& error, const Lock& lock);
   void publish_up_to(std::uint64_t lsn, const Lock& lock);
+  void apply_published(const Lock& lock);
+  ViewPtr view(const Lock& lock);
+  void trim_cache(const std::vector<std::shared_ptr<const SortedFile>>& files) const;
   Result<> refuse_if_unusable() const;
   Error poisoned(const Error& cause) const;
   Error full(const Error& cause) const;
   Result<> start_writing(const Lock& lock);
   void note_failure(const Lock& lock);
 
-  void schedule(void (Engine::*task)());
+  void schedule(const Lane& lane, Task task);
   void background_sync();
   void schedule_background_sync(const Lock& lock);
   void background_checkpoint();
   void schedule_checkpoint_if_due(const Lock& lock);
+  void background_merge();
+  std::uint64_t tail_bytes(const Lock& lock) const;
+  // Of log that may stand behind the last checkpoint before the next one begins; 0: no limit.
+  std::uint64_t tail_limit() const;
+  os::Duration estimated_replay(std::uint64_t tail) const;
+  void slow_down_if_behind();
 
-  // Precondition of both: checkpoint_mutex_ is held.
+  // Precondition of the following: checkpoint_mutex_ is held.
   Result<> write_new_checkpoint();
   Result<> finish_closing();
-  Result<CheckpointHeader> begin_checkpoint();
-  Result<> remove_covered(std::uint64_t boundary);
+  Result<CheckpointStart> begin_checkpoint();
+  void install_files(std::size_t frozen_written);
+  // Paces what the background writes, keeps syncs coming meanwhile, and ends it when the store
+  // goes.
+  Pace make_pace();
   // StoreFull, or the poisoning failure that it is.
   Error storage_error(Error error);
+  Error noted_storage_error(Error cause);
+  Error checkpoint_error(CheckpointFailure failure);
 
   const std::string dir_;
   const Options options_;
   const bool opened_clean_;
   os::Files& files_;
   const os::Clock& clock_;
-  std::unique_ptr<Executor> own_executor_;
-  Executor* executor_;
-  std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
+  OwnExecutors own_executors_;
+  Lane light_;  // syncs and segments: short tasks
+  Lane heavy_;  // checkpoints and merges
   const Identity identity_;
   std::unique_ptr<StoreLock> lock_;
   recovery::ProcedureResult recovery_result_;
-  std::shared_ptr<Versions> versions_;
   LogWriter log_;
-  std::atomic<std::uint64_t> edit_version_ = 1;  // of trees; never used twice
+  std::map<std::string, std::vector<const IndexDefinition*>, std::less<>> indexes_;  // by table
 
-  std::mutex checkpoint_mutex_;  // one checkpoint at a time, and close() after it
+  std::mutex checkpoint_mutex_;  // one checkpoint or merge at a time, and close() after it
+  Checkpointer checkpointer_;    // guarded by it
 
   mutable std::mutex mutex_;         // guards all below
   std::condition_variable changed_;  // a write ended
@@ -118,24 +153,38 @@ class Engine final : public Store {
   bool writing_ = false;          // a thread leads a write to the log
   bool started_writing_ = false;  // the clean mark is gone
   bool closed_ = false;
-  bool stopping_ = false;
   bool marked_failure_ = false;
   bool sync_scheduled_ = false;
   bool checkpoint_scheduled_ = false;
+  bool merge_scheduled_ = false;
+  std::atomic<bool> stopping_ = false;
   std::deque<PendingPtr> unwritten_;    // numbered, in order
   std::deque<PendingPtr> unpublished_;  // written or not, in order
-  CatalogPtr head_;                     // after the last numbered commit
-  std::uint64_t generation_ = 0;        // how often head_ went back
-  std::vector<Delta> orphans_;  // of failed commits, which an open transaction may still read
+  std::vector<PendingPtr> unapplied_;   // published, not in the overlay yet
+  std::size_t unapplied_changes_ = 0;
+  std::uint64_t last_numbered_;
+  std::uint64_t published_;
+  std::uint64_t generation_ = 0;  // how often numbered commits were dropped
+  std::shared_ptr<const TableNames> names_;
+  std::shared_ptr<Overlay> active_;
+  std::vector<std::shared_ptr<const OverlayView>> frozen_;       // newest first
+  std::vector<std::shared_ptr<const SortedFile>> sorted_files_;  // newest first
+  ViewPtr view_;                                                 // null: to be made anew
+  std::map<std::string, std::vector<std::string>, std::less<>> undeclared_;  // table -> indexes
   std::uint64_t checkpoint_lsn_;
   std::uint64_t log_at_checkpoint_ = 0;  // log_.appended_bytes() when the last one began
+  std::uint64_t log_at_freeze_ = 0;      // ... when the present one did
   std::uint64_t tail_at_open_;           // bytes of log behind the checkpoint, before this opening
+  std::uint64_t frozen_tail_ = 0;        // of tail_at_open_, what the present one covers
   std::uint64_t retry_checkpoint_at_ = 0;  // appended bytes before a failed one is tried again
+  std::atomic<std::uint64_t> replay_rate_;
+  Statistics counts_;
 };
 
 class EngineTransaction final : public Transaction {
  public:
-  EngineTransaction(Engine& engine, const Catalog& base, std::uint64_t generation);
+  EngineTransaction(Engine& engine, std::shared_ptr<const TableNames> names,
+                    std::uint64_t generation);
   ~EngineTransaction() override { rollback(); }
   Result<std::optional<std::string>> get(std::string_view table, std::string_view key) override;
   Result<std::unique_ptr<Cursor>> scan(std::string_view table) override;
@@ -146,15 +195,27 @@ class EngineTransaction final : public Transaction {
 
  private:
   friend class Engine;
-  Result<> check_open() const;
-  Result<> check_sizes(std::string_view table, std::string_view key, std::string_view value) const;
+  Result<> check(std::string_view table, std::string_view key, std::string_view value) const;
+  TableId id_of(std::string_view table);
+  Result<std::optional<std::string>> read(TableId table, std::string_view key);
+  // Without looking after indexes.
+  void put_plain(std::string_view table, std::string_view key, std::string_view value);
+  void erase_plain(std::string_view table, std::string_view key);
+  bool has_indexes(std::string_view table) const;
+  Result<> update_indexes(std::string_view table, std::string_view key,
+                          const std::optional<std::string>& before,
+                          const std::optional<std::string_view>& after);
+  Result<> check_unique(const IndexDefinition& index, std::string_view secondary,
+                        std::string_view key);
+
   Engine& engine_;
   std::shared_ptr<bool> is_open_ = std::make_shared<bool>(true);
   std::uint64_t generation_;
-  Catalog catalog_;
-  Delta delta_;
-  TreeWriter writer_;
-  TransactionEncoder encoder_;
+  std::shared_ptr<const TableNames> names_;
+  std::string last_name_;  // of the table last asked for, whose number is last_id_
+  TableId last_id_ = 0;
+  ChangeSet changes_;
+  std::vector<std::string> dropped_;  // tables whose undeclared indexes this transaction drops
 };
 
 }  // namespace defib::store

@@ -366,7 +366,9 @@ TEST(StoreFault, ARefusedReadIsAnErrorAndNeverOtherData) {
       const auto disk = image->killed(0, 0);
       disk->set_read_fault(
           [&](std::string_view read, std::uint64_t offset, std::span<char>& bytes) -> Result<> {
-            if (read == path && offset <= bad && bad < offset + bytes.size()) {
+            // The kernel reads whole pages: what shares one with a bad sector cannot be read either.
+            const std::uint64_t first = offset / 4096 * 4096;
+            if (read == path && first <= bad && bad / 4096 * 4096 < offset + bytes.size()) {
               return Error(Code::kIoError, "injected").with("path", path);
             }
             return {};
@@ -377,7 +379,8 @@ TEST(StoreFault, ARefusedReadIsAnErrorAndNeverOtherData) {
       if (!store) continue;
       const auto shown = testing_util::try_dump(**(*store)->snapshot());
       if (!shown) {
-        EXPECT_EQ(shown.error().code(), Code::kCorrupted) << shown.error().to_text();
+        const Code code = shown.error().code();
+        EXPECT_TRUE(code == Code::kCorrupted || code == Code::kIoError) << shown.error().to_text();
       } else {
         ASSERT_EQ(*shown, whole) << path << ", unreadable at " << bad;
       }

@@ -118,7 +118,7 @@ std::optional<Identity> decode_identity(std::string_view bytes, std::string& pro
 std::string encode(const SegmentHeader& header) {
   std::string out(kSegmentMagic);
   Writer writer(out);
-  writer.u32(kFormatVersion);
+  writer.u32(kLogVersion);
   writer.u32(kPageSize);
   writer.bytes(header.uuid);
   writer.u64(header.epoch);
@@ -136,7 +136,7 @@ std::optional<SegmentHeader> decode_segment_header(std::string_view bytes, std::
   if (!open_sealed(bytes, kPageSize, kSegmentMagic, problem)) return std::nullopt;
   Reader reader(bytes.substr(kSegmentMagic.size()));
   const std::uint32_t version = reader.u32();
-  if (version != kFormatVersion) {
+  if (version != kLogVersion) {
     problem = fmt::format("format version {}", version);
     return std::nullopt;
   }
@@ -207,7 +207,7 @@ BlockHeader load_block_header(const char* at) {
 std::string encode(const CheckpointHeader& header) {
   std::string out(kCheckpointMagic);
   Writer writer(out);
-  writer.u32(kFormatVersion);
+  writer.u32(kCheckpointVersion);
   writer.u32(kPageSize);
   writer.bytes(header.uuid);
   writer.u64(header.epoch);
@@ -223,7 +223,7 @@ std::optional<CheckpointHeader> decode_checkpoint_header(std::string_view bytes,
   if (!open_sealed(bytes, kPageSize, kCheckpointMagic, problem)) return std::nullopt;
   Reader reader(bytes.substr(kCheckpointMagic.size()));
   const std::uint32_t version = reader.u32();
-  if (version != kFormatVersion) {
+  if (version != kCheckpointVersion) {
     problem = fmt::format("format version {}", version);
     return std::nullopt;
   }
@@ -296,6 +296,7 @@ std::string encode(const CleanRecord& record) {
   writer.bytes(record.uuid);
   writer.u64(record.lsn);
   writer.u64(record.epoch);
+  writer.u64(record.manifest_sequence);
   return seal(std::move(out), kCleanSize);
 }
 
@@ -310,6 +311,7 @@ std::optional<CleanRecord> decode_clean_record(std::string_view bytes, std::stri
   record.uuid = reader.bytes(kUuidSize);
   record.lsn = reader.u64();
   record.epoch = reader.u64();
+  record.manifest_sequence = reader.u64();
   return record;
 }
 

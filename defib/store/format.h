@@ -18,8 +18,15 @@
 
 namespace defib::store {
 
-inline constexpr std::uint32_t kFormatVersion = 1;
-inline constexpr std::uint32_t kPageSize = 4096;
+inline constexpr std::uint32_t kFormatVersion = 2;
+// Of the log's segments, which have not changed since the first version.
+inline constexpr std::uint32_t kLogVersion = 1;
+// Of the one checkpoint file that the first version had; read when such a store is migrated.
+inline constexpr std::uint32_t kCheckpointVersion = 1;
+inline constexpr std::uint32_t kPageSize = 4096;  // of a segment's header
+// Of the page file and of the blocks of base and runs; a power of two.
+inline constexpr std::uint32_t kSmallestPage = 4096;
+inline constexpr std::uint32_t kLargestPage = 65536;
 inline constexpr std::size_t kUuidSize = 32;  // hexadecimal digits
 inline constexpr std::size_t kBlockAlignment = 64;
 inline constexpr std::size_t kBlockHeaderSize = 64;
@@ -30,15 +37,15 @@ inline constexpr std::size_t kMaxTransactionSize = 1U << 30;
 inline constexpr std::string_view kIdentityFile = "store.id";
 inline constexpr std::string_view kLockFile = "LOCK";
 inline constexpr std::string_view kWalDir = "wal";
+inline constexpr std::string_view kDataDir = "data";  // base and runs
 inline constexpr std::string_view kQuarantineDir = "quarantine";
 inline constexpr std::string_view kRecoveryMarker = ".recovery_needed";
 inline constexpr std::string_view kCleanMarker = ".clean_shutdown";
-inline constexpr std::string_view kDoubleWriteFile = "dwb.pg";  // of a later format version
 
 // Who the store is; written once, when it is created.
 struct Identity {
   std::uint32_t version = kFormatVersion;
-  std::uint32_t page_size = kPageSize;
+  std::uint32_t page_size = 16 << 10;
   std::string uuid;
   std::int64_t created_wall_ns = 0;
   // Ties each block to its store.
@@ -97,6 +104,7 @@ struct CleanRecord {
   std::string uuid;
   std::uint64_t lsn = 0;
   std::uint64_t epoch = 0;
+  std::uint64_t manifest_sequence = 0;
 };
 
 // Decoders answer nullopt and say in `problem` what does not hold.
@@ -145,6 +153,8 @@ class TransactionEncoder {
   void erase(std::string_view table, std::string_view key);
   std::uint32_t changes() const { return changes_; }
   std::size_t size() const { return bytes_.size(); }
+  // What stands there so far. A change's key and value are its last bytes.
+  std::string_view bytes() const { return bytes_; }
   // The transaction under its number; the encoder is empty afterwards.
   std::string finish(std::uint64_t number);
   void clear();

@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "defib/base/bytes.h"
-#include "defib/store/checkpoint.h"
+#include "defib/store/executor.h"
 #include "defib/store/picture.h"
 
 namespace defib::store {
@@ -23,54 +23,6 @@ struct Environment {
 Environment environment(const Options& options) {
   return {options.files != nullptr ? *options.files : os::real_files(),
           options.clock != nullptr ? *options.clock : os::real_clock()};
-}
-
-struct Picture {
-  Identity identity;
-  std::string checkpoint_path;  // empty: none
-  std::optional<CheckpointHeader> checkpoint;
-  std::vector<Segment> segments;
-  Result<LogAssessment> log = LogAssessment{};
-};
-
-Result<Picture> look(const Environment& env, const std::string& dir) {
-  Picture picture;
-  DEFIB_TRY_ASSIGN(picture.identity, read_identity(env.files, dir));
-  // The checkpoint first: segments that vanish meanwhile are in a newer one, and we look again.
-  DEFIB_TRY_ASSIGN(const std::string checkpoint, newest_checkpoint(env.files, dir));
-  if (!checkpoint.empty()) {
-    picture.checkpoint_path = os::join_path(dir, checkpoint);
-    auto header = read_checkpoint_header(env.files, picture.checkpoint_path, picture.identity);
-    if (!header) return checkpoint_unusable(std::move(header.error()));
-    picture.checkpoint = *std::move(header);
-  }
-  DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_segments(env.files, dir));
-  DEFIB_TRY_ASSIGN(picture.segments,
-                   read_segments(env.files, dir, names, picture.identity, nullptr));
-  LogContext context;
-  context.identity = picture.identity;
-  context.base = log_base(picture.checkpoint);
-  context.boot_id = env.clock.boot_id();
-  picture.log = assess_log(picture.segments, context);
-  return picture;
-}
-
-Result<Catalog> build_catalog(const Environment& env, const Picture& picture) {
-  if (!picture.log) return picture.log.error();
-  Catalog catalog;
-  if (picture.checkpoint) {
-    auto read = read_checkpoint(env.files, picture.checkpoint_path, picture.identity, nullptr);
-    if (!read) return checkpoint_unusable(std::move(read.error()));
-    catalog = *std::move(read);
-  }
-  auto transactions = live_transactions(picture.segments, *picture.log, catalog.position);
-  if (!transactions) {
-    for (TableState& table : catalog.tables) destroy(table.tree);
-    return Error(std::move(transactions.error()));
-  }
-  for (const TransactionView& transaction : *transactions) apply(catalog, transaction);
-  catalog.drop_empty_tables();
-  return catalog;
 }
 
 // Repeats `attempt` while its result may come from files that a live writer was changing.
@@ -100,7 +52,8 @@ class Verification {
     }
     identity_ = *std::move(identity);
     check_markers();
-    DEFIB_TRY(check_checkpoints());
+    DEFIB_TRY(check_pages());
+    DEFIB_TRY(check_sorted_files());
     DEFIB_TRY(check_log());
     return std::move(report_);
   }
@@ -120,34 +73,54 @@ class Verification {
     }
   }
 
-  Result<> check_checkpoints() {
-    DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_checkpoints(env_.files, dir_));
-    for (const std::string& name : names) {
-      const std::string path = os::join_path(dir_, name);
-      auto header = read_checkpoint_header(env_.files, path, identity_);
-      // Damaged further on or not, it says which commits the log need not hold.
-      if (header && !checkpoint_) checkpoint_ = *header;
-      auto catalog = header ? read_checkpoint(env_.files, path, identity_, nullptr)
-                            : Result<Catalog>(header.error());
-      if (!catalog) {
-        if (catalog.error().code() == Code::kFileNotFound) return Error(catalog.error());
-        finding(name, catalog.error().message());
+  Result<> check_pages() {
+    DEFIB_TRY_ASSIGN(const std::vector<std::string> problems,
+                     verify_page_file(env_.files, dir_, identity_.uuid));
+    for (const std::string& problem : problems) finding(std::string(kPageFile), problem);
+    auto pages = read_page_file(env_.files, dir_, identity_.uuid);
+    if (pages) {
+      manifest_ = std::move(pages->manifest);
+    } else if (problems.empty()) {
+      finding(std::string(kPageFile), pages.error().message());
+    }
+    return {};
+  }
+
+  Result<> check_sorted_files() {
+    if (!manifest_) return {};
+    for (const SortedFileInfo& info : manifest_->files) {
+      const std::string name = os::join_path(kDataDir, sorted_file_name(info));
+      const auto file =
+          SortedFile::open(env_.files, os::join_path(dir_, name), info, identity_.uuid);
+      if (!file) {
+        // Gone under a live writer that has merged it: the caller looks again.
+        if (file.error().code() == Code::kFileNotFound) {
+          finding(name, "the file is missing");
+        } else {
+          finding(name, file.error().message());
+        }
         continue;
       }
-      report_.checkpoint_records += catalog->records();
-      for (TableState& table : catalog->tables) destroy(table.tree);
+      DEFIB_TRY_ASSIGN(const std::vector<SortedDamage> damages, (*file)->verify(nullptr));
+      for (const SortedDamage& damage : damages) {
+        finding(fmt::format("{} at offset {}, {} bytes", name, damage.offset, damage.size),
+                damage.problem);
+      }
+      report_.checkpoint_records += info.records;
     }
     return {};
   }
 
   Result<> check_log() {
+    OneThread helper;
     DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_segments(env_.files, dir_));
     DEFIB_TRY_ASSIGN(const std::vector<Segment> segments,
-                     read_segments(env_.files, dir_, names, identity_, nullptr));
+                     scan_segments(env_.files, dir_, names, identity_,
+                                   {.mode = ReadMode::kCopy, .executor = &helper}, nullptr));
     for (const Segment& segment : segments) check_segment(segment);
     LogContext context;
     context.identity = identity_;
-    context.base = log_base(checkpoint_);
+    if (manifest_) context.base = log_base(*manifest_);
     context.boot_id = env_.clock.boot_id();
     const auto log = assess_log(segments, context);
     if (!log) {
@@ -181,7 +154,7 @@ class Verification {
   const Environment& env_;
   std::string dir_;
   Identity identity_;
-  std::optional<CheckpointHeader> checkpoint_;
+  std::optional<Manifest> manifest_;
   std::optional<CleanRecord> clean_;
   VerifyReport report_;
 };
@@ -190,19 +163,19 @@ class Verification {
 
 Result<std::unique_ptr<Snapshot>> Store::open_read_only(const std::string& dir, Options options) {
   const Environment env = environment(options);
-  const auto attempt = [&]() -> Result<Catalog> {
-    DEFIB_TRY_ASSIGN(const Picture picture, look(env, dir));
-    return build_catalog(env, picture);
+  const auto attempt = [&]() -> Result<ViewPtr> {
+    DEFIB_TRY_ASSIGN(Picture picture, take_picture(env.files, env.clock, dir));
+    return build_view(env.files, dir, std::move(picture));
   };
-  auto catalog = look_until(env, dir, attempt, [](const auto& r) { return r.has_value(); });
-  if (!catalog) return Error(std::move(catalog.error()));
-  return make_snapshot(std::make_shared<Versions>(*std::move(catalog))->view());
+  auto view = look_until(env, dir, attempt, [](const auto& r) { return r.has_value(); });
+  if (!view) return Error(std::move(view.error()));
+  return make_snapshot(*std::move(view));
 }
 
 Result<Status> Store::status(const std::string& dir, Options options) {
   const Environment env = environment(options);
   auto looked = look_until(
-      env, dir, [&] { return look(env, dir); },
+      env, dir, [&] { return take_picture(env.files, env.clock, dir); },
       [](const auto& r) { return r.has_value() && r->log.has_value(); });
   Status status;
   status.path = dir;
@@ -210,7 +183,7 @@ Result<Status> Store::status(const std::string& dir, Options options) {
   status.lock_holder = living_holder(read_lock_record(env.files, dir), env.clock);
   status.recovery_needed = any_present(status.indicators) && status.lock_holder.empty();
   if (!looked) {
-    // What a damaged checkpoint leaves to be said is still said.
+    // What a damaged page file leaves to be said is still said.
     if (looked.error().code() != Code::kRecoveryImpossible) return Error(looked.error());
     DEFIB_TRY_ASSIGN(const Identity identity, read_identity(env.files, dir));
     status.format_version = identity.version;
@@ -219,13 +192,14 @@ Result<Status> Store::status(const std::string& dir, Options options) {
     return status;
   }
   const Picture& picture = *looked;
+  const Manifest& manifest = picture.pages.manifest;
   status.format_version = picture.identity.version;
   status.page_size = picture.identity.page_size;
   status.uuid = picture.identity.uuid;
-  if (picture.checkpoint) {
-    status.checkpoint_commit = picture.checkpoint->lsn;
-    const auto file = env.files.open(picture.checkpoint_path, os::OpenMode::kRead);
-    if (file) status.checkpoint_bytes = (*file)->size().value_or(0);
+  status.checkpoint_commit = manifest.checkpoint_commit;
+  for (const SortedFileInfo& info : manifest.files) {
+    status.checkpoint_bytes += info.size;
+    status.runs += info.kind == SortedKind::kRun ? 1 : 0;
   }
   status.last_commit = status.checkpoint_commit;
   for (const Segment& segment : picture.segments) {

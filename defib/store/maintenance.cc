@@ -3,22 +3,19 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <map>
 
 #include "defib/base/bytes.h"
-#include "defib/store/checkpoint.h"
 #include "defib/store/picture.h"
+#include "defib/store/secondary_index.h"
 
 namespace defib::store {
 namespace {
 
 using wire::Json;
 
-constexpr std::size_t kCopyBatch = 4 << 20;  // bytes in one transaction of a copy
-
-Options filled(Options options) {
-  if (options.files == nullptr) options.files = &os::real_files();
-  if (options.clock == nullptr) options.clock = &os::real_clock();
-  return options;
+Json with_problem(const Error& error) {
+  return Json::object({{"problem", error.message()}});
 }
 
 Json inspect_segment(const Segment& segment) {
@@ -52,249 +49,191 @@ Json inspect_segment(const Segment& segment) {
   return json;
 }
 
-Result<Json> inspect_wal(const Options& options, const std::string& dir, const Identity& identity) {
-  DEFIB_TRY_ASSIGN(const auto names, list_segments(*options.files, dir));
-  DEFIB_TRY_ASSIGN(const auto segments,
-                   read_segments(*options.files, dir, names, identity, nullptr));
+// One segment at a time, for the log may be large.
+Json inspect_wal(os::Files& files, const std::string& dir, const Identity& identity) {
+  const auto names = list_segments(files, dir);
+  if (!names) return with_problem(names.error());
   Json json = Json::array();
-  for (const Segment& segment : segments) json.push(inspect_segment(segment));
-  return json;
-}
-
-Result<Json> inspect_checkpoints(const Options& options, const std::string& dir,
-                                 const Identity& identity) {
-  DEFIB_TRY_ASSIGN(const auto names, list_checkpoints(*options.files, dir));
-  Json json = Json::array();
-  for (const std::string& name : names) {
-    const std::string path = os::join_path(dir, name);
-    Json own = Json::object({{"name", name}});
-    const auto header = read_checkpoint_header(*options.files, path, identity);
-    auto catalog = header ? read_checkpoint(*options.files, path, identity, nullptr)
-                          : Result<Catalog>(header.error());
-    if (header) {
-      own.set("commit", header->lsn).set("epoch", header->epoch);
-      own.set("created_at", os::format_time(header->created_wall_ns));
-    }
-    if (catalog) {
-      Json tables = Json::object();
-      for (TableState& table : catalog->tables) {
-        tables.set(escape(table.name), table.tree.count);
-        destroy(table.tree);
-      }
-      own.set("records_by_table", std::move(tables));
-    } else {
-      own.set("problem", catalog.error().message());
-    }
-    json.push(std::move(own));
+  for (const std::string& name : *names) {
+    const auto segments = scan_segments(files, dir, {name}, identity, {}, nullptr);
+    json.push(segments ? inspect_segment(segments->front())
+                       : with_problem(segments.error()).set("name", name));
   }
   return json;
 }
 
-Result<> require_new(os::Files& files, const std::string& to) {
-  if (!files.exists(to)) return {};
-  const auto names = files.list(to);
-  if (names && names->empty()) return {};
-  return Error(Code::kAlreadyExists, fmt::format("'{}' exists and is not empty", to))
-      .with("path", to);
+Json inspect_page(const PageDescription& page) {
+  Json json = Json::object({{"page", page.page},
+                            {"kind", page.kind},
+                            {"lsn", page.lsn},
+                            {"checksum_holds", page.crc_ok}});
+  if (!page.note.empty()) json.set("problem", page.note);
+  return json;
 }
 
-// Writes records in batches into a fresh store.
-class Copier {
- public:
-  static Result<Copier> create(const std::string& to, const Options& from) {
-    Options options;
-    options.files = from.files;
-    options.clock = from.clock;
-    options.checkpoint_after = 0;
-    DEFIB_TRY_ASSIGN(auto store, Store::open(to, options));
-    return Copier(std::move(store));
+Json inspect_pages(const PageFileDescription& found) {
+  Json json = Json::object({{"page_size", found.page_size}, {"sequence", found.sequence}});
+  if (!found.problem.empty()) json.set("problem", found.problem);
+  Json pages = Json::array();
+  for (const PageDescription& page : found.pages) pages.push(inspect_page(page));
+  return json.set("pages", std::move(pages));
+}
+
+Json inspect_buffer(const PageFileDescription& found) {
+  Json json =
+      Json::object({{"state", to_string(found.dwb)}, {"header_holds", found.dwb_header_ok}});
+  if (found.dwb_header_ok) {
+    json.set("sequence", found.dwb_sequence);
+    json.set("page_size", found.dwb_page_size);
+    json.set("images", found.dwb_count);
   }
-  Result<> add(std::string_view table, std::string_view key, std::string_view value) {
-    if (transaction_ == nullptr) {
-      DEFIB_TRY_ASSIGN(transaction_, store_->begin());
+  if (!found.dwb_note.empty()) json.set("problem", found.dwb_note);
+  Json pages = Json::array();
+  for (const PageDescription& page : found.images) pages.push(inspect_page(page));
+  return json.set("pages", std::move(pages));
+}
+
+std::string shown_name(const std::map<TableId, std::string>& names, TableId id) {
+  const auto found = names.find(id);
+  return found == names.end() ? fmt::format("table-{}", id) : escape(found->second);
+}
+
+std::map<TableId, std::string> names_of(const Manifest& manifest) {
+  std::map<TableId, std::string> names;
+  for (const ManifestTable& table : manifest.tables) names[table.id] = table.name;
+  return names;
+}
+
+Json inspect_file(os::Files& files, const std::string& dir, const SortedFileInfo& info,
+                  const std::map<TableId, std::string>& names, const std::string& uuid) {
+  const std::string name = sorted_file_name(info);
+  Json json = Json::object({{"name", name},
+                            {"kind", info.kind == SortedKind::kBase ? "base" : "run"},
+                            {"generation", info.generation},
+                            {"bytes", info.size},
+                            {"last_commit", info.last_commit},
+                            {"records", info.records},
+                            {"erased", info.erased}});
+  const auto file =
+      SortedFile::open(files, os::join_path(os::join_path(dir, kDataDir), name), info, uuid);
+  if (!file) return json.set("problem", file.error().message());
+  Json tables = Json::object();
+  for (const TableId id : (*file)->tables()) {
+    tables.set(shown_name(names, id), (*file)->records(id));
+  }
+  json.set("records_by_table", std::move(tables));
+  const auto damages = (*file)->verify(nullptr);
+  if (!damages) return json.set("problem", damages.error().message());
+  Json list = Json::array();
+  for (const SortedDamage& damage : *damages) {
+    Json one = Json::object(
+        {{"offset", damage.offset}, {"bytes", damage.size}, {"problem", damage.problem}});
+    if (damage.holds_records) {
+      one.set("table", shown_name(names, damage.table));
+      one.set("after_key", escape(damage.after_key));
+      one.set("before_key", escape(damage.before_key));
     }
-    DEFIB_TRY(transaction_->put(table, key, value));
-    ++records_;
-    batch_ += table.size() + key.size() + value.size();
-    return batch_ >= kCopyBatch ? flush() : Result<>();
+    list.push(std::move(one));
   }
-  Result<std::uint64_t> finish() {
-    DEFIB_TRY(flush());
-    DEFIB_TRY(store_->close());
-    return records_;
-  }
+  return json.set("damage", std::move(list));
+}
 
- private:
-  explicit Copier(std::unique_ptr<Store> store) : store_(std::move(store)) {}
-  Result<> flush() {
-    if (transaction_ == nullptr) return {};
-    DEFIB_TRY(transaction_->commit(Durability::kProcess));
-    transaction_.reset();
-    batch_ = 0;
-    return {};
+// Base first, then runs from oldest to newest; files that nothing names come last.
+Json inspect_files(os::Files& files, const std::string& dir, const Manifest& manifest,
+                   const std::string& uuid) {
+  const auto names = names_of(manifest);
+  Json json = Json::array();
+  for (const SortedFileInfo& info : manifest.files) {
+    json.push(inspect_file(files, dir, info, names, uuid));
   }
-  std::unique_ptr<Store> store_;
-  std::unique_ptr<Transaction> transaction_;
-  std::size_t batch_ = 0;
-  std::uint64_t records_ = 0;
-};
-
-// Reads what a damaged store still holds.
-class Salvage {
- public:
-  Salvage(const Options& options, std::string dir) : files_(*options.files), dir_(std::move(dir)) {}
-  Salvage(const Salvage&) = delete;
-  Salvage& operator=(const Salvage&) = delete;
-  ~Salvage() {
-    for (TableState& table : catalog_.tables) destroy(table.tree);
+  const auto found = files.list(os::join_path(dir, kDataDir));
+  if (!found) return json;
+  for (const std::string& name : *found) {
+    const auto is_it = [&](const SortedFileInfo& info) { return sorted_file_name(info) == name; };
+    if (std::ranges::any_of(manifest.files, is_it)) continue;
+    json.push(Json::object({{"name", name},
+                            {"problem",
+                             "the manifest does not name it; the next recovery removes "
+                             "it if it is the store's"}}));
   }
+  return json;
+}
 
-  Result<> run() {
-    if (auto identity = read_identity(files_, dir_)) {
-      tag_ = identity->tag();
-    } else if (identity.error().code() == Code::kInconsistentState) {
-      losses_.push_back(identity.error().message() + " (the new store has its own)");
-    } else {
-      return Error(std::move(identity.error()));
+Json inspect_tables(os::Files& files, const std::string& dir, const Manifest& manifest,
+                    const std::string& uuid) {
+  Json json = Json::array();
+  std::map<TableId, std::uint64_t> records;
+  std::map<TableId, std::uint64_t> erased;
+  for (const SortedFileInfo& info : manifest.files) {
+    const std::string path = os::join_path(os::join_path(dir, kDataDir), sorted_file_name(info));
+    const auto file = SortedFile::open(files, path, info, uuid);
+    if (!file) continue;
+    for (const TableId id : (*file)->tables()) records[id] += (*file)->records(id);
+  }
+  constexpr std::string_view kIndexPrefix = "\x01index/";
+  for (const ManifestTable& table : manifest.tables) {
+    Json one = Json::object({{"id", table.id}, {"name", escape(table.name)}});
+    if (table.name.starts_with(kIndexPrefix)) {
+      one.set("index", escape(table.name.substr(kIndexPrefix.size())));
     }
-    DEFIB_TRY(read_checkpoint_rest());
-    return read_log_rest();
+    one.set("internal", is_internal(table.name));
+    // Versions: a record that a run has again counts twice until they are merged.
+    one.set("record_versions", records[table.id]);
+    json.push(std::move(one));
   }
-  const Catalog& catalog() const { return catalog_; }
-  std::vector<std::string> take_losses() { return std::move(losses_); }
+  return json;
+}
 
- private:
-  Result<> read_checkpoint_rest() {
-    DEFIB_TRY_ASSIGN(const auto names, list_checkpoints(files_, dir_));
-    if (names.empty()) return {};
-    DEFIB_TRY_ASSIGN(const std::string bytes,
-                     read_whole(files_, os::join_path(dir_, names[0]), nullptr));
-    std::string problem;
-    const auto header = decode_checkpoint_header(bytes, problem);
-    if (!header) losses_.push_back(fmt::format("the header of {} ({})", names[0], problem));
-    TreeWriter writer(0, nullptr);
-    const auto losses = salvage_checkpoint(bytes, [&](const RecordView& record) {
-      writer.put(catalog_.find_or_add(record.table), record.key, record.value);
-    });
-    losses_.insert(losses_.end(), losses.begin(), losses.end());
-    catalog_.position = *parse_checkpoint_name(names[0]);
-    return {};
+Json inspect_checkpoint(const Manifest& manifest) {
+  Json names = Json::array();
+  std::uint64_t bytes = 0;
+  for (const SortedFileInfo& info : manifest.files) {
+    names.push(sorted_file_name(info));
+    bytes += info.size;
   }
-
-  Result<> read_log_rest() {
-    DEFIB_TRY_ASSIGN(const auto names, list_segments(files_, dir_));
-    for (const std::string& name : names) {
-      DEFIB_TRY_ASSIGN(
-          const std::string bytes,
-          read_whole(files_, os::join_path(os::join_path(dir_, kWalDir), name), nullptr));
-      std::uint64_t end = kPageSize;  // of the last whole block
-      for (std::uint64_t at = end; at + kBlockHeaderSize <= bytes.size();) {
-        const std::uint64_t used = take_block(std::string_view(bytes).substr(at), name);
-        at += used > 0 ? align_up(used, kBlockAlignment) : kBlockAlignment;
-        if (used > 0) end = at;
-      }
-      // What stands after it may have been commits.
-      if (bytes.find_first_not_of('\0', std::min<std::size_t>(end, bytes.size())) !=
-          std::string::npos) {
-        losses_.push_back(fmt::format("{}: what followed commit {} up to the segment's end", name,
-                                      catalog_.position));
-      }
-    }
-    return {};
-  }
-
-  // The size of the whole block that stands here, or 0.
-  std::uint64_t take_block(std::string_view bytes, const std::string& segment) {
-    std::string problem;
-    const auto header = decode_block_header(bytes, problem);
-    if (!header || header->epoch != parse_segment_name(segment)->epoch) return 0;
-    if (tag_ == 0) tag_ = header->store_tag;
-    const std::string_view payload = bytes.substr(kBlockHeaderSize).substr(0, header->payload_size);
-    if (header->store_tag != tag_ || payload.size() < header->payload_size ||
-        crc32c(payload) != header->payload_crc) {
-      return 0;
-    }
-    const auto transactions =
-        decode_transactions(payload, header->first_lsn, header->count, problem);
-    for (const TransactionView& transaction :
-         transactions.value_or(std::vector<TransactionView>())) {
-      if (transaction.number <= catalog_.position) continue;
-      if (transaction.number > catalog_.position + 1) {
-        losses_.push_back(fmt::format("commits {} to {} (damaged in or before {})",
-                                      catalog_.position + 1, transaction.number - 1, segment));
-      }
-      apply(catalog_, transaction);
-    }
-    return kBlockHeaderSize + header->payload_size;
-  }
-
-  os::Files& files_;
-  std::string dir_;
-  std::uint64_t tag_ = 0;
-  Catalog catalog_;
-  std::vector<std::string> losses_;
-};
+  return Json::object({{"commit", manifest.checkpoint_commit},
+                       {"epoch", manifest.epoch},
+                       {"sequence", manifest.sequence},
+                       {"created_at", os::format_time(static_cast<std::int64_t>(manifest.wall_ns))},
+                       {"bytes", bytes},
+                       {"replay_bytes_per_second", manifest.replay_bytes_per_second},
+                       {"files", std::move(names)}});
+}
 
 }  // namespace
 
-Result<Json> inspect_store(const std::string& dir, std::string_view part, Options given) {
-  const Options options = filled(given);
-  DEFIB_TRY_ASSIGN(const Identity identity, read_identity(*options.files, dir));
-  const std::string none = "format version 1 has no such file: nothing is overwritten in place";
-  Json json = Json::object({{"uuid", identity.uuid}, {"format_version", identity.version}});
-  if (part.empty() || part == "wal") {
-    DEFIB_TRY_ASSIGN(Json wal, inspect_wal(options, dir, identity));
-    json.set("wal", std::move(wal));
+Result<Json> inspect_store(const std::string& dir, std::string_view part, Options options) {
+  os::Files& files = options.files != nullptr ? *options.files : os::real_files();
+  DEFIB_TRY_ASSIGN(const Identity identity, read_identity(files, dir));
+  const auto wanted = [&](std::string_view name) { return part.empty() || part == name; };
+  Json json = Json::object({{"uuid", identity.uuid},
+                            {"format_version", identity.version},
+                            {"page_size", identity.page_size}});
+  if (wanted("wal")) json.set("wal", inspect_wal(files, dir, identity));
+  if (wanted("pages") || wanted("dwb")) {
+    const auto found = describe_page_file(files, dir, identity.uuid);
+    if (wanted("pages")) {
+      json.set("pages", found ? inspect_pages(*found) : with_problem(found.error()));
+    }
+    if (wanted("dwb")) {
+      json.set("dwb", found ? inspect_buffer(*found) : with_problem(found.error()));
+    }
   }
-  if (part.empty() || part == "checkpoint") {
-    DEFIB_TRY_ASSIGN(Json checkpoints, inspect_checkpoints(options, dir, identity));
-    json.set("checkpoint", std::move(checkpoints));
+  if (!wanted("checkpoint") && !wanted("files") && !wanted("tables")) return json;
+  const auto pages = read_page_file(files, dir, identity.uuid);
+  for (const std::string_view name : {"checkpoint", "files", "tables"}) {
+    if (!wanted(name)) continue;
+    if (!pages) {
+      json.set(name, with_problem(pages.error()));
+    } else if (name == "checkpoint") {
+      json.set(name, inspect_checkpoint(pages->manifest));
+    } else if (name == "files") {
+      json.set(name, inspect_files(files, dir, pages->manifest, identity.uuid));
+    } else {
+      json.set(name, inspect_tables(files, dir, pages->manifest, identity.uuid));
+    }
   }
-  if (part.empty() || part == "pages") json.set("pages", none);
-  if (part.empty() || part == "dwb") json.set("dwb", none);
   return json;
-}
-
-Result<CopyReport> back_up(const std::string& dir, const std::string& to, Options given) {
-  const Options options = filled(given);
-  DEFIB_TRY(require_new(*options.files, to));
-  DEFIB_TRY_ASSIGN(const auto snapshot, Store::open_read_only(dir, options));
-  DEFIB_TRY_ASSIGN(Copier copier, Copier::create(to, options));
-  for (const std::string& table : snapshot->tables()) {
-    DEFIB_TRY_ASSIGN(const auto cursor, snapshot->scan(table));
-    for (bool more = cursor->first(); more; more = cursor->next()) {
-      DEFIB_TRY(copier.add(table, cursor->key(), cursor->value()));
-    }
-  }
-  CopyReport report;
-  report.commit = snapshot->position();
-  DEFIB_TRY_ASSIGN(report.records, copier.finish());
-  return report;
-}
-
-Result<CopyReport> repair(const std::string& dir, const std::string& to, Options given) {
-  const Options options = filled(given);
-  DEFIB_TRY(require_new(*options.files, to));
-  if (const std::string holder =
-          living_holder(read_lock_record(*options.files, dir), *options.clock);
-      !holder.empty()) {
-    return Error(Code::kDatabaseLocked, "the store is in use by " + holder)
-        .with("lock_holder", holder);
-  }
-  Salvage salvage(options, dir);
-  DEFIB_TRY(salvage.run());
-  DEFIB_TRY_ASSIGN(Copier copier, Copier::create(to, options));
-  for (const TableState& table : salvage.catalog().tables) {
-    TreeCursor cursor(table.tree);
-    for (bool more = cursor.first(); more; more = cursor.next()) {
-      DEFIB_TRY(copier.add(table.name, cursor.record().key(), cursor.record().value()));
-    }
-  }
-  CopyReport report;
-  report.commit = salvage.catalog().position;
-  report.losses = salvage.take_losses();
-  DEFIB_TRY_ASSIGN(report.records, copier.finish());
-  return report;
 }
 
 }  // namespace defib::store

@@ -3,12 +3,16 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 
 #include "defib/base/bytes.h"
+#include "defib/os/notify.h"
 #include "defib/os/random.h"
-#include "defib/store/checkpoint.h"
+#include "defib/store/ack_watermark.h"
 #include "defib/store/picture.h"
+#include "defib/store/replay.h"
+#include "defib/store/secondary_index.h"
 
 namespace defib::store {
 namespace {
@@ -20,10 +24,15 @@ constexpr std::uint64_t kSmallestSegment = 8 << 10;
 constexpr std::uint64_t kLargestSegment = 4ULL << 30;
 constexpr std::uint64_t kSpareDisk = 2 << 20;
 constexpr std::uint64_t kSpareMemory = 16 << 20;
-// Above this, the trees that the checkpoint's checksums vouch for are not walked again.
+constexpr std::uint64_t kSpareDescriptors = 32;
+// Above this, an overlay whose records came under checksums is not walked again.
 constexpr std::uint64_t kFullCheckRecords = 1'000'000;
-// Records in trees cost about this many times their size on disk.
-constexpr std::uint64_t kMemoryFactor = 3;
+// What replaying takes for each byte of log: positions of records, and the nodes over them.
+constexpr std::uint64_t kMemoryPart = 2;
+// Blocks of base and runs that a recovery reads for a sample.
+constexpr int kSampledRecords = 64;
+// Below it, a measured rate says more of the clock than of the disk.
+constexpr std::uint64_t kMeasurableBytes = 4 << 20;
 
 Pulse pulse_of(StageContext& context, std::uint64_t total, std::string_view what) {
   return [&context, total, what = std::string(what)](std::uint64_t done) -> Result<> {
@@ -46,6 +55,56 @@ Error insufficient(std::string_view resource, std::uint64_t required, std::uint6
       .with("available", number(available));
 }
 
+// Tells a service manager that waits for this process that recovery goes on (sd_notify(3),
+// EXTEND_TIMEOUT_USEC), for as long as it makes progress, and passes everything on.
+class Announcer final : public recovery::Procedure::Observer {
+ public:
+  Announcer(const os::Clock& clock, Observer* next) : clock_(clock), next_(next) {}
+  void procedure_started(const recovery::Procedure& procedure) override {
+    extend("recovering the store");
+    if (next_ != nullptr) next_->procedure_started(procedure);
+  }
+  void stage_started(const recovery::StageRecord& stage) override {
+    if (next_ != nullptr) next_->stage_started(stage);
+  }
+  void stage_finished(const recovery::StageRecord& stage) override {
+    extend("recovering the store: " + stage.name + " ended");
+    if (next_ != nullptr) next_->stage_finished(stage);
+  }
+  void progressed(const recovery::Progress& progress) override {
+    if (progress.total > 0 && (progress.stage != stage_ || progress.done > done_)) {
+      extend(fmt::format("recovering the store: {}, {} % of its {}", progress.stage,
+                         progress.done * 100 / progress.total, progress.what));
+      stage_ = progress.stage;
+      done_ = progress.done;
+    }
+    if (next_ != nullptr) next_->progressed(progress);
+  }
+  void rollback_finished(const recovery::StageRecord& stage) override {
+    if (next_ != nullptr) next_->rollback_finished(stage);
+  }
+  void procedure_finished(const recovery::ProcedureResult& result) override {
+    if (next_ != nullptr) next_->procedure_finished(result);
+  }
+
+ private:
+  // At most once a second; each message is good for thirty.
+  void extend(const std::string& status) {
+    const std::int64_t now = clock_.mono_ns();
+    if (told_ != 0 && now - told_ < 1'000'000'000) return;
+    told_ = now;
+    constexpr std::string_view kThirtySeconds = "30000000";
+    (void)os::notify::send_field("EXTEND_TIMEOUT_USEC", kThirtySeconds.data(),
+                                 kThirtySeconds.size());
+    (void)os::notify::send_field("STATUS", status.data(), status.size());
+  }
+  const os::Clock& clock_;
+  Observer* next_;
+  std::int64_t told_ = 0;
+  std::string stage_;
+  std::uint64_t done_ = 0;
+};
+
 class Opening {
  public:
   Opening(std::string dir, const Options& options)
@@ -53,7 +112,6 @@ class Opening {
         wal_dir_(os::join_path(dir_, kWalDir)),
         options_(options),
         files_(*options.files) {}
-  ~Opening() { drop_trees(); }
 
   Result<Opened> run();
 
@@ -73,13 +131,20 @@ class Opening {
   Result<> finalize(StageContext& context);
 
   Result<> create_store();
+  Result<> check_file_system() const;
   Result<> check_memory() const;
+  Result<> check_descriptors() const;
   Result<> check_clean_record() const;
+  Result<> check_sample(StageContext& context) const;
   Result<> sync_found_files();
+  // After an input or output error the page cache may hold what the device does not.
+  bool distrusts_cache() const { return files_.exists(os::join_path(dir_, kRecoveryMarker)); }
   Result<> cut_tail();
   Result<> remove_leftovers(StageContext& context);
   Result<> mark_recovery_needed(std::string_view reason);
-  void drop_trees();
+  Executor& executor() {
+    return options_.executor != nullptr ? *options_.executor : *opened_.executors.heavy;
+  }
   Error classify(const recovery::ProcedureResult& result) const;
 
   std::string dir_;
@@ -91,42 +156,43 @@ class Opening {
   std::string needed_because_;
   Opened opened_;
   std::vector<std::string> segment_names_;
-  std::string checkpoint_path_;  // empty: none
-  std::optional<CheckpointHeader> checkpoint_;
-  std::uint64_t checkpoint_size_ = 0;
+  PageFilePicture pages_;
   std::uint64_t log_size_ = 0;
   std::vector<Segment> segments_;
-  std::vector<TransactionView> transactions_;
+  Replayed replayed_;
+  std::int64_t replay_ns_ = 0;  // spent on reading and replaying the log
 };
 
 void Opening::add_stages(recovery::Procedure& procedure) {
   struct Row {
-    std::string name;
+    const char* name;
+    const char* needs;
+    bool is_critical;
     Result<> (Opening::*run)(StageContext&);
   };
-  const Row rows[] = {
-      {"initialization", &Opening::initialize},
-      {"lock_acquisition", &Opening::acquire_lock},
-      {"config_validation", &Opening::validate_configuration},
-      {"resource_check", &Opening::check_resources},
-      {"wal_discovery", &Opening::discover_log},
-      {"wal_validation", &Opening::validate_log},
-      {"transaction_recovery", &Opening::recover_transactions},
-      {"index_reconstruction", &Opening::reconstruct_indexes},
-      {"consistency_validation", &Opening::validate_consistency},
-      {"resource_cleanup", &Opening::clean_up},
-      {"database_unlock", &Opening::unlock_database},
-      {"finalization", &Opening::finalize},
+  // Leftovers and the marker do not keep a sound store from its users: what could not be removed is
+  // reported, and the next opening tries again.
+  static constexpr Row rows[] = {
+      {"initialization", nullptr, true, &Opening::initialize},
+      {"lock_acquisition", "initialization", true, &Opening::acquire_lock},
+      {"config_validation", "lock_acquisition", true, &Opening::validate_configuration},
+      {"resource_check", "config_validation", true, &Opening::check_resources},
+      {"wal_discovery", "resource_check", true, &Opening::discover_log},
+      {"wal_validation", "wal_discovery", true, &Opening::validate_log},
+      {"transaction_recovery", "wal_validation", true, &Opening::recover_transactions},
+      {"index_reconstruction", "transaction_recovery", true, &Opening::reconstruct_indexes},
+      {"consistency_validation", "index_reconstruction", true, &Opening::validate_consistency},
+      {"resource_cleanup", "consistency_validation", false, &Opening::clean_up},
+      {"database_unlock", "consistency_validation", true, &Opening::unlock_database},
+      {"finalization", "resource_cleanup", false, &Opening::finalize},
   };
-  std::string previous;
   for (const Row& row : rows) {
     auto stage = procedure.add(row.name);
-    stage.critical().timeout(options_.stage_timeout);
+    stage.critical(row.is_critical).timeout(options_.stage_timeout);
     stage.run([this, run = row.run](StageContext& context) { return (this->*run)(context); });
-    if (!previous.empty()) stage.after(previous);
-    previous = row.name;
+    if (row.needs != nullptr) stage.after(row.needs);
     // The undo of each stage. Stages 5 to 9 hold memory only; cleanup keeps what it cuts.
-    if (row.name == "lock_acquisition") {
+    if (std::string_view(row.name) == "lock_acquisition") {
       stage.rollback(
           [this]() -> Result<> {
             const Result<> recorded = needed_ ? opened_.lock->set_state("closed") : Result<>();
@@ -134,11 +200,6 @@ void Opening::add_stages(recovery::Procedure& procedure) {
             return recorded;
           },
           "end this process; the kernel then releases the lock");
-    } else if (row.name == "index_reconstruction") {
-      stage.rollback([this]() -> Result<> {
-        drop_trees();
-        return {};
-      });
     }
   }
 }
@@ -153,7 +214,28 @@ Result<> Opening::initialize(StageContext& context) {
     DEFIB_TRY(files_.sync_dir(os::parent_dir(dir_)));
   }
   context.metric("directory", dir_);
-  return {};
+  if (options_.executor == nullptr) {
+    opened_.executors = {std::make_unique<Threads>(1), std::make_unique<Threads>(1)};
+  }
+  return check_file_system();
+}
+
+Result<> Opening::check_file_system() const {
+  DEFIB_TRY_ASSIGN(const os::FileSystemInfo found, files_.file_system(dir_));
+  if (found.is_read_only) {
+    return Error(Code::kRecoveryPermissionError,
+                 fmt::format("'{}' lies on a read-only file system", dir_))
+        .with("path", dir_)
+        .with("required_permissions", "a file system that is mounted for writing");
+  }
+  if (!found.is_network) return {};
+  return Error(Code::kRecoveryConfigurationError,
+               fmt::format("'{}' lies on a network file system ({}), whose locks and syncs cannot "
+                           "be relied on",
+                           dir_, found.type))
+      .with("setting", "directory")
+      .with("issue", "network file system " + found.type)
+      .with("fix", "choose a directory on a local disk");
 }
 
 Result<> Opening::acquire_lock(StageContext& context) {
@@ -191,6 +273,11 @@ Result<> Opening::validate_configuration(StageContext& context) {
     return wrong("segment_size", fmt::format("{} bytes", options_.segment_size),
                  fmt::format("choose a size from {} to {}", kSmallestSegment, kLargestSegment));
   }
+  if (!std::has_single_bit(options_.page_size) || options_.page_size < kSmallestPage ||
+      options_.page_size > kLargestPage) {
+    return wrong("page_size", fmt::format("{} bytes", options_.page_size),
+                 fmt::format("choose a power of two from {} to {}", kSmallestPage, kLargestPage));
+  }
   if (options_.background_sync <= os::Duration::zero()) {
     return wrong("background_sync", "it is not positive", "choose a positive duration");
   }
@@ -206,10 +293,18 @@ Result<> Opening::validate_configuration(StageContext& context) {
 
 Result<> Opening::create_store() {
   DEFIB_TRY(files_.create_dirs(wal_dir_));
+  DEFIB_TRY(files_.create_dirs(os::join_path(dir_, kDataDir)));
   DEFIB_TRY(files_.create_dirs(os::join_path(dir_, kQuarantineDir)));
+  opened_.identity.page_size = options_.page_size;
   opened_.identity.uuid = os::random_hex(kUuidSize / 2);
   opened_.identity.created_wall_ns = options_.clock->wall_ns();
-  // The identity makes it a store, so the folders are durable before it.
+  // What a creation that was killed left is of a store that never was.
+  for (const std::string_view name : {kPageFile, kDwbFile}) {
+    const std::string path = os::join_path(dir_, name);
+    if (files_.exists(path)) DEFIB_TRY(files_.remove(path));
+  }
+  DEFIB_TRY(PageFile::create(files_, dir_, opened_.identity.uuid, opened_.identity.page_size, {}));
+  // The identity makes it a store, so all else is durable before it.
   DEFIB_TRY(files_.sync_dir(dir_));
   return os::write_file_atomically(files_, os::join_path(dir_, kIdentityFile),
                                    encode(opened_.identity));
@@ -232,16 +327,11 @@ Result<> Opening::check_resources(StageContext& context) {
     DEFIB_TRY_ASSIGN(last_segment, file->size());
     log_size_ += last_segment;
   }
-  DEFIB_TRY_ASSIGN(const std::string newest, newest_checkpoint(files_, dir_));
-  if (!newest.empty()) {
-    checkpoint_path_ = os::join_path(dir_, newest);
-    DEFIB_TRY_ASSIGN(const auto file, files_.open(checkpoint_path_, os::OpenMode::kRead));
-    DEFIB_TRY_ASSIGN(checkpoint_size_, file->size());
-  }
   DEFIB_TRY(check_memory());
+  DEFIB_TRY(check_descriptors());
   if (!needed_) return {};
   // The worst that recovery writes: a quarantine copy of the last segment, and a new segment.
-  const std::uint64_t required = last_segment + kSpareDisk;
+  const std::uint64_t required = std::min(last_segment, options_.segment_size) + kSpareDisk;
   DEFIB_TRY_ASSIGN(const std::uint64_t available, files_.free_space(dir_));
   context.metric("disk_required", number(required));
   context.metric("disk_available", number(available));
@@ -262,51 +352,76 @@ Result<> Opening::check_memory() const {
   if (digit != std::string::npos) {
     std::from_chars(text->data() + digit, text->data() + text->size(), available_kib);
   }
-  const std::uint64_t required = (checkpoint_size_ + log_size_) * kMemoryFactor + kSpareMemory;
+  const std::uint64_t required = log_size_ / kMemoryPart + kSpareMemory;
   if (available_kib * 1024 >= required) return {};
   return insufficient("memory", required, available_kib * 1024);
+}
+
+Result<> Opening::check_descriptors() const {
+  const auto text = os::read_file(files_, "/proc/self/limits", 1 << 16);
+  const auto open = files_.list("/proc/self/fd");
+  if (!text || !open) return {};  // Nothing is known about this process's limits.
+  constexpr std::string_view kKey = "Max open files";
+  const std::size_t at = text->find(kKey);
+  if (at == std::string::npos) return {};
+  const std::size_t digit = text->find_first_not_of(' ', at + kKey.size());
+  std::uint64_t limit = ~0ULL;  // "unlimited" is no number
+  if (digit != std::string::npos) {
+    std::from_chars(text->data() + digit, text->data() + text->size(), limit);
+  }
+  const std::uint64_t free = limit - std::min<std::uint64_t>(limit, open->size());
+  const std::uint64_t required = segment_names_.size() + kSpareDescriptors;
+  return free >= required ? Result<>() : insufficient("file descriptors", required, free);
 }
 
 Result<> Opening::discover_log(StageContext& context) {
   std::vector<std::string> strangers;
   DEFIB_TRY_ASSIGN(segment_names_, list_segments(files_, dir_, &strangers));
   for (const std::string& name : strangers) context.metric("stranger", name);
-  if (!checkpoint_path_.empty()) {
-    auto header = read_checkpoint_header(files_, checkpoint_path_, opened_.identity);
-    if (!header) return checkpoint_unusable(std::move(header.error()));
-    checkpoint_ = *std::move(header);
-    opened_.checkpoint_lsn = checkpoint_->lsn;
-  }
+  if (needed_) DEFIB_TRY(sync_found_files());
+  DEFIB_TRY_ASSIGN(pages_, read_page_file(files_, dir_, opened_.identity.uuid));
+  for (const std::string& note : pages_.notes) context.metric("pages", note);
+  opened_.manifest = pages_.manifest;
   context.metric("segments", number(segment_names_.size()));
-  context.metric("checkpoint_commit", number(opened_.checkpoint_lsn));
-  return needed_ ? sync_found_files() : Result<>();
+  context.metric("dwb", std::string(to_string(pages_.dwb)));
+  context.metric("checkpoint_commit", number(opened_.manifest.checkpoint_commit));
+  return {};
 }
 
 // What is read below may lie in the page cache alone, written by a process that was killed. It
 // must be durable before anybody sees it, for a power failure could still take it back.
 Result<> Opening::sync_found_files() {
-  // After an input or output error the page cache may hold what the device does not.
-  const bool distrust_cache = files_.exists(os::join_path(dir_, kRecoveryMarker));
   std::vector<std::string> paths;
   for (const std::string& name : segment_names_) paths.push_back(os::join_path(wal_dir_, name));
-  if (!checkpoint_path_.empty()) paths.push_back(checkpoint_path_);
+  for (const std::string_view name : {kPageFile, kDwbFile}) {
+    const std::string path = os::join_path(dir_, name);
+    if (files_.exists(path)) paths.push_back(path);
+  }
   for (const std::string& path : paths) {
     DEFIB_TRY_ASSIGN(const auto file, files_.open(path, os::OpenMode::kWrite));
     DEFIB_TRY(file->sync());
-    if (distrust_cache) DEFIB_TRY(file->drop_cache());
+    if (distrusts_cache()) DEFIB_TRY(file->drop_cache());
   }
   DEFIB_TRY(files_.sync_dir(wal_dir_));
+  DEFIB_TRY(files_.sync_dir(os::join_path(dir_, kDataDir)));
   return files_.sync_dir(dir_);
 }
 
 Result<> Opening::validate_log(StageContext& context) {
-  DEFIB_TRY_ASSIGN(segments_, read_segments(files_, dir_, segment_names_, opened_.identity,
-                                            pulse_of(context, log_size_, "bytes of log checked")));
+  const std::int64_t begin = options_.clock->mono_ns();
+  DEFIB_TRY_ASSIGN(
+      segments_, scan_segments(files_, dir_, segment_names_, opened_.identity,
+                               {.mode = ReadMode::kMap, .executor = &executor()},
+                               pulse_of(context, 2 * log_size_, "bytes of log read and checked")));
   LogContext log;
   log.identity = opened_.identity;
-  log.base = log_base(checkpoint_);
+  log.base = log_base(opened_.manifest);
   log.boot_id = options_.clock->boot_id();
+  // After an input or output error the log is read from the device, which may lack what was
+  // acknowledged against kill -9 only: the watermark promises no more than the page cache did.
+  if (!distrusts_cache()) log.ack_word = read_ack_word(files_, opened_.identity.uuid);
   DEFIB_TRY_ASSIGN(opened_.log, assess_log(segments_, log));
+  replay_ns_ = options_.clock->mono_ns() - begin;
   for (const std::string& note : opened_.log.notes) context.metric("loss_possible", note);
   context.metric("last_commit", number(opened_.log.last_lsn));
   context.metric("log_bytes", number(log_size_));
@@ -314,35 +429,41 @@ Result<> Opening::validate_log(StageContext& context) {
 }
 
 Result<> Opening::recover_transactions(StageContext& context) {
-  DEFIB_TRY_ASSIGN(transactions_,
-                   live_transactions(segments_, opened_.log, opened_.checkpoint_lsn));
-  std::uint64_t changes = 0;
-  for (const TransactionView& transaction : transactions_) changes += transaction.changes.size();
+  const std::int64_t begin = options_.clock->mono_ns();
   for (const std::size_t index : opened_.log.live) {
     const Segment& segment = segments_[index];
-    opened_.tail_bytes += segment.stop.offset - kPageSize;
+    opened_.tail_bytes +=
+        segment.stop.offset - std::min<std::uint64_t>(segment.stop.offset, kPageSize);
+    opened_.mapped_segments.push_back(segment.name);
   }
-  context.metric("transactions", number(transactions_.size()));
-  context.metric("changes", number(changes));
+  DEFIB_TRY_ASSIGN(TableNames names, table_names(opened_.manifest));
+  DEFIB_TRY_ASSIGN(
+      replayed_,
+      replay_log(std::move(segments_), opened_.log, opened_.manifest.checkpoint_commit, names,
+                 executor(), pulse_of(context, opened_.tail_bytes, "bytes of log replayed")));
+  segments_.clear();
+  opened_.names = std::make_shared<const TableNames>(std::move(names));
+  opened_.overlay = replayed_.overlay;
+  replay_ns_ += options_.clock->mono_ns() - begin;
+  opened_.replay_rate = opened_.manifest.replay_bytes_per_second;
+  if (replayed_.bytes >= kMeasurableBytes && replay_ns_ > 0) {
+    opened_.replay_rate = static_cast<std::uint64_t>(static_cast<double>(replayed_.bytes) * 1e9 /
+                                                     static_cast<double>(replay_ns_));
+  }
+  context.metric("transactions", number(replayed_.transactions));
+  context.metric("changes", number(replayed_.changes));
   return {};
 }
 
+// Base and runs open as they are, and with them the indexes, which are tables like all others; an
+// index that is not complete is built by the store as soon as it is open.
 Result<> Opening::reconstruct_indexes(StageContext& context) {
-  if (checkpoint_) {
-    auto catalog = read_checkpoint(files_, checkpoint_path_, opened_.identity,
-                                   pulse_of(context, checkpoint_size_, "bytes of checkpoint read"));
-    if (!catalog) return checkpoint_unusable(std::move(catalog.error()));
-    opened_.catalog = *std::move(catalog);
-    context.metric("checkpoint_records", number(opened_.catalog.records()));
-  }
-  constexpr std::size_t kPulseEvery = 1024;
-  const Pulse pulse = pulse_of(context, transactions_.size(), "transactions replayed");
-  for (std::size_t i = 0; i < transactions_.size(); ++i) {
-    apply(opened_.catalog, transactions_[i]);
-    if (i % kPulseEvery == kPulseEvery - 1) DEFIB_TRY(pulse(i + 1));
-  }
-  opened_.catalog.drop_empty_tables();
-  context.metric("records", number(opened_.catalog.records()));
+  DEFIB_TRY_ASSIGN(opened_.files,
+                   open_sorted_files(files_, dir_, opened_.manifest, opened_.identity));
+  std::uint64_t records = opened_.overlay->records();
+  for (const auto& file : opened_.files) records += file->info().records;
+  context.metric("files", number(opened_.files.size()));
+  context.metric("records", number(records));
   return {};
 }
 
@@ -353,26 +474,63 @@ Result<> Opening::validate_consistency(StageContext& context) {
         .with("details", details)
         .with("critical", "true");
   };
-  const std::uint64_t expected = opened_.log.last_lsn - opened_.checkpoint_lsn;
-  if (transactions_.size() != expected) {
+  const std::uint64_t expected = opened_.log.last_lsn - opened_.manifest.checkpoint_commit;
+  if (replayed_.transactions != expected) {
     return failed("commit_continuity",
                   fmt::format("{} commits follow the checkpoint, {} were replayed", expected,
-                              transactions_.size()));
+                              replayed_.transactions));
   }
-  if (opened_.catalog.position != opened_.log.last_lsn) {
+  if (replayed_.last_commit != opened_.log.last_lsn) {
     return failed("last_commit", fmt::format("replay ended at commit {}, the log ends at {}",
-                                             opened_.catalog.position, opened_.log.last_lsn));
+                                             replayed_.last_commit, opened_.log.last_lsn));
   }
-  if (needed_ && opened_.catalog.records() <= kFullCheckRecords) {
-    for (const TableState& table : opened_.catalog.tables) {
+  if (needed_ && opened_.overlay->records() <= kFullCheckRecords) {
+    if (auto sound = opened_.overlay->check(); !sound) {
+      return failed("table_order", sound.error().message());
+    }
+  }
+  DEFIB_TRY(check_clean_record());
+  return needed_ ? check_sample(context) : Result<>();
+}
+
+// Some records of each declared index: whether the index and its table agree.
+Result<> Opening::check_sample(StageContext& context) const {
+  const auto view = std::make_shared<View>();
+  view->names = opened_.names;
+  view->overlays.push_back(opened_.overlay->view());
+  view->files = opened_.files;
+  const std::unique_ptr<Snapshot> snapshot = make_snapshot(view);
+  std::uint64_t compared = 0;
+  for (const IndexDefinition& index : options_.indexes) {
+    const auto stored = snapshot->get(kIndexesTable, index.name);
+    const auto record = stored && *stored ? decode_index_record(**stored) : std::nullopt;
+    if (!record || record->version != index.version || record->table != index.table) continue;
+    DEFIB_TRY_ASSIGN(const auto rows, snapshot->scan(index.table));
+    DEFIB_TRY_ASSIGN(const auto entries, snapshot->scan(index_table_name(index.name)));
+    int sampled = 0;
+    for (bool more = rows->first(); more && sampled < kSampledRecords; more = rows->next()) {
       if (context.should_stop()) return context.stop_error();
-      if (auto sound = check(table.tree); !sound) {
-        return failed("table_order",
-                      fmt::format("table '{}': {}", escape(table.name), sound.error().message()));
+      ++sampled;
+      ++compared;
+      DEFIB_TRY_ASSIGN(const auto keys, extract_keys(index, rows->key(), rows->value()));
+      for (const std::string& secondary : keys) {
+        const std::string entry = encode_index_entry(secondary, rows->key());
+        if (entries->seek(entry) && entries->key() == entry) continue;
+        const std::string details =
+            fmt::format("index '{}' has no entry for record '{}' of table '{}'", index.name,
+                        escape(rows->key()), escape(index.table));
+        return Error(Code::kRecoveryVerificationFailed, details)
+            .with("check_name", "index_sample")
+            .with("details", details)
+            .with("critical", "true")
+            .suggest(
+                "raise the index's version if its extractor has changed; the index is then "
+                "built anew");
       }
     }
   }
-  return check_clean_record();
+  context.metric("index_records_compared", number(compared));
+  return {};
 }
 
 Result<> Opening::check_clean_record() const {
@@ -380,7 +538,8 @@ Result<> Opening::check_clean_record() const {
   std::string problem;
   const auto record = bytes ? decode_clean_record(*bytes, problem) : std::nullopt;
   if (!record || record->uuid != opened_.identity.uuid) return {};
-  if (record->lsn == opened_.log.last_lsn) return {};
+  const std::uint64_t sequence = opened_.manifest.sequence;
+  if (record->lsn == opened_.log.last_lsn && record->manifest_sequence <= sequence) return {};
   const std::string found = fmt::format(
       "the store was closed cleanly after commit {}, but its "
       "files end with commit {}",
@@ -388,15 +547,17 @@ Result<> Opening::check_clean_record() const {
   return Error(Code::kInconsistentState, found)
       .with("description", found)
       .with("diagnostics", fmt::format("checkpoint: commit {}, log segments: {}",
-                                       opened_.checkpoint_lsn, segment_names_.size()))
+                                       opened_.manifest.checkpoint_commit, segment_names_.size()))
       .with("recovery_suggestions",
             "restore the missing checkpoint or segment file, or accept the older state by removing "
             ".clean_shutdown");
 }
 
 Result<> Opening::clean_up(StageContext& context) {
-  segments_.clear();
-  transactions_.clear();
+  if (needed_) {
+    DEFIB_TRY(restore_pages(files_, dir_, opened_.identity.uuid));
+    context.metric("pages_restored", number(pages_.to_restore.size()));
+  }
   if (opened_.log.cut) {
     DEFIB_TRY(mark_recovery_needed("a recovery is cutting the log's torn tail"));
     DEFIB_TRY(cut_tail());
@@ -435,23 +596,34 @@ Result<> Opening::cut_tail() {
 }
 
 Result<> Opening::remove_leftovers(StageContext& context) {
-  std::vector<std::string> paths;
+  std::vector<std::string> from_log;
+  // Where some of the log is to be kept, the writer lets go what is too much.
   for (const std::string& name : opened_.log.obsolete) {
-    paths.push_back(os::join_path(wal_dir_, name));
+    if (options_.log_retention == 0) from_log.push_back(os::join_path(wal_dir_, name));
   }
-  const bool any_segments = !paths.empty();
+  std::vector<std::string> from_data;
+  const std::string data = os::join_path(dir_, kDataDir);
+  DEFIB_TRY_ASSIGN(const std::vector<std::string> data_names, files_.list(data));
+  for (const std::string& name : data_names) {
+    const auto is_it = [&](const SortedFileInfo& info) { return sorted_file_name(info) == name; };
+    if (std::ranges::any_of(opened_.manifest.files, is_it)) continue;
+    if (parse_sorted_file_name(name)) from_data.push_back(os::join_path(data, name));
+  }
+  std::vector<std::string> from_store;
   DEFIB_TRY_ASSIGN(const std::vector<std::string> names, files_.list(dir_));
   for (const std::string& name : names) {
-    const std::string path = os::join_path(dir_, name);
-    const bool old = parse_checkpoint_name(name) && path != checkpoint_path_;
-    if (old || name.ends_with(".tmp")) paths.push_back(path);
+    if (name.ends_with(".tmp")) from_store.push_back(os::join_path(dir_, name));
   }
-  for (const std::string& path : paths) {
-    DEFIB_TRY(files_.remove(path));
-    context.metric("removed", path.substr(path.rfind('/') + 1));
+  const std::pair<const std::vector<std::string>&, const std::string&> places[] = {
+      {from_log, wal_dir_}, {from_data, data}, {from_store, dir_}};
+  for (const auto& [paths, folder] : places) {
+    for (const std::string& path : paths) {
+      DEFIB_TRY(files_.remove(path));
+      context.metric("removed", path.substr(path.rfind('/') + 1));
+    }
+    if (!paths.empty()) DEFIB_TRY(files_.sync_dir(folder));
   }
-  if (any_segments) DEFIB_TRY(files_.sync_dir(wal_dir_));
-  return paths.empty() ? Result<>() : files_.sync_dir(dir_);
+  return {};
 }
 
 // The recovery lock becomes the store's lock: the same lock under another name, without a gap.
@@ -466,9 +638,12 @@ Result<> Opening::finalize(StageContext&) {
   return files_.sync_dir(dir_);
 }
 
-void Opening::drop_trees() {
-  for (TableState& table : opened_.catalog.tables) destroy(table.tree);
-  opened_.catalog = {};
+Error dependency_failed(std::string_view stage, const Error& error) {
+  return Error(Code::kRecoveryStageDependencyFailed, error.message())
+      .with("stage", stage)
+      .with("dependency", error.field("dependency"))
+      .with("dependency_error", error.field("dependency_error"))
+      .because(error);
 }
 
 // What the caller is told: the stage's own error where it is one of the store's, else that recovery
@@ -503,11 +678,7 @@ Error Opening::classify(const recovery::ProcedureResult& result) const {
           .with("manual_intervention_needed", error.field("manual_intervention_needed"))
           .because(error);
     case Code::kStageDependencyFailed:
-      return Error(Code::kRecoveryStageDependencyFailed, error.message())
-          .with("stage", failed)
-          .with("dependency", error.field("dependency"))
-          .with("dependency_error", error.field("dependency_error"))
-          .because(error);
+      return dependency_failed(failed, error);
     case Code::kPermissionDenied:
       return Error(Code::kRecoveryPermissionError,
                    fmt::format("'{}' is not accessible", error.field("path")))
@@ -537,14 +708,17 @@ Result<Opened> Opening::run() {
   // A store without any sign of trouble opens unobserved; there is nothing to tell.
   const bool announce = files_.exists(os::join_path(dir_, kIdentityFile)) &&
                         any_present(read_indicators(files_, *options_.clock, dir_));
+  Announcer announcer(*options_.clock, options_.observer);
   recovery::ProcedureResult result =
-      procedure.execute(*options_.clock, announce ? options_.observer : nullptr);
+      procedure.execute(*options_.clock, announce ? &announcer : nullptr);
   if (result.error) return classify(result);
+  for (recovery::StageRecord& stage : result.stages) {
+    const bool blocked = stage.error && stage.error->code() == Code::kStageDependencyFailed;
+    if (blocked) stage.error = dependency_failed(stage.name, *stage.error);
+  }
   opened_.was_clean = !needed_;
   if (needed_) opened_.result = std::move(result);
-  Opened opened = std::move(opened_);
-  opened_.catalog = {};
-  return opened;
+  return Result<Opened>(std::move(opened_));
 }
 
 }  // namespace

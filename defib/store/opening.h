@@ -9,27 +9,43 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "defib/recovery/procedure.h"
+#include "defib/store/executor.h"
 #include "defib/store/lock.h"
 #include "defib/store/log_reader.h"
+#include "defib/store/overlay.h"
+#include "defib/store/page_file.h"
+#include "defib/store/sorted_file.h"
 #include "defib/store/store.h"
-#include "defib/store/versions.h"
+#include "defib/store/table_names.h"
 
 namespace defib::store {
 
-// `options` with files and clock filled in.
+// The threads of a store whose caller gives it none.
+struct OwnExecutors {
+  std::unique_ptr<Threads> light;
+  std::unique_ptr<Threads> heavy;
+};
+
 struct Opened {
   Identity identity;
   std::unique_ptr<StoreLock> lock;
-  Catalog catalog;  // whoever takes it destroys its trees
+  OwnExecutors executors;  // null where the caller has one
+  Manifest manifest;
+  std::shared_ptr<const TableNames> names;
+  std::vector<std::shared_ptr<const SortedFile>> files;  // newest first
+  std::shared_ptr<Overlay> overlay;                      // what the log adds to them
   LogAssessment log;
-  std::uint64_t checkpoint_lsn = 0;
+  std::vector<std::string> mapped_segments;  // whose bytes the overlay refers to
   std::uint64_t tail_bytes = 0;      // of log behind the checkpoint
+  std::uint64_t replay_rate = 0;     // bytes of log a second, measured now or before; 0: unknown
   bool was_clean = false;            // none of the five indicators held
   recovery::ProcedureResult result;  // empty where it was clean
 };
 
+// `options` with files and clock filled in.
 Result<Opened> open_files(const std::string& dir, const Options& options);
 
 }  // namespace defib::store

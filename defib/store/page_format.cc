@@ -67,7 +67,7 @@ bool checksum_holds(std::string_view page) {
 }
 
 bool all_zeros(std::string_view bytes) {
-  return std::ranges::all_of(bytes, [](char byte) { return byte == '\0'; });
+  return bytes.find_first_not_of('\0') == std::string_view::npos;
 }
 
 std::string page_problem(std::string_view page, std::uint32_t number, std::uint64_t tag) {

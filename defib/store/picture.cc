@@ -3,9 +3,11 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "defib/base/bytes.h"
-#include "defib/store/checkpoint.h"
+#include "defib/store/executor.h"
+#include "defib/store/replay.h"
 
 namespace defib::store {
 namespace {
@@ -48,11 +50,11 @@ Indicator no_clean_shutdown(os::Files& files, const std::string& dir, const Iden
 }
 
 Indicator dwb_armed(os::Files& files, const std::string& dir) {
-  const bool exists = files.exists(os::join_path(dir, kDoubleWriteFile));
-  return {.name = "dwb_armed",
-          .present = exists,
-          .evidence = exists ? "dwb.pg exists, but format version 1 does not write one"
-                             : "no dwb.pg: nothing is overwritten in place in format version 1"};
+  Indicator indicator{"dwb_armed", false, {}};
+  const auto state = read_dwb_state(files, dir, &indicator.evidence);
+  indicator.present = !state || *state == DwbState::kArmed || *state == DwbState::kTorn;
+  if (!state) indicator.evidence = "dwb.pg is unreadable: " + state.error().message();
+  return indicator;
 }
 
 Indicator stale_recovery_lock(os::Files& files, const os::Clock& clock, const std::string& dir) {
@@ -76,8 +78,8 @@ Indicator stale_recovery_lock(os::Files& files, const os::Clock& clock, const st
 Result<std::string> log_tail_evidence(os::Files& files, const std::string& dir,
                                       const Identity& identity) {
   DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_segments(files, dir));
-  DEFIB_TRY_ASSIGN(const std::string checkpoint, newest_checkpoint(files, dir));
-  const std::uint64_t covered = parse_checkpoint_name(checkpoint).value_or(0);
+  DEFIB_TRY_ASSIGN(const PageFilePicture pages, read_page_file(files, dir, identity.uuid));
+  const std::uint64_t covered = pages.manifest.checkpoint_commit;
   for (std::size_t i = names.size(); i-- > 0;) {
     const std::string path = os::join_path(os::join_path(dir, kWalDir), names[i]);
     DEFIB_TRY_ASSIGN(const auto file, files.open(path, os::OpenMode::kRead));
@@ -92,9 +94,9 @@ Result<std::string> log_tail_evidence(os::Files& files, const std::string& dir,
     }
     if (start > covered) continue;  // Begun, nothing written to it.
     // It reaches back into the checkpoint: only its last commit tells.
-    DEFIB_TRY_ASSIGN(std::string bytes, read_whole(files, path, nullptr));
-    Segment segment = Segment::of(names[i], std::move(bytes));
-    scan_segment(segment, identity);
+    DEFIB_TRY_ASSIGN(const auto segments,
+                     scan_segments(files, dir, {names[i]}, identity, {}, nullptr));
+    const Segment& segment = segments.front();
     const bool beyond = segment.header && segment.next_lsn > covered + 1;
     if (beyond || segment.stop.kind == StopKind::kBadBlock) {
       return fmt::format("{} goes on to commit {}, the checkpoint ends with {}", names[i],
@@ -123,13 +125,32 @@ Error inconsistent(std::string message, std::string diagnostics) {
       .suggest("run `defib store repair DIR --to NEWDIR`; the damaged store stays as it is");
 }
 
+Error other_byte_order(const std::string& path) {
+  return Error(Code::kStoreFormatUnsupported,
+               fmt::format("'{}' was written by a machine of the other byte order", path))
+      .with("path", path)
+      .suggest(
+          "open it on a machine of its own kind, and carry the records over with "
+          "`defib store dump` and `defib store load`");
+}
+
+// The version's bytes read from the wrong end: a small number in its high byte.
+bool has_other_byte_order(std::string_view bytes) {
+  constexpr std::size_t kAt = 8;
+  if (bytes.size() < kAt + sizeof(std::uint32_t)) return false;
+  const std::uint32_t version = Reader(bytes.substr(kAt)).u32();
+  return version > 0xffff && std::byteswap(version) < 0x100;
+}
+
 }  // namespace
 
 Result<bool> is_unused(os::Files& files, const std::string& dir) {
   DEFIB_TRY_ASSIGN(const std::vector<std::string> names, files.list(dir));
   for (const std::string& name : names) {
-    if (name == kLockFile || name == std::string(kIdentityFile) + ".tmp") continue;
-    if (name != kWalDir && name != kQuarantineDir) return false;
+    const bool own_file = name == kLockFile || name == std::string(kIdentityFile) + ".tmp" ||
+                          name == kPageFile || name == kDwbFile;
+    if (own_file) continue;
+    if (name != kWalDir && name != kDataDir && name != kQuarantineDir) return false;
     DEFIB_TRY_ASSIGN(const auto inside, files.list(os::join_path(dir, name)));
     if (!inside.empty()) return false;
   }
@@ -141,7 +162,7 @@ Result<Identity> read_identity(os::Files& files, const std::string& dir) {
   if (!files.exists(path)) {
     const auto names = files.is_dir(dir) ? files.list(dir) : std::vector<std::string>();
     const auto is_ours = [](const std::string& name) {
-      return name == kWalDir || parse_checkpoint_name(name).has_value();
+      return name == kWalDir || name == kDataDir || name == kPageFile;
     };
     if (names && std::ranges::any_of(*names, is_ours) && !is_unused(files, dir).value_or(true)) {
       return inconsistent(
@@ -155,29 +176,30 @@ Result<Identity> read_identity(os::Files& files, const std::string& dir) {
   DEFIB_TRY_ASSIGN(const std::string bytes, os::read_file(files, path, kSmallFile));
   std::string problem;
   auto identity = decode_identity(bytes, problem);
+  if (!identity && has_other_byte_order(bytes)) return other_byte_order(path);
   if (!identity) {
     return inconsistent(fmt::format("'{}' is damaged: {}", path, problem), problem);
   }
   if (identity->version != kFormatVersion) {
-    return Error(Code::kStoreFormatUnsupported,
-                 fmt::format("'{}' has format version {}; this program reads version {}", dir,
-                             identity->version, kFormatVersion))
-        .with("version", static_cast<std::int64_t>(identity->version));
+    const bool is_older = identity->version < kFormatVersion;
+    Error error(Code::kStoreFormatUnsupported,
+                fmt::format("'{}' has format version {}; this program works with version {}", dir,
+                            identity->version, kFormatVersion));
+    error = std::move(error).with("version", static_cast<std::int64_t>(identity->version));
+    return std::move(error).suggest(
+        is_older ? fmt::format("run `defib store migrate {}`", dir)
+                 : "use a defib that knows this version; nothing was changed");
   }
-  if (identity->page_size != kPageSize) {
+  const std::uint32_t page = identity->page_size;
+  if (!std::has_single_bit(page) || page < kSmallestPage || page > kLargestPage) {
     return Error(Code::kRecoveryConfigurationError,
-                 fmt::format("'{}' has pages of {} bytes", dir, identity->page_size))
+                 fmt::format("'{}' has pages of {} bytes", dir, page))
         .with("setting", "page_size")
-        .with("issue",
-              fmt::format("{} on disk, {} in this program", identity->page_size, kPageSize))
-        .with("fix", "use a program that was built for this page size");
+        .with("issue", fmt::format("{} is not a power of two from {} to {}", page, kSmallestPage,
+                                   kLargestPage))
+        .with("fix", "the file store.id is not one that defib wrote: restore it from a backup");
   }
   return *std::move(identity);
-}
-
-Result<std::string> newest_checkpoint(os::Files& files, const std::string& dir) {
-  DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_checkpoints(files, dir));
-  return names.empty() ? std::string() : names.front();
 }
 
 std::vector<Indicator> read_indicators(os::Files& files, const os::Clock& clock,
@@ -198,21 +220,6 @@ std::string names_of_present(const std::vector<Indicator>& indicators) {
     if (indicator.present) names += (names.empty() ? "" : ", ") + indicator.name;
   }
   return names;
-}
-
-Result<std::vector<Segment>> read_segments(os::Files& files, const std::string& dir,
-                                           const std::vector<std::string>& names,
-                                           const Identity& identity, const Pulse& pulse) {
-  const Pulse once = [&](std::uint64_t done) { return pulse(done / 2); };  // Read, and checked.
-  return scan_segments(files, dir, names, identity, {}, pulse ? once : Pulse());
-}
-
-std::optional<LogBase> log_base(const std::optional<CheckpointHeader>& checkpoint) {
-  if (!checkpoint) return std::nullopt;
-  return LogBase{.lsn = checkpoint->lsn,
-                 .epoch = checkpoint->epoch,
-                 .chain_crc = checkpoint->chain_crc,
-                 .chain_known = checkpoint->chain_known};
 }
 
 Result<std::vector<TransactionView>> live_transactions(const std::vector<Segment>& segments,
@@ -239,26 +246,123 @@ Result<std::vector<TransactionView>> live_transactions(const std::vector<Segment
   return transactions;
 }
 
-void apply(Catalog& catalog, const TransactionView& transaction) {
-  TreeWriter writer(0, nullptr);
-  for (const RecordView& change : transaction.changes) {
-    Tree& tree = catalog.find_or_add(change.table);
-    if (change.erased) {
-      writer.erase(tree, change.key);
-    } else {
-      writer.put(tree, change.key, change.value);
+Result<> stream_log(os::Files& files, const std::string& dir, const Identity& identity,
+                    std::uint64_t from, std::uint64_t last,
+                    const std::function<bool(const CommittedTransaction&)>& sink) {
+  if (from > last) return {};
+  DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_segments(files, dir));
+  const std::uint64_t first = names.empty() ? last + 1 : parse_segment_name(names[0])->first_lsn;
+  if (from < first) {
+    return Error(Code::kNotFound, fmt::format("the log reaches back to commit {} only", first))
+        .with("first", static_cast<std::int64_t>(first));
+  }
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (i + 1 < names.size() && parse_segment_name(names[i + 1])->first_lsn <= from) continue;
+    auto segments = scan_segments(files, dir, {names[i]}, identity, {}, nullptr);
+    if (!segments && segments.error().code() == Code::kFileNotFound) {
+      // A checkpoint let it go meanwhile; the answer is NotFound now.
+      return stream_log(files, dir, identity, from, last, sink);
+    }
+    if (!segments) return Error(std::move(segments.error()));
+    LogAssessment log;
+    log.live = {0};
+    DEFIB_TRY_ASSIGN(const std::vector<TransactionView> transactions,
+                     live_transactions(*segments, log, from - 1));
+    for (const TransactionView& transaction : transactions) {
+      if (transaction.number > last) return {};
+      CommittedTransaction committed{.number = transaction.number, .changes = {}};
+      for (const RecordView& change : transaction.changes) {
+        if (is_internal(change.table)) continue;
+        committed.changes.push_back(
+            {std::string(change.table), std::string(change.key),
+             change.erased ? std::nullopt : std::optional<std::string>(change.value)});
+      }
+      if (!sink(committed)) return {};
+      from = transaction.number + 1;
     }
   }
-  catalog.position = transaction.number;
+  return {};
 }
 
-Error checkpoint_unusable(Error cause) {
-  if (cause.code() != Code::kCorrupted) return cause;
-  const std::string reason = cause.message();
-  return Error(Code::kRecoveryImpossible,
-               "the checkpoint is damaged, and the log behind it is gone")
-      .with("reason", reason)
-      .because(std::move(cause));
+Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(os::Files& files,
+                                                                         const std::string& dir,
+                                                                         const Manifest& manifest,
+                                                                         const Identity& identity) {
+  std::vector<std::shared_ptr<const SortedFile>> opened;
+  const std::string data = os::join_path(dir, kDataDir);
+  for (auto info = manifest.files.rbegin(); info != manifest.files.rend(); ++info) {
+    const std::string path = os::join_path(data, sorted_file_name(*info));
+    auto file = SortedFile::open(files, path, *info, identity.uuid);
+    if (file) {
+      opened.push_back(*std::move(file));
+      continue;
+    }
+    const Code code = file.error().code();
+    if (code != Code::kCorrupted && code != Code::kFileNotFound) {
+      return Error(std::move(file.error()));
+    }
+    const std::string reason = file.error().message();
+    return Error(Code::kRecoveryImpossible,
+                 fmt::format("'{}', which the store is made of, {}", path,
+                             code == Code::kCorrupted ? "is damaged" : "is missing"))
+        .with("path", path)
+        .with("reason", reason)
+        .because(std::move(file.error()));
+  }
+  return opened;
+}
+
+Result<TableNames> table_names(const Manifest& manifest) {
+  TableNames names(manifest.next_table);
+  for (const ManifestTable& table : manifest.tables) {
+    if (names.insert(table.id, table.name)) continue;
+    return inconsistent(fmt::format("the manifest gives table '{}' or number {} twice",
+                                    escape(table.name), table.id),
+                        "index.pg");
+  }
+  return names;
+}
+
+std::optional<LogBase> log_base(const Manifest& manifest) {
+  if (manifest.checkpoint_commit == 0) return std::nullopt;
+  return LogBase{.lsn = manifest.checkpoint_commit,
+                 .epoch = manifest.epoch,
+                 .chain_crc = manifest.chain_crc,
+                 .chain_known = manifest.chain_known};
+}
+
+Result<Picture> take_picture(os::Files& files, const os::Clock& clock, const std::string& dir) {
+  Picture picture;
+  OneThread helper;
+  DEFIB_TRY_ASSIGN(picture.identity, read_identity(files, dir));
+  // The manifest first: segments that vanish meanwhile are in a newer one, and we look again.
+  DEFIB_TRY_ASSIGN(picture.pages, read_page_file(files, dir, picture.identity.uuid));
+  DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_segments(files, dir));
+  DEFIB_TRY_ASSIGN(picture.segments,
+                   scan_segments(files, dir, names, picture.identity,
+                                 {.mode = ReadMode::kCopy, .executor = &helper}, nullptr));
+  LogContext context;
+  context.identity = picture.identity;
+  context.base = log_base(picture.pages.manifest);
+  context.boot_id = clock.boot_id();
+  picture.log = assess_log(picture.segments, context);
+  return picture;
+}
+
+Result<ViewPtr> build_view(os::Files& files, const std::string& dir, Picture picture) {
+  if (!picture.log) return picture.log.error();
+  const Manifest& manifest = picture.pages.manifest;
+  const auto view = std::make_shared<View>();
+  DEFIB_TRY_ASSIGN(view->files, open_sorted_files(files, dir, manifest, picture.identity));
+  DEFIB_TRY_ASSIGN(TableNames names, table_names(manifest));
+  OneThread helper;
+  DEFIB_TRY_ASSIGN(const Replayed replayed,
+                   replay_log(std::move(picture.segments), *picture.log, manifest.checkpoint_commit,
+                              names, helper, nullptr));
+  view->position = replayed.last_commit;
+  view->overlays.push_back(replayed.overlay->view());
+  view->names = std::make_shared<const TableNames>(std::move(names));
+  return ViewPtr(view);
 }
 
 }  // namespace defib::store

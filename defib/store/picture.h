@@ -8,6 +8,8 @@
 
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,19 +20,20 @@
 #include "defib/store/format.h"
 #include "defib/store/lock.h"
 #include "defib/store/log_reader.h"
+#include "defib/store/page_file.h"
+#include "defib/store/sorted_file.h"
 #include "defib/store/store.h"
-#include "defib/store/versions.h"
+#include "defib/store/table_names.h"
+#include "defib/store/view.h"
 
 namespace defib::store {
 
 // NotAStore where there is none, InconsistentState where it is damaged or missing beside data,
-// StoreFormatUnsupported for another version.
+// StoreFormatUnsupported for another version or byte order, RecoveryConfigurationError for an
+// impossible page size.
 Result<Identity> read_identity(os::Files& files, const std::string& dir);
 // Whether the directory holds nothing yet but what a creation that was killed leaves.
 Result<bool> is_unused(os::Files& files, const std::string& dir);
-
-// The newest checkpoint's name, or an empty text where there is none.
-Result<std::string> newest_checkpoint(os::Files& files, const std::string& dir);
 
 // The five signs that recovery is needed, in the order of docs/store.md. Read-only; cheap: of the
 // log it reads headers only.
@@ -40,23 +43,35 @@ bool any_present(const std::vector<Indicator>& indicators);
 // "no_clean_shutdown, log_tail".
 std::string names_of_present(const std::vector<Indicator>& indicators);
 
-// The segments named, read and scanned.
-Result<std::vector<Segment>> read_segments(os::Files& files, const std::string& dir,
-                                           const std::vector<std::string>& names,
-                                           const Identity& identity, const Pulse& pulse);
-
-// What the log builds on, as the checkpoint says it.
-std::optional<LogBase> log_base(const std::optional<CheckpointHeader>& checkpoint);
-
 // Transactions of the live segments after the checkpoint, in order; views into the segments.
 Result<std::vector<TransactionView>> live_transactions(const std::vector<Segment>& segments,
                                                        const LogAssessment& log,
                                                        std::uint64_t after_lsn);
+// What store.h says of Store::stream(), up to commit `last`.
+Result<> stream_log(os::Files& files, const std::string& dir, const Identity& identity,
+                    std::uint64_t from, std::uint64_t last,
+                    const std::function<bool(const CommittedTransaction&)>& sink);
 
-// Replays into trees that nobody else sees; erased tables stay in the catalog, empty.
-void apply(Catalog& catalog, const TransactionView& transaction);
+// The base and the runs that the manifest names, newest first. RecoveryImpossible (path, reason)
+// where one is missing or is not the file that was written.
+Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(os::Files& files,
+                                                                         const std::string& dir,
+                                                                         const Manifest& manifest,
+                                                                         const Identity& identity);
+// InconsistentState where a name or number stands twice.
+Result<TableNames> table_names(const Manifest& manifest);
+// What the manifest says to whoever judges the log.
+std::optional<LogBase> log_base(const Manifest& manifest);
 
-// RecoveryImpossible around the checkpoint's own error, if it was damage.
-Error checkpoint_unusable(Error cause);
+struct Picture {
+  Identity identity;
+  PageFilePicture pages;
+  std::vector<Segment> segments;
+  Result<LogAssessment> log = LogAssessment{};
+};
+// RecoveryImpossible where the manifest cannot be read.
+Result<Picture> take_picture(os::Files& files, const os::Clock& clock, const std::string& dir);
+// The state of the last commit that the files hold; the picture's segments go into it.
+Result<ViewPtr> build_view(os::Files& files, const std::string& dir, Picture picture);
 
 }  // namespace defib::store

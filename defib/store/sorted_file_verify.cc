@@ -444,7 +444,8 @@ Result<std::vector<SortedDamage>> verify_sorted_file(
 Result<> walk_units(os::File& file, const Owner& owner, std::uint64_t from, std::uint64_t to,
                     const UnitVisitor& visitor) {
   Window window(file);
-  std::optional<std::uint64_t> broken_from;
+  bool is_broken = false;  // since broken_from
+  std::uint64_t broken_from = 0;
   std::string broken_problem;
   std::uint64_t at = from;
   while (at < to) {
@@ -461,29 +462,30 @@ Result<> walk_units(os::File& file, const Owner& owner, std::uint64_t from, std:
       header = load<UnitHeader>(bytes.data());
       // While searching, only what says that it belongs here is worth a checksum.
       const bool is_candidate = header.offset == at && header.owner() == owner;
-      if ((is_candidate || !broken_from) && header.size <= kMaxUnitSize) {
+      if ((is_candidate || !is_broken) && header.size <= kMaxUnitSize) {
         const std::uint64_t size = std::max<std::uint64_t>(header.size, kUnitHeaderSize);
         bytes = window.get(at, std::min(size, to - at), problem);
       }
       if (problem.empty()) problem = check_unit_alone(bytes, owner, at, header);
     }
     if (!problem.empty()) {
-      if (!broken_from) {
+      if (!is_broken) {
+        is_broken = true;
         broken_from = at;
         broken_problem = problem;
       }
       at += step;
       continue;
     }
-    if (broken_from) {
-      DEFIB_TRY(visitor.broken(*broken_from, at - *broken_from, broken_problem));
-      broken_from.reset();
+    if (is_broken) {
+      DEFIB_TRY(visitor.broken(broken_from, at - broken_from, broken_problem));
+      is_broken = false;
     }
     DEFIB_TRY(visitor.sound(header, bytes));
     at += header.size;
   }
-  if (!broken_from) return {};
-  return visitor.broken(*broken_from, to - *broken_from, broken_problem);
+  if (!is_broken) return {};
+  return visitor.broken(broken_from, to - broken_from, broken_problem);
 }
 
 }  // namespace defib::store::sorted

@@ -46,15 +46,39 @@ class Executor {
   virtual unsigned concurrency() const { return 1; }
 };
 
+// A secondary index: which keys a record of `table` is found by besides its own. Kept in the same
+// transaction as the record. An index that is new, or whose version differs from the one in the
+// store, is built when the store is opened; a program that writes to the table without declaring
+// the index drops it with its first change, and the next one that declares it builds it again.
+struct IndexDefinition {
+  std::string name;
+  std::string table;
+  bool unique = false;        // commit() answers IndexViolation where two records have one key
+  std::uint32_t version = 1;  // to be raised whenever `extract` begins to answer differently
+  // Appends the secondary keys of a record: none, one or several. A pure function of the record.
+  std::function<void(std::string_view key, std::string_view value, std::vector<std::string>& keys)>
+      extract;
+};
+
 struct Options {
   os::Files* files = nullptr;             // null: the kernel's
   const os::Clock* clock = nullptr;       // null: the real clock
-  Executor* executor = nullptr;           // null: one thread of the store's own
+  Executor* executor = nullptr;           // null: two threads of the store's own
   bool create = true;                     // false: NotAStore where there is none
   bool recover = true;                    // false: RecoveryNeeded where recovery is needed
+  std::uint32_t page_size = 16 << 10;     // of a store that is created: 4096 to 65536 bytes
   std::uint64_t segment_size = 64 << 20;  // of the log, bytes
-  // A checkpoint starts when the log behind the last one exceeds this, bytes; 0: only on request.
-  std::uint64_t checkpoint_after = 64 << 20;
+  // How long recovery may take: a checkpoint starts when replaying the log behind the last one
+  // would take half of it, at the rate that this store was last seen to replay. 0: no limit.
+  os::Duration recovery_budget = std::chrono::milliseconds(1000);
+  // A checkpoint starts when the log behind the last one exceeds this, bytes (which also bounds
+  // the memory for changes that stand in the log alone); 0: only on request, whatever the budget.
+  std::uint64_t checkpoint_after = 256 << 20;
+  std::uint64_t checkpoint_rate = 200 << 20;  // bytes written a second; 0: as fast as it goes
+  // Files are read through the page cache; this bounds what of it counts as this process's memory.
+  std::uint64_t cache_size = 1 << 30;
+  std::uint64_t log_retention = 0;  // bytes of log kept behind the checkpoint, for stream()
+  std::vector<IndexDefinition> indexes;
   os::Duration background_sync = std::chrono::milliseconds(100);
   os::Duration stage_timeout = std::chrono::minutes(10);
   os::Duration lock_wait = std::chrono::seconds(10);  // for a holder that is dying
@@ -81,12 +105,32 @@ class Cursor {
   virtual Result<> status() const { return {}; }
 };
 
+// Reads one index in order of secondary key, then of the records' own key.
+class IndexCursor {
+ public:
+  virtual ~IndexCursor() = default;
+  virtual bool seek(std::string_view secondary) = 0;  // first entry with a key >= `secondary`
+  virtual bool first() = 0;
+  virtual bool last() = 0;
+  virtual bool next() = 0;
+  virtual bool prev() = 0;
+  // Views that are valid until the cursor moves. Precondition: positioned on an entry.
+  virtual std::string_view secondary() const = 0;
+  virtual std::string_view key() const = 0;  // the record's own
+  virtual Result<> status() const = 0;       // as Cursor's
+};
+
 class Snapshot {
  public:
   virtual ~Snapshot() = default;
   virtual Result<std::optional<std::string>> get(std::string_view table,
                                                  std::string_view key) const = 0;
   virtual Result<std::unique_ptr<Cursor>> scan(std::string_view table) const = 0;
+  // NotFound where the store has no such index.
+  virtual Result<std::unique_ptr<IndexCursor>> scan_index(std::string_view index) const = 0;
+  // Keys of the records whose secondary key is this one, in order.
+  Result<std::vector<std::string>> find_by(std::string_view index,
+                                           std::string_view secondary) const;
   // Names of tables with at least one record, sorted.
   virtual std::vector<std::string> tables() const = 0;
   // The number of the last commit that it shows.
@@ -127,7 +171,8 @@ struct Status {
   std::uint64_t last_commit = 0;        // number of the last commit that the log shows
   std::uint64_t checkpoint_commit = 0;  // number of the last commit in the checkpoint
   std::uint64_t log_bytes = 0;
-  std::uint64_t checkpoint_bytes = 0;
+  std::uint64_t checkpoint_bytes = 0;  // base and runs
+  std::uint32_t runs = 0;
   std::string lock_holder;  // empty: nobody; "pid 123 (engine), since 2026-..."
 };
 
@@ -139,6 +184,23 @@ struct VerifyReport {
   std::uint64_t log_records = 0;
   std::uint64_t checkpoint_records = 0;
   std::vector<FindingDetail> findings;  // empty: sound
+};
+
+// Since the store was opened, unless said otherwise. Bytes.
+struct Statistics {
+  std::uint64_t commits = 0;
+  std::uint64_t user_bytes = 0;  // keys and values committed
+  std::uint64_t log_bytes = 0;   // blocks written to the log
+  std::uint64_t checkpoints = 0;
+  std::uint64_t checkpoint_bytes = 0;  // runs written
+  std::uint64_t merges = 0;
+  std::uint64_t merge_bytes = 0;              // bases written
+  std::uint64_t tail_bytes = 0;               // of log that a recovery would replay now
+  std::uint64_t memory_bytes = 0;             // of changes that stand in the log alone, now
+  std::uint64_t mapped_bytes = 0;             // of base and runs that were touched lately, at most
+  std::uint32_t runs = 0;                     // now
+  os::Duration estimated_recovery{0};         // of that tail, now
+  std::uint64_t replay_bytes_per_second = 0;  // as measured last
 };
 
 struct Change {
@@ -176,6 +238,7 @@ class Store {
   // NotFound names the first one that it still has.
   virtual Result<> stream(std::uint64_t from,
                           const std::function<bool(const CommittedTransaction&)>& sink) = 0;
+  virtual Statistics statistics() const = 0;
   // What recovery did when this store was opened; empty stages where none was needed.
   virtual const recovery::ProcedureResult& recovery_result() const = 0;
 };

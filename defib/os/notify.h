@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace defib::process::notify {
+namespace defib::os::notify {
 
 inline constexpr int kPatienceMs = 50;
 // Longest value of one field. A longer one is not sent, and counted as a drop.
@@ -24,4 +24,4 @@ bool send_field(const char* key, const char* value, std::size_t value_size);
 // Messages that were meant to be sent and were not.
 std::uint64_t drops();
 
-}  // namespace defib::process::notify
+}  // namespace defib::os::notify

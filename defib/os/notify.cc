@@ -1,4 +1,4 @@
-#include "defib/process/notify.h"
+#include "defib/os/notify.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -12,7 +12,7 @@
 
 #include <atomic>
 
-namespace defib::process::notify {
+namespace defib::os::notify {
 namespace {
 
 constexpr std::size_t kMaxKey = 32;
@@ -111,4 +111,4 @@ std::uint64_t drops() {
   return dropped.load(std::memory_order_relaxed);
 }
 
-}  // namespace defib::process::notify
+}  // namespace defib::os::notify
