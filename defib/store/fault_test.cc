@@ -366,7 +366,7 @@ TEST(StoreFault, ARefusedReadIsAnErrorAndNeverOtherData) {
       const auto disk = image->killed(0, 0);
       disk->set_read_fault(
           [&](std::string_view read, std::uint64_t offset, std::span<char>& bytes) -> Result<> {
-            // The kernel reads whole pages: what shares one with a bad sector cannot be read either.
+            // The kernel reads whole pages: what shares one with a bad sector is unreadable too.
             const std::uint64_t first = offset / 4096 * 4096;
             if (read == path && first <= bad && bad / 4096 * 4096 < offset + bytes.size()) {
               return Error(Code::kIoError, "injected").with("path", path);
