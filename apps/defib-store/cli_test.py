@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """defib-store as a script meets it: output, exit codes, and a kill in the middle of a load."""
 
+import glob
 import json
 import os
 import signal
@@ -12,8 +13,54 @@ import unittest
 PROGRAM = sys.argv.pop(1)
 
 
+VERSION_1_STORES = os.path.join(os.path.dirname(__file__), "..", "..", "defib", "store", "testing",
+                                "version_1_stores.h")
+
+
 def run(*arguments, text=None):
     return subprocess.run([PROGRAM, *arguments], input=text, capture_output=True, text=True)
+
+
+def make_version_1_store(name, folder):
+    """Writes one of the stores in version_1_stores.h."""
+    file = None
+    with open(VERSION_1_STORES, encoding="utf-8") as source:
+        text = source.read().split('R"(')[1].split(')"')[0]
+    for line in text.split("\n"):
+        words = line.split(" ")
+        if words[0] == "file":
+            file = None
+            store, path = words[1].split("/", 1)
+            if store == name:
+                path = os.path.join(folder, path)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                file = path
+                with open(file, "wb") as made:
+                    made.truncate(int(words[2]))
+        elif file is not None and len(words) == 2:
+            with open(file, "r+b") as made:
+                made.seek(int(words[0]))
+                made.write(bytes.fromhex(words[1]))
+    os.makedirs(os.path.join(folder, "wal"), exist_ok=True)
+
+
+def tree(folder):
+    """Every file's bytes and time of change."""
+    found = {}
+    for base, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(base, name)
+            with open(path, "rb") as file:
+                found[path] = (file.read(), os.stat(path).st_mtime_ns)
+    return found
+
+
+def damage(path, offset, size=1):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        was = file.read(size)
+        file.seek(offset)
+        file.write(bytes(b ^ 0x55 for b in was))
 
 
 class Cli(unittest.TestCase):
@@ -26,6 +73,44 @@ class Cli(unittest.TestCase):
 
     def load(self, text, *options):
         return run("load", self.dir, *options, text=text)
+
+    def fill(self, records=2000):
+        loaded = self.load("".join(f"put\tt\t{i:05}\tvalue {i} of this table\n"
+                                   for i in range(records)), "--batch", "100")
+        self.assertEqual(loaded.returncode, 0, loaded.stderr)
+
+    def one(self, pattern):
+        paths = sorted(glob.glob(os.path.join(self.dir, pattern)))
+        self.assertTrue(paths, pattern)
+        return paths[0]
+
+    def killed_load(self, commits, *options):
+        """Leaves the store as kill -9 does after so many acknowledged commits."""
+        child = subprocess.Popen([PROGRAM, "load", self.dir, *options], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for i in range(commits):
+            child.stdin.write(f"put\tlog\t{i:05}\tv{i}\ncommit\n")
+            child.stdin.flush()
+            self.assertTrue(child.stdout.readline().startswith("ok "))
+        child.kill()
+        child.communicate()
+
+    def cure(self, *arguments):
+        """What the failing command's error suggests is run as it stands; answers its output."""
+        failed = run(*arguments, "--json")
+        self.assertNotEqual(failed.returncode, 0, failed.stdout)
+        error = json.loads(failed.stdout)["error"]
+        self.assertTrue(error["message"])
+        self.assertEqual(len(error["commands"]), 1, error)
+        command = error["commands"][0]
+        self.assertIn("`" + " ".join(command) + "`", error["suggested_action"])
+        shown = run(*arguments)
+        self.assertIn(f"error[{error['code']} {error['kind']}]: ", shown.stderr)
+        self.assertIn("\ntry: ", shown.stderr)
+        self.assertEqual(command[:2], ["defib", "store"])
+        done = run(*command[2:], text="")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return error, command
 
     def test_load_acknowledges_each_commit_and_dump_shows_all_in_order(self):
         loaded = self.load("put\tt\tb\\x00\tx\\ty\nput\tt\ta\t1\ncommit\nput\ts\tk\t\ndel\tt\ta\n")
@@ -76,22 +161,190 @@ class Cli(unittest.TestCase):
         self.assertEqual(run("get", self.dir, "t", "3").stdout, "v\n")
 
     def test_damage_is_found_and_repaired_into_a_new_store(self):
-        self.load("".join(f"put\tt\t{i}\tv\n" for i in range(5)))
+        self.fill()
         self.assertEqual(run("verify", self.dir).returncode, 0)
-        self.assertEqual(run("backup", self.dir, "--to", self.dir + ".backup").returncode, 0)
-        self.assertEqual(run("dump", self.dir + ".backup").stdout, run("dump", self.dir).stdout)
-        data = os.path.join(self.dir, "data")
-        name = next(n for n in os.listdir(data) if n.endswith(".base"))
-        with open(os.path.join(data, name), "r+b") as file:
-            file.seek(4150)
-            file.write(b"\xff")
+        whole = run("dump", self.dir).stdout
+        damage(self.one("data/*.base"), 4096 + 20000)
         verified = run("verify", self.dir, "--json")
         self.assertEqual(verified.returncode, 1)
-        self.assertGreaterEqual(len(json.loads(verified.stdout)["findings"]), 1)
-        self.assertEqual(run("dump", self.dir).returncode, 1)
+        self.assertEqual(len(json.loads(verified.stdout)["findings"]), 1)
+        dumped = run("dump", self.dir)
+        self.assertEqual(dumped.returncode, 1)  # It is not merely short.
+        self.assertIn("error[", dumped.stderr)
+        self.assertEqual(run("get", self.dir, "t", "00000").returncode, 0)
+        before = tree(self.dir)
         repaired = json.loads(run("repair", self.dir, "--to", self.dir + ".new", "--json").stdout)
-        self.assertGreaterEqual(len(repaired["losses"]), 1)
+        self.assertEqual(tree(self.dir), before)
+        self.assertEqual(len(repaired["losses"]), 1)
+        lost = repaired["loss_details"][0]
+        self.assertEqual((lost["kind"], lost["table"]), ("records", "t"))
         self.assertEqual(run("verify", self.dir + ".new").returncode, 0)
+        # Exactly the keys of the named range are missing.
+        kept = [line for line in whole.splitlines()
+                if not (lost["after_key"] or "") < line.split("\t")[1] < (lost["before_key"] or "~")]
+        self.assertEqual(run("dump", self.dir + ".new").stdout.splitlines(), kept)
+        self.assertEqual(repaired["records"], len(kept))
+
+    def test_a_store_is_backed_up_beside_its_writer(self):
+        self.fill(100)
+        child = subprocess.Popen([PROGRAM, "load", self.dir], text=True, stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE)
+        child.stdin.write("put\tt\tlate\tx\ncommit\n")
+        child.stdin.flush()
+        self.assertEqual(child.stdout.readline(), "ok 1\n")
+        backup = json.loads(run("backup", self.dir, "--to", self.dir + ".b", "--json").stdout)
+        self.assertEqual((backup["records"], backup["commit"]), (101, 2))
+        child.stdin.close()
+        child.wait()
+        child.stdout.close()
+        self.assertEqual(run("dump", self.dir + ".b").stdout, run("dump", self.dir).stdout)
+        again = run("backup", self.dir, "--to", self.dir + ".b")
+        self.assertEqual(again.returncode, 2)
+        self.assertIn("try: ", again.stderr)
+
+    def test_a_backup_and_the_log_lead_to_any_commit_between(self):
+        self.fill(100)
+        self.assertEqual(run("backup", self.dir, "--to", self.dir + ".b").returncode, 0)
+        self.killed_load(10, "--keep-log", "100mb")
+        restored = run("restore", self.dir + ".b", "--to", self.dir + ".4", "--log", self.dir,
+                       "--to-commit", "5", "--json")
+        self.assertEqual(restored.returncode, 0, restored.stdout)
+        report = json.loads(restored.stdout)
+        self.assertEqual((report["commit"], report["replayed"], report["records"]), (5, 4, 104))
+        self.assertEqual(run("dump", self.dir + ".4", "log").stdout,
+                         "".join(f"log\t{i:05}\tv{i}\n" for i in range(4)))
+        # A damaged log is followed up to the damage, and no further.
+        damage(self.one("wal/*.wal"), 4096 + 3 * 128 + 70)
+        report = json.loads(run("restore", self.dir + ".b", "--to", self.dir + ".all", "--log",
+                                self.dir, "--json").stdout)
+        self.assertLess(report["commit"], 11)
+        self.assertEqual(len(report["losses"]), 1)
+        self.assertEqual(report["loss_details"][0]["first_commit"], report["commit"] + 1)
+        beyond = run("restore", self.dir + ".b", "--to", self.dir + ".x", "--log", self.dir,
+                     "--to-commit", "99")
+        self.assertEqual(beyond.returncode, 1)
+        self.assertIn("--to-commit", beyond.stderr)
+
+    def test_a_dry_run_says_what_recovery_will_do_and_changes_nothing(self):
+        self.fill(500)
+        self.killed_load(50)
+        before = tree(self.dir)
+        planned = run("recover", self.dir, "--dry-run", "--json")
+        self.assertEqual(planned.returncode, 0, planned.stdout)
+        plan = json.loads(planned.stdout)
+        self.assertEqual(plan["schema"], "defib.store_plan/1")
+        self.assertTrue(plan["recovery_needed"] and plan["would_succeed"])
+        self.assertEqual(plan["last_commit"], 55)
+        self.assertGreater(plan["replay_bytes"], 0)
+        for need in ("memory", "disk", "descriptors"):
+            self.assertLess(0, plan[need]["required"])
+            self.assertLess(plan[need]["required"], plan[need]["available"])
+        self.assertIn("replay commits 6 to 55", run("recover", self.dir, "--dry-run").stdout)
+        for arguments in (["status"], ["verify"], ["inspect"], ["status", "--json"]):
+            run(arguments[0], self.dir, *arguments[1:])
+        self.assertEqual(tree(self.dir), before)
+        recovered = run("recover", self.dir, "--json", "--progress")
+        report = json.loads(recovered.stdout)
+        self.assertEqual([s["name"] for s in report["stages"]], [s["name"] for s in plan["stages"]])
+        self.assertEqual(report["last_commit"], plan["last_commit"])
+        # Progress never goes back.
+        shown = [json.loads(line) for line in recovered.stderr.splitlines()]
+        self.assertTrue(shown)
+        for stage in {line["stage"] for line in shown}:
+            percents = [line["percent"] for line in shown if line["stage"] == stage]
+            self.assertEqual(percents, sorted(percents))
+
+    def test_a_dry_run_beside_a_writer_names_it(self):
+        child = subprocess.Popen([PROGRAM, "load", self.dir], text=True, stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE)
+        child.stdin.write("put\tt\ta\t1\ncommit\n")
+        child.stdin.flush()
+        child.stdout.readline()
+
+        def steady():  # The writer makes its next segments in the background.
+            return {path: file for path, file in tree(self.dir).items() if "/wal/" not in path}
+        before = steady()
+        planned = run("recover", self.dir, "--dry-run", "--json")
+        self.assertEqual(planned.returncode, 3)
+        self.assertIn(f"pid {child.pid} ", json.loads(planned.stdout)["lock_holder"])
+        self.assertEqual(steady(), before)
+        refused = run("repair", self.dir, "--to", self.dir + ".new")
+        self.assertEqual(refused.returncode, 3)
+        self.assertFalse(os.path.exists(self.dir + ".new"))
+        child.stdin.close()
+        child.wait()
+        child.stdout.close()
+
+    def test_inspect_shows_each_part(self):
+        self.fill(300)
+        self.killed_load(3)
+        found = json.loads(run("inspect", self.dir, "--json").stdout)
+        self.assertEqual(found["schema"], "defib.store_inspect/1")
+        self.assertEqual(found["files"][0]["records_by_table"], {"t": 300})
+        self.assertEqual(found["checkpoint"]["commit"], 3)
+        self.assertEqual([t["name"] for t in found["tables"]], ["t"])
+        self.assertEqual(found["dwb"]["state"], "empty")
+        blocks = [b for s in found["wal"] for b in s["blocks"]]
+        self.assertEqual(sum(b["commits"] for b in blocks), 3)
+        for part in ("wal", "pages", "dwb", "files", "tables", "checkpoint"):
+            self.assertIn(part, run("inspect", self.dir, part).stdout)
+        self.assertEqual(run("inspect", self.dir, "nonsense").returncode, 2)
+
+    # For each error that a command cures: the command that it suggests does.
+
+    def test_a_damaged_base_is_cured_as_the_error_says(self):  # -70
+        self.fill()
+        with open(self.one("data/*.base"), "r+b") as file:
+            file.truncate(8192)
+        error, command = self.cure("put", self.dir, "t", "k", "v")
+        self.assertEqual(error["code"], -70)
+        self.assertEqual(run("verify", command[-1]).returncode, 0)
+        self.assertEqual(run("put", command[-1], "t", "k", "v").returncode, 0)
+
+    def test_a_damaged_log_is_cured_as_the_error_says(self):  # -71
+        self.killed_load(20)
+        damage(self.one("wal/*.wal"), 4096 + 70)
+        error, command = self.cure("dump", self.dir)
+        self.assertEqual(error["code"], -71)
+        self.assertEqual(run("dump", command[-1]).stdout.count("\n"), 19)
+
+    def test_parts_that_contradict_one_another_are_cured_as_the_error_says(self):  # -75
+        self.fill()
+        damage(os.path.join(self.dir, "store.id"), 20)
+        whole = 2000
+        error, command = self.cure("put", self.dir, "t", "k", "v")
+        self.assertEqual(error["code"], -75)
+        self.assertEqual(run("dump", command[-1]).stdout.count("\n"), whole)
+
+    def test_a_directory_that_is_no_store_is_made_one_as_the_error_says(self):  # -84
+        os.makedirs(self.dir)
+        error, _ = self.cure("dump", self.dir)
+        self.assertEqual(error["code"], -84)
+        self.assertEqual(run("dump", self.dir).returncode, 0)
+
+    def test_an_old_store_is_migrated_as_the_error_says(self):  # -85
+        make_version_1_store("closed", self.dir)
+        error, _ = self.cure("dump", self.dir)
+        self.assertEqual(error["code"], -85)
+        self.assertEqual(run("dump", self.dir).stdout.count("\n"), 42)
+        again = json.loads(run("migrate", self.dir, "--json").stdout)
+        self.assertFalse(again["migrated"])
+
+    def test_a_crashed_store_is_recovered_as_the_error_says(self):  # -90
+        self.killed_load(5)
+        error, _ = self.cure("dump", self.dir, "--no-recover")
+        self.assertEqual(error["code"], -90)
+        self.assertEqual(run("dump", self.dir, "--no-recover").stdout.count("\n"), 5)
+
+    def test_suggestions_hold_for_names_that_a_shell_would_take_apart(self):
+        self.dir = os.path.join(self.folder.name, "a store; with 'quotes'")
+        self.killed_load(2)
+        failed = run("dump", self.dir, "--no-recover")
+        line = failed.stderr.split("`")[1]
+        done = subprocess.run(["sh", "-c", line.replace("defib store", f"'{PROGRAM}'", 1)],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(run("dump", self.dir, "--no-recover").returncode, 0)
 
     def test_wrong_usage_is_exit_code_2(self):
         self.assertEqual(run("nonsense").returncode, 2)

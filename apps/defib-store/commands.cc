@@ -1,7 +1,6 @@
 #include "apps/defib-store/commands.h"
 
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <cstdio>
 
@@ -16,29 +15,6 @@ namespace {
 using store::Snapshot;
 using store::Store;
 using wire::Json;
-
-int exit_code(const Error& error) {
-  switch (error.code()) {
-    case Code::kDatabaseLocked:
-    case Code::kRecoveryNeeded:
-      return 3;
-    case Code::kInvalidArgument:
-    case Code::kMalformed:
-    case Code::kWrongUsage:
-    case Code::kAlreadyExists:
-    case Code::kNotAStore:
-    case Code::kStoreFormatUnsupported:
-    case Code::kKeyOrValueTooLarge:
-    case Code::kRecoveryConfigurationError:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
-void print(const Json& json) {
-  fmt::print("{}\n", json.dump());
-}
 
 void print_lines(const std::string& indent, const Json& json) {
   const auto is_simple = [](const Json& value) { return !value.is_array() && !value.is_object(); };
@@ -109,7 +85,7 @@ Result<> dump_table(const Snapshot& snapshot, const std::string& table, bool jso
       fmt::print("{}\t{}\t{}\n", escape(table), escape(cursor->key()), escape(cursor->value()));
     }
   }
-  return cursor->status();
+  return cursor->status();  // A damaged table must not look like a short one.
 }
 
 Result<std::string> raw(const std::string& escaped) {
@@ -189,8 +165,9 @@ Json to_json(const store::Status& status) {
        {"recovery_needed", status.recovery_needed},
        {"indicators", std::move(indicators)},
        {"last_commit", status.last_commit},
-       {"checkpoint",
-        Json::object({{"commit", status.checkpoint_commit}, {"bytes", status.checkpoint_bytes}})},
+       {"checkpoint", Json::object({{"commit", status.checkpoint_commit},
+                                    {"bytes", status.checkpoint_bytes},
+                                    {"runs", status.runs}})},
        {"log", Json::object({{"bytes", status.log_bytes},
                              {"first_commit", status.checkpoint_commit + 1},
                              {"last_commit", status.last_commit}})},
@@ -210,77 +187,19 @@ Result<> status(const Arguments& arguments) {
                indicator.evidence);
   }
   fmt::print(
-      "last commit:     {}\ncheckpoint:      commit {}, {} bytes\nlog:             {} bytes\n",
-      status.last_commit, status.checkpoint_commit, status.checkpoint_bytes, status.log_bytes);
+      "last commit:     {}\ncheckpoint:      commit {}, {} bytes, {} runs\n"
+      "log:             {} bytes\n",
+      status.last_commit, status.checkpoint_commit, status.checkpoint_bytes, status.runs,
+      status.log_bytes);
   fmt::print("lock holder:     {}\n", status.lock_holder.empty() ? "nobody" : status.lock_holder);
   return {};
 }
 
-// Shows the stages as they pass and keeps them for the report.
-class StageWatcher : public recovery::Procedure::Observer {
- public:
-  explicit StageWatcher(bool json) : json_(json), terminal_(::isatty(STDERR_FILENO) == 1) {}
-
-  void stage_finished(const recovery::StageRecord& record) override {
-    Json stage = Json::object({{"name", record.name},
-                               {"outcome", recovery::to_string(record.outcome)},
-                               {"duration_ns", record.duration.count()}});
-    Json metrics = Json::object();
-    for (const auto& [name, value] : record.metrics) metrics.set(name, value);
-    stage.set("metrics", std::move(metrics));
-    if (record.error) stage.set("error", wire::to_json(*record.error));
-    stages_.push(std::move(stage));
-    if (json_) return;
-    if (terminal_) fmt::print(stderr, "\r\033[K");
-    fmt::print("{:<24} {:<12} {:>9}", record.name, recovery::to_string(record.outcome),
-               os::format_duration(record.duration));
-    for (const auto& [name, value] : record.metrics) fmt::print("  {}={}", name, value);
-    fmt::print("\n");
-    std::fflush(stdout);
-  }
-
-  void progressed(const recovery::Progress& progress) override {
-    if (json_ || !terminal_ || progress.total == 0) return;
-    fmt::print(stderr, "\r\033[K{} {}%: {} of {} {}", progress.stage,
-               progress.done * 100 / progress.total, progress.done, progress.total, progress.what);
-    std::fflush(stderr);
-  }
-
-  Json take_stages() { return std::move(stages_); }
-
- private:
-  bool json_;
-  bool terminal_;
-  Json stages_ = Json::array();
-};
-
-int recover(const Arguments& arguments) {
-  StageWatcher watcher(arguments.json);
-  store::Options options;
-  options.create = false;
-  options.stage_timeout = arguments.stage_timeout;
-  options.observer = &watcher;
-  auto store = Store::open(arguments.dir, options);
-  Json json = Json::object({{"schema", "defib.store_recovery/1"}, {"recovered", false}});
-  std::optional<Error> error;
-  if (!store) {
-    error = store.error();
-  } else {
-    const auto& result = (*store)->recovery_result();
-    json.set("recovered", !result.stages.empty()).set("duration_ns", result.duration.count());
-    json.set("last_commit", (*store)->snapshot().value()->position());
-    if (!arguments.json && result.stages.empty()) fmt::print("nothing to recover\n");
-    if (const Result<> closed = (*store)->close(); !closed) error = closed.error();
-  }
-  if (!arguments.json) return error ? report(*error, false) : 0;
-  json.set("stages", watcher.take_stages());
-  if (error) json.set("error", wire::to_json(*error));
-  print(json);
-  return error ? exit_code(*error) : 0;
-}
-
 Result<int> verify(const Arguments& arguments) {
-  DEFIB_TRY_ASSIGN(const store::VerifyReport report, Store::verify_files(arguments.dir, {}));
+  DEFIB_TRY_ASSIGN(store::VerifyReport report, Store::verify_files(arguments.dir, {}));
+  if (report.findings.empty()) {
+    DEFIB_TRY_ASSIGN(report.findings, store::verify_indexes(arguments.dir, {}));
+  }
   const bool sound = report.findings.empty();
   if (arguments.json) {
     Json findings = Json::array();
@@ -315,73 +234,29 @@ Result<> inspect(const Arguments& arguments) {
   return {};
 }
 
-Result<> copy(const Arguments& arguments, bool is_repair) {
-  DEFIB_TRY_ASSIGN(const store::CopyReport report,
-                   is_repair ? store::repair(arguments.dir, arguments.to, {})
-                             : store::back_up(arguments.dir, arguments.to, {}));
-  if (arguments.json) {
-    Json losses = Json::array();
-    for (const store::Loss& loss : report.losses) losses.push(loss.text);
-    print(Json::object({{"schema", is_repair ? "defib.store_repair/1" : "defib.store_backup/1"},
-                        {"to", arguments.to},
-                        {"records", report.records},
-                        {"commit", report.commit},
-                        {"losses", std::move(losses)}}));
-    return {};
-  }
-  fmt::print("{}: {} records, up to commit {} of {}\n", arguments.to, report.records, report.commit,
-             arguments.dir);
-  for (const store::Loss& loss : report.losses) fmt::print("lost: {}\n", loss.text);
-  if (is_repair && report.losses.empty()) fmt::print("nothing was lost\n");
-  return {};
-}
-
-int finish(const Result<>& done, bool json) {
-  return done ? 0 : report(done.error(), json);
-}
-
 }  // namespace
 
-int report(const Error& error, bool json) {
-  if (json) {
-    print(Json::object({{"schema", "defib.error/1"}, {"error", wire::to_json(error)}}));
-  } else {
-    std::fflush(stdout);
-    fmt::print(stderr, "{}\n", error.to_text());
-  }
-  return exit_code(error);
-}
-
 int run_dump(const Arguments& arguments) {
-  return finish(dump(arguments), arguments.json);
+  return finish(dump(arguments), arguments);
 }
 int run_get(const Arguments& arguments) {
-  return finish(get(arguments), arguments.json);
+  return finish(get(arguments), arguments);
 }
 int run_put(const Arguments& arguments) {
-  return finish(change(arguments, true), arguments.json);
+  return finish(change(arguments, true), arguments);
 }
 int run_del(const Arguments& arguments) {
-  return finish(change(arguments, false), arguments.json);
+  return finish(change(arguments, false), arguments);
 }
 int run_status(const Arguments& arguments) {
-  return finish(status(arguments), arguments.json);
-}
-int run_recover(const Arguments& arguments) {
-  return recover(arguments);
+  return finish(status(arguments), arguments);
 }
 int run_verify(const Arguments& arguments) {
   const Result<int> code = verify(arguments);
-  return code ? *code : report(code.error(), arguments.json);
+  return code ? *code : report(code.error(), arguments);
 }
 int run_inspect(const Arguments& arguments) {
-  return finish(inspect(arguments), arguments.json);
-}
-int run_backup(const Arguments& arguments) {
-  return finish(copy(arguments, false), arguments.json);
-}
-int run_repair(const Arguments& arguments) {
-  return finish(copy(arguments, true), arguments.json);
+  return finish(inspect(arguments), arguments);
 }
 
 }  // namespace defib::store_program

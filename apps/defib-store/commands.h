@@ -6,25 +6,34 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
+#include "defib/wire/json.h"
 
 namespace defib::store_program {
 
 struct Arguments {
   std::string dir;
   bool json = false;
-  std::string sync = "each";  // load: each, group or none
-  std::uint64_t batch = 0;    // load: commands in a commit; 0: only at `commit`
-  bool no_recover = false;    // dump, get
+  std::string sync = "each";   // load: each, group or none
+  std::uint64_t batch = 0;     // load: commands in a commit; 0: only at `commit`
+  std::uint64_t keep_log = 0;  // load: bytes of log kept behind the checkpoint
+  bool no_recover = false;     // dump, get
   std::string table;
   std::string key;
   std::string value;
-  std::string part;  // inspect
-  std::string to;    // backup, repair
-  os::Duration stage_timeout = std::chrono::minutes(10);
+  std::string part;                        // inspect
+  std::string to;                          // backup, restore, repair
+  std::string log;                         // restore: the store whose log is replayed; empty: none
+  bool is_restore = false;                 // `dir` is a backup
+  std::optional<std::uint64_t> to_commit;  // restore
+  os::Duration stage_timeout = std::chrono::minutes(10);  // recover
+  bool dry_run = false;                                   // recover
+  bool progress = false;                                  // recover: also where it is no terminal
 };
 
 int run_load(const Arguments& arguments);
@@ -37,9 +46,21 @@ int run_recover(const Arguments& arguments);
 int run_verify(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
 int run_backup(const Arguments& arguments);
+int run_restore(const Arguments& arguments);
 int run_repair(const Arguments& arguments);
+int run_migrate(const Arguments& arguments);
 
+// report.cc
+int exit_code(const Error& error);
+// The error as this program shows it: what it suggests names the store at hand, so that it can be
+// run as it stands.
+Error for_user(const Error& error, const Arguments& arguments);
+// An error's JSON with "commands": what would cure it, each as a list of words.
+wire::Json error_json(const Error& error, const Arguments& arguments);
 // Prints the error in the form that was asked for and returns the exit code that it deserves.
-int report(const Error& error, bool json);
+int report(const Error& error, const Arguments& arguments);
+int finish(const Result<>& done, const Arguments& arguments);
+// One line.
+void print(const wire::Json& json);
 
 }  // namespace defib::store_program

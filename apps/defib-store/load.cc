@@ -238,12 +238,14 @@ class Loader {
 
 int run_load(const Arguments& arguments) {
   catch_signals();
-  auto store = store::Store::open(arguments.dir, {});
-  if (!store) return report(store.error(), arguments.json);
+  store::Options options;
+  options.log_retention = arguments.keep_log;
+  auto store = store::Store::open(arguments.dir, options);
+  if (!store) return report(store.error(), arguments);
   const Result<> loaded = Loader(**store, arguments).run();
   const Result<> closed = (*store)->close();
-  if (!loaded) return report(loaded.error(), arguments.json);
-  if (!closed) return report(closed.error(), arguments.json);
+  if (!loaded) return report(loaded.error(), arguments);
+  if (!closed) return report(closed.error(), arguments);
   return interrupted != 0 ? 4 : 0;
 }
 

@@ -28,9 +28,8 @@ class Program {
     } catch (const CLI::Success& success) {
       return app_.exit(success);
     } catch (const CLI::ParseError& error) {
-      const bool json = arguments_.json;
       return defib::store_program::report(defib::Error(defib::Code::kWrongUsage, error.what()),
-                                          json);
+                                          arguments_);
     }
     for (const auto& [verb, function] : verbs_) {
       if (verb->parsed()) return function(arguments_);
@@ -59,6 +58,10 @@ class Program {
         ->check(CLI::IsMember({"each", "group", "none"}));
     load->add_option("--batch", arguments_.batch, "Commit by itself every N commands")
         ->check(CLI::PositiveNumber);
+    load->add_option("--keep-log", arguments_.keep_log,
+                     "Keep at least this many bytes of log behind the checkpoint, for `restore "
+                     "--log`: a number, or one with kb, mb or gb (default 0)")
+        ->transform(CLI::AsSizeValue(false));
   }
 
   void add_reading() {
@@ -90,8 +93,23 @@ class Program {
   void add_care() {
     using namespace defib::store_program;
     verb("status", "What the files say, without changing them", "status DIR --json", run_status);
-    CLI::App* recover = verb("recover", "Run recovery and show its stages",
-                             "recover DIR --timeout-per-stage 5m", run_recover);
+    add_recover();
+    verb("verify", "Check every byte, without changing any", "verify DIR", run_verify);
+    CLI::App* inspect = verb("inspect", "Show what the files hold", "inspect DIR wal", run_inspect);
+    const std::vector<std::string> parts = {"wal", "pages", "dwb", "files", "tables", "checkpoint"};
+    inspect
+        ->add_option("PART", arguments_.part,
+                     "wal, pages, dwb, files, tables or checkpoint (default: all)")
+        ->check(CLI::IsMember(parts));
+    add_copies();
+    verb("migrate", "Bring a store of an older format version up to date, in place", "migrate DIR",
+         run_migrate);
+  }
+
+  void add_recover() {
+    CLI::App* recover =
+        verb("recover", "Run recovery and show its stages", "recover DIR --timeout-per-stage 5m",
+             defib::store_program::run_recover);
     recover->add_option_function<std::string>(
         "--timeout-per-stage",
         [this](const std::string& text) {
@@ -101,15 +119,26 @@ class Program {
           }
         },
         "The longest that one stage may take (default 10m)");
-    verb("verify", "Check every byte, without changing any", "verify DIR", run_verify);
-    CLI::App* inspect = verb("inspect", "Show what the files hold", "inspect DIR wal", run_inspect);
-    inspect->add_option("PART", arguments_.part, "wal, checkpoint, pages or dwb (default: all)")
-        ->check(CLI::IsMember({"wal", "checkpoint", "pages", "dwb"}));
+    recover->add_flag("--dry-run", arguments_.dry_run,
+                      "Say what recovery would do and what it would need, and change nothing");
+    recover->add_flag("--progress", arguments_.progress,
+                      "Show progress on standard error, also where that is no terminal");
+  }
+
+  void add_copies() {
+    using namespace defib::store_program;
     CLI::App* backup = verb("backup", "Copy a store, also while it is in use",
                             "backup DIR --to NEWDIR", run_backup);
+    CLI::App* restore =
+        verb("restore", "Make a store from a backup, and from a log what was committed since",
+             "restore BACKUP --to NEWDIR --log DIR --to-commit 1234", run_restore);
+    restore->add_option("--log", arguments_.log,
+                        "The store whose log is replayed, also where it is damaged");
+    restore->add_option("--to-commit", arguments_.to_commit,
+                        "The last commit to be replayed (default: all)");
     CLI::App* repair = verb("repair", "Save what is readable of a damaged store into a new one",
                             "repair DIR --to NEWDIR", run_repair);
-    for (CLI::App* copy : {backup, repair}) {
+    for (CLI::App* copy : {backup, restore, repair}) {
       copy->add_option("--to", arguments_.to, "A directory that does not exist yet")->required();
     }
   }

@@ -195,6 +195,7 @@ Options filling(const Environment& env, const Options& from) {
   options.checkpoint_after = kFillCheckpoint;
   options.recovery_budget = os::Duration::zero();
   options.checkpoint_rate = 0;
+  options.cache_size = kFillCheckpoint;
   return options;
 }
 
@@ -452,14 +453,20 @@ class Refill {
   std::size_t batch_ = 0;
 };
 
-// Reads a copy back as a whole.
-Result<> count(Store& store, CopyReport& report) {
-  DEFIB_TRY_ASSIGN(const auto snapshot, store.snapshot());
-  for (const std::string& table : snapshot->tables()) {
-    DEFIB_TRY_ASSIGN(const auto cursor, snapshot->scan(table));
+// Reads a copy back as a whole, which checks it too.
+Result<> count(const Environment& env, const std::string& dir, CopyReport& report) {
+  DEFIB_TRY_ASSIGN(const SourceState copy, look(env, dir));
+  report.records = report.bytes = 0;
+  std::uint64_t released = 0;
+  for (const auto& [id, name] : copy.view->names->all()) {
+    if (is_internal(name)) continue;
+    const auto cursor = make_view_cursor(copy.view, id);
     for (bool more = cursor->first(); more; more = cursor->next()) {
       ++report.records;
       report.bytes += cursor->key().size() + cursor->value().size();
+      if (report.bytes - released < kReleaseEvery) continue;
+      released = report.bytes;
+      for (const auto& file : copy.view->files) file->release_memory();
     }
     DEFIB_TRY(cursor->status());
   }
@@ -536,9 +543,8 @@ Result<CopyReport> restore(const std::string& backup, const std::string& to,
   if (!replay) return report;
   DEFIB_TRY_ASSIGN(const auto store, Store::open(to, filling(env, options)));
   DEFIB_TRY(replay->run(*store));
-  report.records = report.bytes = 0;
-  DEFIB_TRY(count(*store, report));
   DEFIB_TRY(store->close());
+  DEFIB_TRY(count(env, to, report));
   report.commit = replayed.commit;
   report.replayed = replayed.replayed;
   report.losses = std::move(replayed.losses);
@@ -565,8 +571,8 @@ Result<CopyReport> repair(const std::string& dir, const std::string& to, Options
     report.losses = std::move(salvaged.losses);
     report.remarks = std::move(salvaged.remarks);
   }
-  DEFIB_TRY(count(*store, report));
   DEFIB_TRY(store->close());
+  DEFIB_TRY(count(env, to, report));
   return report;
 }
 

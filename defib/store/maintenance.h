@@ -27,6 +27,11 @@ namespace defib::store {
 // for each part, which holds a "problem" where it cannot be read.
 Result<wire::Json> inspect_store(const std::string& dir, std::string_view part, Options options);
 
+// Each entry of each complete index against the table: that its record is there, and that it is the
+// only one where the index is unique. Needs files that can be read as a whole
+// (Store::verify_files).
+Result<std::vector<FindingDetail>> verify_indexes(const std::string& dir, Options options);
+
 // Something of a damaged store that is not in the copy, or may not be as it was last.
 enum class LossKind {
   kRecords,   // of a table and key range: what stood there is gone, unless something newer has it

@@ -31,12 +31,15 @@ class Migration {
     report_.from_version = identity_.version;
     report_.to_version = kFormatVersion;
     DEFIB_TRY_ASSIGN(checkpoints_, list_checkpoints(files_, dir_));
+    Result<> done;
     if (identity_.version == kLegacyVersion) {
-      DEFIB_TRY(lock.set_state("migrating"));  // For whoever asks who holds it.
-      DEFIB_TRY(rewrite());
+      done = lock.set_state("migrating");  // For whoever asks who holds it.
+      if (done) done = rewrite();
     }
-    DEFIB_TRY(remove_old());
-    DEFIB_TRY(lock.set_state("closed"));
+    if (done) done = remove_old();
+    const Result<> marked = lock.set_state("closed");
+    DEFIB_TRY(done);
+    DEFIB_TRY(marked);
     return report_;
   }
 

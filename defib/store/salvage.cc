@@ -70,6 +70,12 @@ class StoreSalvage {
   Result<std::uint64_t> take_block(std::string_view bytes, const std::string& segment,
                                    std::uint64_t limit);
   void check_clean_record();
+  // The log goes on: what was broken before is accounted for.
+  void forget_broken() {
+    broken_bytes_ = 0;
+    is_cut_ = false;
+    broken_at_.clear();
+  }
 
   void lose(Loss loss) { result_.losses.push_back(std::move(loss)); }
   void remark(std::string text) { result_.remarks.push_back(std::move(text)); }
@@ -84,6 +90,7 @@ class StoreSalvage {
   std::map<TableId, std::string> names_;
   std::set<std::string, std::less<>> taken_names_;
   std::uint64_t broken_bytes_ = 0;  // of the log, since the last whole block
+  bool is_cut_ = false;             // a segment without the zeros that end each one, since then
   std::string broken_at_;           // where the first of them stand
   Salvaged result_;
 };
@@ -344,14 +351,15 @@ Result<> StoreSalvage::take_log() {
     }
     DEFIB_TRY(take_segment(name, found->bytes, limit));
   }
-  if (broken_bytes_ > 0) {
+  if (broken_bytes_ > 0 || is_cut_) {
     lose({.kind = LossKind::kTail,
           .first_commit = position() + 1,
           .bytes = broken_bytes_,
           .where = broken_at_,
-          .text = fmt::format("{} bytes at the end of the log, which may have been commits after "
-                              "{} ({})",
-                              broken_bytes_, position(), broken_at_)});
+          .text = fmt::format(
+              "{} at the end of the log, which may have been commits after {} ({})",
+              broken_bytes_ > 0 ? fmt::format("{} bytes", broken_bytes_) : "what was cut off",
+              position(), broken_at_)});
   }
   return {};
 }
@@ -362,14 +370,20 @@ Result<> StoreSalvage::take_segment(const std::string& name, std::string_view by
   if (!decode_segment_header(bytes, problem)) {
     remark(fmt::format("{}: the header is damaged ({}); it holds no commits", name, problem));
   }
-  for (std::uint64_t at = kPageSize; at < bytes.size();) {
+  std::uint64_t end = kPageSize;  // of the last whole block
+  for (std::uint64_t at = end; at < bytes.size();) {
     const std::string_view rest = bytes.substr(at);
     DEFIB_TRY_ASSIGN(const std::uint64_t used, take_block(rest, name, limit));
+    if (used > 0) end = align_up(at + used, kBlockAlignment);
     if (used == 0 && rest.substr(0, kBlockAlignment).find_first_not_of('\0') != rest.npos) {
       if (broken_at_.empty()) broken_at_ = place(name, at);
       broken_bytes_ += std::min<std::size_t>(rest.size(), kBlockAlignment);
     }
     at += used > 0 ? align_up(used, kBlockAlignment) : kBlockAlignment;
+  }
+  if (bytes.size() < end + kBlockAlignment) {
+    is_cut_ = true;
+    if (broken_at_.empty()) broken_at_ = place(name, bytes.size());
   }
   return {};
 }
@@ -389,10 +403,7 @@ Result<std::uint64_t> StoreSalvage::take_block(std::string_view bytes, const std
   const std::uint64_t size = kBlockHeaderSize + header->payload_size;
   if (header->next_lsn() <= position() + 1 || header->first_lsn >= limit) {
     // Nothing new; but an empty block may still show what is missing before it.
-    if (header->first_lsn < limit && header->first_lsn == position() + 1) {
-      broken_bytes_ = 0;
-      broken_at_.clear();
-    }
+    if (header->first_lsn < limit && header->first_lsn == position() + 1) forget_broken();
     return size;
   }
   if (header->first_lsn > position() + 1) {
@@ -407,8 +418,7 @@ Result<std::uint64_t> StoreSalvage::take_block(std::string_view bytes, const std
               broken_at_.empty() ? "missing before " + segment : "damaged: " + broken_at_)});
     position() = last;
   }
-  broken_bytes_ = 0;
-  broken_at_.clear();
+  forget_broken();
   for (const TransactionView& transaction : *transactions) {
     if (transaction.number <= position() || transaction.number >= limit) continue;
     for (const RecordView& change : transaction.changes) {

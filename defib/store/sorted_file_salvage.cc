@@ -67,6 +67,7 @@ class Salvage {
   std::string contradiction(const UnitHeader& header, const DataView& block) const;
   std::vector<KnownBlock> blocks_in(const Gap& gap) const;
   void add_gap(std::uint64_t offset, std::uint64_t size, const std::string& problem);
+  bool has_directory() const;
   void name_gap(const Gap& gap);
   void report_by_neighbours(const Gap& gap);
   void report(const Gap& gap, TableId table, bool holds_records);
@@ -81,6 +82,7 @@ class Salvage {
   Neighbour last_;  // block handed out
   std::uint64_t next_number_ = 0;
   std::optional<TableId> indexed_table_;  // whose index was seen last
+  UnitType last_type_ = UnitType::kData;  // of the last unit handed out
   std::vector<KnownBlock> known_;         // ascending by offset
   std::vector<DirectoryEntry> directory_;
   bool has_footer_ = false;
@@ -206,6 +208,7 @@ void Salvage::hand_out(const UnitHeader& header, std::string_view bytes) {
     last_ = {true, header.table, std::string(block.key(block.count() - 1))};
   }
   next_number_ = std::uint64_t{header.number} + 1;
+  last_type_ = header.type;
 }
 
 std::vector<KnownBlock> Salvage::blocks_in(const Gap& gap) const {
@@ -242,7 +245,18 @@ void Salvage::report_by_neighbours(const Gap& gap) {
     report(gap, gap.right.table, true);
     reported = true;
   }
-  if (!reported) report(gap, gap.left.table, true);
+  // Tables that stood there as a whole have no neighbours, and nothing names them.
+  const TableId left = gap.left.exists ? gap.left.table : 0;
+  const bool hides_tables = !gap.right.exists || gap.right.table > left + 1;
+  if (hides_tables || !reported) report(gap, 0, true);
+}
+
+// Whether the directory is all there: by the footer, or because nothing but the footer is missing
+// behind it.
+bool Salvage::has_directory() const {
+  if (has_footer_) return directory_.size() == tables_;
+  return last_type_ == UnitType::kDirectory && !gaps_.empty() && size_ % kFilePage == 0 &&
+         gaps_.back().size == kFilePage && gaps_.back().offset + kFilePage == size_;
 }
 
 void Salvage::name_gap(const Gap& gap) {
@@ -263,7 +277,7 @@ void Salvage::name_gap(const Gap& gap) {
     damages_.push_back(std::move(damage));
   }
   if (!blocks.empty() && covered >= gap.size) return;
-  if (!has_footer_ || directory_.size() != tables_) {
+  if (!has_directory()) {
     report_by_neighbours(gap);
     return;
   }

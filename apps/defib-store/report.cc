@@ -1,0 +1,177 @@
+// How errors are shown: what happened, why, and a command that can be run as it stands.
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <vector>
+
+#include "apps/defib-store/commands.h"
+#include "defib/os/files.h"
+
+namespace defib::store_program {
+namespace {
+
+using wire::Json;
+using Command = std::vector<std::string>;
+
+constexpr std::uint32_t kMaxNames = 1000;
+
+std::string quoted(const std::string& word) {
+  const bool is_plain = !word.empty() && std::ranges::all_of(word, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           std::string_view("-_./=+:,").contains(c);
+  });
+  if (is_plain) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+std::string line_of(const Command& command) {
+  std::string line;
+  for (const std::string& word : command) line += (line.empty() ? "" : " ") + quoted(word);
+  return line;
+}
+
+// A directory beside the store that does not exist.
+std::string new_directory(const std::string& dir) {
+  std::string base = dir;
+  while (base.size() > 1 && base.ends_with('/')) base.pop_back();
+  std::string name = base + ".repaired";
+  for (std::uint32_t i = 2; i < kMaxNames && os::real_files().exists(name); ++i) {
+    name = fmt::format("{}.repaired-{}", base, i);
+  }
+  return name;
+}
+
+// What cures the error, where a command does.
+std::vector<Command> cures(const Error& error, const Arguments& arguments) {
+  const std::string& dir = arguments.dir;
+  // A restore reads two stores; its errors say themselves which one is meant and what to do.
+  if (dir.empty() || arguments.is_restore) return {};
+  switch (error.code()) {
+    case Code::kRecoveryImpossible:
+    case Code::kWalCorrupted:
+    case Code::kInconsistentState:
+    case Code::kRecoveryVerificationFailed:
+    case Code::kCorrupted:
+      return {{"defib", "store", "repair", dir, "--to", new_directory(dir)}};
+    case Code::kRecoveryNeeded:
+      return {{"defib", "store", "recover", dir}};
+    case Code::kNotAStore:
+      return {{"defib", "store", "load", dir}};
+    case Code::kStoreFormatUnsupported:
+      if (error.suggested_action().find("migrate") == std::string::npos) return {};
+      return {{"defib", "store", "migrate", dir}};
+    default:
+      return {};
+  }
+}
+
+// Commands in `text` that name the store as it is called, quoted where a shell needs it.
+std::string with_quotes(std::string text, const std::string& dir) {
+  const std::string word = quoted(dir);
+  if (word == dir) return text;
+  const std::string plain = " " + dir;
+  for (std::size_t at = text.find("`defib store"); at != std::string::npos;
+       at = text.find("`defib store", at + 1)) {
+    const std::size_t end = text.find('`', at + 1);
+    const std::size_t found = text.find(plain, at);
+    if (found < end) text.replace(found + 1, dir.size(), word);
+  }
+  return text;
+}
+
+// "DIR" and "NEWDIR" as the words that they stand for.
+std::string with_names(std::string_view text, const Arguments& arguments) {
+  std::string named;
+  for (std::size_t at = 0; at < text.size();) {
+    const bool begins_word = at == 0 || text[at - 1] == ' ' || text[at - 1] == '`';
+    const auto is_word = [&](std::string_view word) {
+      if (!begins_word || !text.substr(at).starts_with(word)) return false;
+      const std::string_view rest = text.substr(at + word.size());
+      return rest.empty() || std::string_view(" `;,.)").contains(rest.front());
+    };
+    if (is_word("NEWDIR")) {
+      named += quoted(new_directory(arguments.dir));
+      at += 6;
+    } else if (is_word("DIR")) {
+      named += quoted(arguments.dir);
+      at += 3;
+    } else {
+      named += text[at++];
+    }
+  }
+  return named;
+}
+
+}  // namespace
+
+int exit_code(const Error& error) {
+  switch (error.code()) {
+    case Code::kDatabaseLocked:
+    case Code::kRecoveryNeeded:
+      return 3;
+    case Code::kProcedureAborted:
+    case Code::kCancelled:
+      return 4;
+    case Code::kInvalidArgument:
+    case Code::kMalformed:
+    case Code::kWrongUsage:
+    case Code::kAlreadyExists:
+    case Code::kNotAStore:
+    case Code::kStoreFormatUnsupported:
+    case Code::kKeyOrValueTooLarge:
+    case Code::kRecoveryConfigurationError:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+Error for_user(const Error& error, const Arguments& arguments) {
+  if (arguments.dir.empty()) return error;
+  std::string action = with_names(with_quotes(error.suggested_action(), arguments.dir), arguments);
+  for (const Command& command : cures(error, arguments)) {
+    const std::string line = line_of(command);
+    if (action.find(line) != std::string::npos) continue;
+    if (error.code() == Code::kNotAStore) {
+      action = fmt::format("check the path, or run `{}` to make a store there", line);
+    } else {
+      action += fmt::format("{}run `{}`", action.empty() ? "" : "; then ", line);
+    }
+  }
+  return Error(error).suggest(std::move(action));
+}
+
+Json error_json(const Error& error, const Arguments& arguments) {
+  Json json = wire::to_json(for_user(error, arguments));
+  Json commands = Json::array();
+  for (const Command& command : cures(error, arguments)) {
+    Json words = Json::array();
+    for (const std::string& word : command) words.push(word);
+    commands.push(std::move(words));
+  }
+  return json.set("commands", std::move(commands));
+}
+
+int report(const Error& error, const Arguments& arguments) {
+  if (arguments.json) {
+    print(Json::object({{"schema", "defib.error/1"}, {"error", error_json(error, arguments)}}));
+  } else {
+    std::fflush(stdout);
+    fmt::print(stderr, "{}\n", for_user(error, arguments).to_text());
+  }
+  return exit_code(error);
+}
+
+int finish(const Result<>& done, const Arguments& arguments) {
+  return done ? 0 : report(done.error(), arguments);
+}
+
+void print(const Json& json) {
+  fmt::print("{}\n", json.dump());
+}
+
+}  // namespace defib::store_program
