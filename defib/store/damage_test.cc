@@ -8,6 +8,7 @@
 
 #include "defib/base/bytes.h"
 #include "defib/store/format.h"
+#include "defib/store/lock.h"
 #include "defib/store/maintenance.h"
 #include "defib/store/testing/crash_harness.h"
 #include "defib/store/testing/pass_through.h"
@@ -289,6 +290,29 @@ TEST(StoreDamageOnTheWay, OfALostOrMisdirectedWriteNeverYieldsWrongData) {
   }
   for (const auto& [problem, count] : outcomes) {
     fmt::print("  {}: {}\n", problem.empty() ? "right, refused or reported" : problem, count);
+  }
+}
+
+// Who holds the lock is told by a record that the lock itself does not protect.
+TEST(StoreDamageLock, OfAnyByteLeavesNoRecordOrTheSameOne) {
+  LockRecord record;
+  record.state = "open";
+  record.pid = 4711;
+  record.start_time = 12345;
+  record.boot_id = "00000000-0000-4000-8000-000000000000";
+  record.since = "2026-11-20T13:05:58.123456789Z";
+  record.program = "engine";
+  const std::string sound = encode(record);
+  ASSERT_TRUE(decode_lock_record(sound).has_value());
+  for (std::size_t at = 0; at < sound.size(); ++at) {
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string damaged = sound;
+      damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
+      const auto decoded = decode_lock_record(damaged);
+      if (decoded) {
+        EXPECT_EQ(encode(*decoded), sound) << "byte " << at << ", bit " << bit;
+      }
+    }
   }
 }
 
