@@ -73,7 +73,8 @@ bool read_record(Reader& reader, RecordView& record) {
   record.table = reader.bytes(table_size);
   record.key = reader.bytes(key_size);
   record.value = reader.bytes(value_size);
-  return reader.ok() && table_size > 0;
+  return reader.ok() && table_size > 0 && table_size <= kMaxTableName && key_size <= kMaxKeySize &&
+         value_size <= kMaxValueSize;
 }
 
 void write_record(Writer& writer, std::string_view table, std::string_view key,

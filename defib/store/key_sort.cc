@@ -129,19 +129,27 @@ class Sorter {
         return a.key().substr(tie.depth) == b.key().substr(tie.depth);
       });
     }
-    // Keys that end inside the window differ in nothing but their length: "a" and "a\0".
-    const auto length_class = [&](const KeyRef& key) { return std::min(key.size(), seen + 1); };
-    const bool mixed = std::ranges::any_of(
-        keys, [&](const KeyRef& key) { return length_class(key) != length_class(keys[0]); });
-    if (mixed) {
-      std::ranges::stable_sort(keys, {}, length_class);
-    }
+    sort_by_length(keys, tie.depth);
     const auto first_longer =
         std::ranges::find_if(keys, [&](const KeyRef& key) { return key.size() > seen; });
     const auto ended = static_cast<std::size_t>(first_longer - keys.begin());
     mark_equal(keys.first(ended),
                [](const KeyRef& a, const KeyRef& b) { return a.size() == b.size(); });
     if (keys.size() - ended > 1) work_.push_back({tie.begin + ended, tie.end, seen});
+  }
+
+  // Keys that end inside the window differ in nothing but their length: "a" and "a\0". Those that
+  // go on come last.
+  void sort_by_length(std::span<KeyRef> keys, std::size_t depth) {
+    const auto length_of = [&](const KeyRef& key) {
+      return std::min(key.size() - depth, kWindow + 1);
+    };
+    std::array<std::size_t, kWindow + 3> begin{};
+    for (const KeyRef& key : keys) ++begin[length_of(key) + 1];
+    if (std::ranges::count(begin, keys.size()) > 0) return;  // All have the same.
+    for (std::size_t i = 1; i < begin.size(); ++i) begin[i] += begin[i - 1];
+    for (const KeyRef& key : keys) scratch_[begin[length_of(key)]++] = key;
+    std::ranges::copy(scratch_.first(keys.size()), keys.begin());
   }
 
   template <typename Equal>

@@ -1,14 +1,19 @@
 // Any bytes as a log segment: scanning and assessing them is total, and whatever blocks the scan
-// accepts decode without reading outside of them.
+// accepts are replayed to what applying their transactions in order gives, or refused by both.
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <map>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "defib/base/bytes.h"
+#include "defib/store/executor.h"
 #include "defib/store/log_reader.h"
-#include "defib/store/picture.h"
+#include "defib/store/replay.h"
 
 using namespace defib;
 using namespace defib::store;
@@ -26,6 +31,46 @@ static void mend(std::string& bytes) {
                 crc32c(std::string_view(bytes).substr(at + 8, kBlockHeaderSize - 8)));
     at += align_up(kBlockHeaderSize + std::uint64_t{size}, kBlockAlignment);
   }
+}
+
+// (table, key) -> value, or none where it is erased.
+using Expected = std::map<std::pair<std::string, std::string>, std::optional<std::string>>;
+
+static std::optional<Expected> apply_in_order(const std::vector<Segment>& segments,
+                                              const LogAssessment& log, std::uint64_t after) {
+  Expected all;
+  for (const std::size_t index : log.live) {
+    for (const ScannedBlock& block : segments[index].blocks()) {
+      if (block.header.next_lsn() <= after + 1) continue;
+      std::string problem;
+      const auto transactions = decode_transactions(
+          segments[index].payload(block), block.header.first_lsn, block.header.count, problem);
+      if (!transactions) return std::nullopt;
+      for (const TransactionView& transaction : *transactions) {
+        if (transaction.number <= after) continue;
+        for (const RecordView& change : transaction.changes) {
+          std::optional<std::string> value;
+          if (!change.erased) value = std::string(change.value);
+          all[{std::string(change.table), std::string(change.key)}] = std::move(value);
+        }
+      }
+    }
+  }
+  return all;
+}
+
+static Expected read(Overlay& overlay, const TableNames& names) {
+  Expected all;
+  const auto view = overlay.view();
+  for (const TableId table : view->tables()) {
+    const auto cursor = view->cursor(table);
+    for (bool more = cursor->first(); more; more = cursor->next()) {
+      std::optional<std::string> value;
+      if (!cursor->erased()) value = std::string(cursor->value());
+      all[{std::string(names.name(table)), std::string(cursor->key())}] = std::move(value);
+    }
+  }
+  return all;
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -49,13 +94,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   scan_segment(segments[0], context.identity);
   const auto log = assess_log(segments, context);
   if (!log) return 0;
-  const auto transactions = live_transactions(segments, *log, 0);
-  if (!transactions) return 0;
-  Catalog catalog;
-  for (const TransactionView& transaction : *transactions) apply(catalog, transaction);
-  for (TableState& table : catalog.tables) {
-    if (!check(table.tree)) std::abort();
-    destroy(table.tree);
+  const std::uint64_t after = context.base ? context.base->lsn : 0;
+  const std::optional<Expected> expected = apply_in_order(segments, *log, after);
+  TableNames names;
+  const auto replayed = replay_log(segments, *log, after, names, no_helpers(), nullptr);
+  if (replayed.has_value() != expected.has_value()) std::abort();
+  if (replayed && (!replayed->overlay->check() || read(*replayed->overlay, names) != *expected)) {
+    std::abort();
   }
   return 0;
 }

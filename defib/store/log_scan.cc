@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
 
 #include "defib/base/assert.h"
 #include "defib/base/bytes.h"
@@ -14,6 +17,7 @@ namespace {
 
 constexpr std::uint64_t kMarkEvery = 256 << 10;  // bytes of log: one piece of parallel work
 constexpr std::size_t kReadBuffer = 256 << 10;   // stays in the processor's cache
+constexpr std::size_t kSegmentsPerThread = 2;
 
 class OwnedBytes final : public os::FileView {
  public:
@@ -61,6 +65,8 @@ bool continues(const BlockHeader& header, const Segment& segment, std::string& p
     problem = fmt::format("commit {} stands where {} belongs", header.first_lsn, segment.next_lsn);
   } else if (header.previous_crc != segment.chain_crc) {
     problem = "the block does not follow the one before it";
+  } else if (header.next_lsn() < header.first_lsn) {
+    problem = "the block's commits have no numbers left";
   } else if (header.durable_lsn >= std::max<std::uint64_t>(header.first_lsn, 1)) {
     problem = "the block says that it was synced before it was written";
   } else {
@@ -82,78 +88,140 @@ std::uint64_t end_of(std::uint64_t offset, const BlockHeader& header) {
   return align_up(offset + kBlockHeaderSize + header.payload_size, kBlockAlignment);
 }
 
-// One segment's scan. Its parts are called in their order, payload_problem() by several threads.
+// Reads a part of a file for the sake of its errors alone.
+Result<> try_to_read(os::File& file, std::uint64_t offset, std::uint64_t size) {
+  const auto buffer = std::make_unique_for_overwrite<char[]>(kReadBuffer);
+  for (std::uint64_t done = 0; done < size;) {
+    const std::size_t step = std::min<std::uint64_t>(kReadBuffer, size - done);
+    DEFIB_TRY_ASSIGN(const std::size_t got, file.read_at(offset + done, buffer.get(), step));
+    if (got == 0) break;
+    done += got;
+  }
+  return {};
+}
+
+// One segment's scan: by one thread alone, or in parts that several threads share.
 class Scan {
  public:
-  Scan(Segment& segment, std::uint64_t tag) : segment_(segment), tag_(tag) {}
+  // With `file` every byte is read through it before it is used from the segment's mapping, by
+  // run_alone() as it goes along; for the parts it must have been read before.
+  Scan(Segment& segment, std::uint64_t tag, os::File* file)
+      : segment_(segment), tag_(tag), file_(file) {}
 
-  // Follows the chain of headers from the start of the segment to where it ends, or to `limit`.
-  void follow_headers(SharedPulse& pulse, std::uint64_t limit = ~0ULL);
+  // Everything, with each byte fetched into the processor's cache once.
+  void run_alone(SharedPulse& pulse);
+
+  // The parts, in this order. Pieces may be done in parallel.
+  void follow_headers(SharedPulse& pulse) { follow(pulse, Payloads::kLater, ~0ULL); }
   std::size_t pieces() const { return segment_.marks.size(); }
-  // Checks the payloads from one mark to the next.
   void check_payloads(std::size_t piece, SharedPulse& pulse);
-  // Ends the segment before the first payload that does not match.
   void apply_bad_payload(SharedPulse& pulse);
-  // Looks at one of rest_pieces() of what follows the stop.
-  std::size_t rest_pieces() const;
+  std::size_t rest_pieces() const;  // of what follows the stop
   void check_rest(std::size_t piece, SharedPulse& pulse);
   void look_for_later_blocks();
 
+  // Why a byte could not be read.
+  const std::optional<Error>& failure() const { return failure_; }
+
  private:
+  enum class Payloads { kNow, kLater };
+  // Follows the chain of blocks from the start of the segment to where it ends, or to `limit`.
+  void follow(SharedPulse& pulse, Payloads payloads, std::uint64_t limit);
+  bool read_up_to(std::uint64_t end, SharedPulse& pulse);
   bool payload_matches(const ScannedBlock& block, SharedPulse& pulse) const;
+  void stop_at_payload(const ScannedBlock& block);
   std::string_view rest() const {
     return segment_.bytes.substr(
         std::min<std::size_t>(segment_.stop.offset, segment_.bytes.size()));
   }
 
   Segment& segment_;
-  std::uint64_t tag_;
+  const std::uint64_t tag_;
+  os::File* const file_;
+  std::uint64_t read_ = 0;  // bytes of the file, by run_alone()
+  std::optional<Error> failure_;
   std::atomic<std::uint64_t> bad_payload_ = ~0ULL;  // offset of the first block with one
   std::atomic<bool> rest_holds_bytes_ = false;
 };
 
-void Scan::follow_headers(SharedPulse& pulse, std::uint64_t limit) {
+void Scan::run_alone(SharedPulse& pulse) {
+  follow(pulse, Payloads::kNow, ~0ULL);
+  for (std::size_t piece = 0; piece < rest_pieces() && !pulse.stopped(); ++piece) {
+    const std::uint64_t end = segment_.stop.offset + (piece + 1) * kPulseStep;
+    if (read_up_to(end, pulse)) check_rest(piece, pulse);
+  }
+  if (segment_.header && !pulse.stopped()) look_for_later_blocks();
+}
+
+// False where that fails, which ends everything.
+bool Scan::read_up_to(std::uint64_t end, SharedPulse& pulse) {
+  if (file_ == nullptr) return true;
+  end = std::min<std::uint64_t>(end, segment_.bytes.size());
+  while (read_ < end) {
+    const std::uint64_t size = std::min<std::uint64_t>(kReadBuffer, segment_.bytes.size() - read_);
+    if (Result<> done = try_to_read(*file_, read_, size); !done) {
+      failure_ = std::move(done.error());
+      pulse.stop();
+      return false;
+    }
+    read_ += size;
+    if (!pulse.add(size)) return false;
+  }
+  return true;
+}
+
+void Scan::follow(SharedPulse& pulse, Payloads payloads, std::uint64_t limit) {
   const std::string_view bytes = segment_.bytes;
+  const bool alone = payloads == Payloads::kNow;
+  if (alone && !read_up_to(kPageSize, pulse)) return;
   segment_.header = decode_segment_header(bytes, segment_.header_problem);
   segment_.marks.clear();
   if (!segment_.header) {
+    if (alone && !read_up_to(bytes.size(), pulse)) return;
     segment_.holds_blocks = holds_any_block(bytes, tag_);
     return;
   }
   segment_.next_lsn = segment_.header->first_lsn;
   segment_.chain_crc = segment_.header->previous_crc;
-  std::uint64_t offset = kPageSize;
-  std::uint64_t next_mark = offset;
-  std::uint64_t next_pulse = offset + kPulseStep;
+  ScannedBlock block{.offset = kPageSize, .header = {}};
+  std::uint64_t next_mark = block.offset;
+  std::uint64_t next_pulse = block.offset + kPulseStep;
   Stop& stop = segment_.stop;
   for (;;) {
-    stop.offset = offset;
+    stop.offset = block.offset;
     stop.lsn = segment_.next_lsn;
-    if (offset >= limit) return;
-    if (offset + kBlockHeaderSize > bytes.size()) {
+    if (block.offset >= limit) return;
+    const std::uint64_t payload_at = block.offset + kBlockHeaderSize;
+    if (payload_at > bytes.size()) {
       stop.kind = StopKind::kEndOfFile;
       return;
     }
-    if (all_zero(bytes.substr(offset, kBlockHeaderSize))) {
+    if (alone && !read_up_to(payload_at, pulse)) return;
+    if (all_zero(bytes.substr(block.offset, kBlockHeaderSize))) {
       stop.kind = StopKind::kZeros;
       return;
     }
-    const auto header = fitting_header(bytes, offset, tag_, stop.problem);
+    const auto header = fitting_header(bytes, block.offset, tag_, stop.problem);
     if (!header || !continues(*header, segment_, stop.problem)) {
       stop.kind = StopKind::kBadBlock;
       return;
     }
-    if (offset >= next_mark) {
-      segment_.marks.push_back(offset);
-      next_mark = offset + kMarkEvery;
+    block.header = *header;
+    if (alone) {
+      if (!read_up_to(payload_at + header->payload_size, pulse)) return;
+      if (!payload_matches(block, pulse)) return stop_at_payload(block);
     }
-    if (offset >= next_pulse) {
-      next_pulse = offset + kPulseStep;
-      if (!pulse.add(0)) return;
+    if (block.offset >= next_mark) {
+      segment_.marks.push_back(block.offset);
+      next_mark = block.offset + kMarkEvery;
     }
     segment_.next_lsn = header->next_lsn();
     segment_.chain_crc = header->header_crc;
-    offset = end_of(offset, *header);
+    block.offset = end_of(block.offset, *header);
+    if (block.offset >= next_pulse) {
+      next_pulse = block.offset + kPulseStep;
+      if (!pulse.add(alone ? kPulseStep : 0)) return;
+    }
   }
 }
 
@@ -163,17 +231,23 @@ bool Scan::payload_matches(const ScannedBlock& block, SharedPulse& pulse) const 
   while (payload.size() > kPulseStep) {
     crc = crc32c(payload.substr(0, kPulseStep), crc);
     payload.remove_prefix(kPulseStep);
-    if (!pulse.add(kPulseStep)) return true;
+    if (!pulse.add(0)) return true;
   }
-  crc = crc32c(payload, crc);
-  return crc == block.header.payload_crc;
+  return crc32c(payload, crc) == block.header.payload_crc;
 }
 
+void Scan::stop_at_payload(const ScannedBlock& block) {
+  segment_.stop.kind = StopKind::kBadBlock;
+  segment_.stop.problem = fmt::format("payload checksum {:08x}, computed {:08x}",
+                                      block.header.payload_crc, crc32c(segment_.payload(block)));
+}
+
+// From one mark to the next.
 void Scan::check_payloads(std::size_t piece, SharedPulse& pulse) {
   if (pulse.stopped() || segment_.marks[piece] > bad_payload_) return;
   std::uint64_t checked = 0;
   for (const ScannedBlock& block : segment_.blocks_from_mark(piece)) {
-    checked += kBlockHeaderSize + block.header.payload_size % kPulseStep;
+    checked += kBlockHeaderSize + block.header.payload_size;
     if (payload_matches(block, pulse)) continue;
     std::uint64_t first = bad_payload_;
     while (block.offset < first && !bad_payload_.compare_exchange_weak(first, block.offset)) {
@@ -183,15 +257,12 @@ void Scan::check_payloads(std::size_t piece, SharedPulse& pulse) {
   pulse.add(checked);
 }
 
+// Ends the segment before the first payload that does not match.
 void Scan::apply_bad_payload(SharedPulse& pulse) {
   const std::uint64_t offset = bad_payload_;
   if (offset == ~0ULL || pulse.stopped()) return;
-  follow_headers(pulse, offset);
-  const BlockHeader header = load_block_header(segment_.bytes.data() + offset);
-  segment_.stop.kind = StopKind::kBadBlock;
-  segment_.stop.problem =
-      fmt::format("payload checksum {:08x}, computed {:08x}", header.payload_crc,
-                  crc32c(segment_.payload({offset, header})));
+  follow(pulse, Payloads::kLater, offset);
+  stop_at_payload({offset, load_block_header(segment_.bytes.data() + offset)});
 }
 
 std::size_t Scan::rest_pieces() const {
@@ -242,47 +313,12 @@ std::vector<Piece> all_pieces(const std::vector<std::unique_ptr<Scan>>& scans, c
   return pieces;
 }
 
-void scan_all(std::vector<Segment>& segments, const Identity& identity, Executor& executor,
-              SharedPulse& pulse) {
-  std::vector<std::unique_ptr<Scan>> scans;
-  for (Segment& segment : segments) {
-    scans.push_back(std::make_unique<Scan>(segment, identity.tag()));
-  }
-  parallel_for(executor, scans.size(), [&](std::size_t i) { scans[i]->follow_headers(pulse); });
-  if (pulse.stopped()) return;
-  auto pieces = all_pieces(scans, [](const Scan& scan) { return scan.pieces(); });
-  parallel_for(executor, pieces.size(), [&](std::size_t i) {
-    scans[pieces[i].scan]->check_payloads(pieces[i].index, pulse);
-  });
-  for (const auto& scan : scans) scan->apply_bad_payload(pulse);
-  if (pulse.stopped()) return;
-  pieces = all_pieces(scans, [](const Scan& scan) { return scan.rest_pieces(); });
-  parallel_for(executor, pieces.size(),
-               [&](std::size_t i) { scans[pieces[i].scan]->check_rest(pieces[i].index, pulse); });
-  if (pulse.stopped()) return;
-  for (std::size_t i = 0; i < scans.size(); ++i) {
-    if (segments[i].header) scans[i]->look_for_later_blocks();
-  }
-}
-
-// Reads a part of a file for the sake of its errors alone.
-Result<> try_to_read(os::File& file, std::uint64_t offset, std::uint64_t size) {
-  const auto buffer = std::make_unique_for_overwrite<char[]>(kReadBuffer);
-  for (std::uint64_t done = 0; done < size;) {
-    const std::size_t step = std::min<std::uint64_t>(kReadBuffer, size - done);
-    DEFIB_TRY_ASSIGN(const std::size_t got, file.read_at(offset + done, buffer.get(), step));
-    if (got == 0) break;
-    done += got;
-  }
-  return {};
-}
-
 struct OpenSegment {
   std::unique_ptr<os::File> file;
   std::uint64_t size = 0;
 };
 
-// Every page that is about to be used from the mapping, through calls that can answer an error.
+// Every page that is about to be used from the mappings, through calls that can answer an error.
 Result<> read_all_once(const std::vector<OpenSegment>& open, Executor& executor,
                        SharedPulse& pulse) {
   std::vector<Piece> pieces;
@@ -307,6 +343,44 @@ Result<> read_all_once(const std::vector<OpenSegment>& open, Executor& executor,
   });
   if (failure) return *failure;
   return pulse.result();
+}
+
+// `open` has the files of mapped segments, and nothing where they are copies.
+Result<> scan_all(std::vector<Segment>& segments, const std::vector<OpenSegment>& open,
+                  const Identity& identity, Executor& executor, SharedPulse& pulse) {
+  std::vector<std::unique_ptr<Scan>> scans;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    os::File* const file = open.empty() ? nullptr : open[i].file.get();
+    scans.push_back(std::make_unique<Scan>(segments[i], identity.tag(), file));
+  }
+  // Enough segments for all threads: one thread for each is the fastest way through memory.
+  const std::size_t threads = executor.concurrency() + std::size_t{1};
+  if (threads == 1 || segments.size() >= kSegmentsPerThread * threads) {
+    parallel_for(executor, scans.size(), [&](std::size_t i) {
+      if (!pulse.stopped()) scans[i]->run_alone(pulse);
+    });
+    for (const auto& scan : scans) {
+      if (scan->failure()) return *scan->failure();
+    }
+    return pulse.result();
+  }
+  DEFIB_TRY(read_all_once(open, executor, pulse));
+  parallel_for(executor, scans.size(), [&](std::size_t i) { scans[i]->follow_headers(pulse); });
+  DEFIB_TRY(pulse.result());
+  auto pieces = all_pieces(scans, [](const Scan& scan) { return scan.pieces(); });
+  parallel_for(executor, pieces.size(), [&](std::size_t i) {
+    scans[pieces[i].scan]->check_payloads(pieces[i].index, pulse);
+  });
+  for (const auto& scan : scans) scan->apply_bad_payload(pulse);
+  DEFIB_TRY(pulse.result());
+  pieces = all_pieces(scans, [](const Scan& scan) { return scan.rest_pieces(); });
+  parallel_for(executor, pieces.size(),
+               [&](std::size_t i) { scans[pieces[i].scan]->check_rest(pieces[i].index, pulse); });
+  DEFIB_TRY(pulse.result());
+  for (std::size_t i = 0; i < scans.size(); ++i) {
+    if (segments[i].header) scans[i]->look_for_later_blocks();
+  }
+  return {};
 }
 
 }  // namespace
@@ -345,12 +419,9 @@ std::string_view Segment::payload(const ScannedBlock& block) const {
 }
 
 void scan_segment(Segment& segment, const Identity& identity) {
-  std::vector<Segment> one(1);
-  one[0] = std::move(segment);
   const Pulse none;
   SharedPulse pulse(none);
-  scan_all(one, identity, no_helpers(), pulse);
-  segment = std::move(one[0]);
+  Scan(segment, identity.tag(), nullptr).run_alone(pulse);
 }
 
 Result<std::vector<Segment>> scan_segments(os::Files& files, const std::string& dir,
@@ -360,6 +431,7 @@ Result<std::vector<Segment>> scan_segments(os::Files& files, const std::string& 
   Executor& executor = settings.executor != nullptr ? *settings.executor : no_helpers();
   SharedPulse shared(pulse);
   std::vector<Segment> segments;
+  std::vector<OpenSegment> open;
   if (settings.mode == ReadMode::kCopy) {
     for (const std::string& name : names) {
       const std::string path = os::join_path(os::join_path(dir, kWalDir), name);
@@ -373,21 +445,18 @@ Result<std::vector<Segment>> scan_segments(os::Files& files, const std::string& 
       segments.push_back(Segment::of(name, std::move(bytes)));
     }
   } else {
-    std::vector<OpenSegment> open;
     for (const std::string& name : names) {
       const std::string path = os::join_path(os::join_path(dir, kWalDir), name);
       OpenSegment& segment = open.emplace_back();
       DEFIB_TRY_ASSIGN(segment.file, files.open(path, os::OpenMode::kRead));
       DEFIB_TRY_ASSIGN(segment.size, segment.file->size());
     }
-    DEFIB_TRY(read_all_once(open, executor, shared));
     for (std::size_t i = 0; i < names.size(); ++i) {
       DEFIB_TRY_ASSIGN(std::unique_ptr<os::FileView> view, open[i].file->map());
       segments.push_back(Segment::of(names[i], std::move(view)));
     }
   }
-  scan_all(segments, identity, executor, shared);
-  DEFIB_TRY(shared.result());
+  DEFIB_TRY(scan_all(segments, open, identity, executor, shared));
   return segments;
 }
 

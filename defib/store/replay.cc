@@ -21,6 +21,7 @@ namespace {
 constexpr std::size_t kRangeRecords = 16 << 10;
 constexpr std::size_t kMaxRanges = 1 << 14;  // of one table
 constexpr std::size_t kSamplesPerRange = 16;
+constexpr std::size_t kFirstKeys = 2048;          // room for those of a chunk of small records
 constexpr std::size_t kFetchAhead = 32;           // records
 constexpr std::uint32_t kPulseChanges = 1 << 16;  // of one transaction
 
@@ -126,7 +127,10 @@ class ChunkDecoder {
   void add(std::string_view name, std::string_view key, bool erased) {
     if (current_ >= chunk_.tables.size() || chunk_.tables[current_].name != name) {
       const auto [at, is_new] = by_name_.try_emplace(name, chunk_.tables.size());
-      if (is_new) chunk_.tables.push_back({.name = name, .keys = {}, .ranges = {}});
+      if (is_new) {
+        chunk_.tables.push_back({.name = name, .keys = {}, .ranges = {}});
+        if (chunk_.tables.size() == 1) chunk_.tables[0].keys.reserve(kFirstKeys);
+      }
       current_ = at->second;
     }
     ChunkTable& table = chunk_.tables[current_];
