@@ -14,9 +14,9 @@
 #include "defib/base/assert.h"
 #include "defib/base/bytes.h"
 #include "defib/os/fd.h"
+#include "defib/os/notify.h"
 #include "defib/postmortem/terminate_text.h"
 #include "defib/process/agent_core.h"
-#include "defib/os/notify.h"
 
 namespace defib::process {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-#include "defib/process/agent_core.h"
 #include "defib/os/notify.h"
+#include "defib/process/agent_core.h"
 
 namespace {
 

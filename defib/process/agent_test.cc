@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "defib/os/fd.h"
-#include "defib/process/agent_c.h"
 #include "defib/os/notify.h"
+#include "defib/process/agent_c.h"
 
 // The sanitizers would have handlers of their own for fatal signals, and the hook leaves those
 // alone.

@@ -39,7 +39,7 @@ struct Opened {
   std::shared_ptr<Overlay> overlay;                      // what the log adds to them
   LogAssessment log;
   std::vector<std::string> mapped_segments;  // whose bytes the overlay refers to
-  std::uint64_t tail_bytes = 0;      // of log behind the checkpoint
+  std::uint64_t tail_bytes = 0;              // of log behind the checkpoint
   std::uint64_t replay_rate = 0;     // bytes of log a second, measured now or before; 0: unknown
   bool was_clean = false;            // none of the five indicators held
   recovery::ProcedureResult result;  // empty where it was clean

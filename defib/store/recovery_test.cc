@@ -115,8 +115,8 @@ TEST_F(StoreRecovery, ADamagedBlockOfTheBaseFailsItsKeysOnly) {
   std::string largest;
   for (const std::string& path : disk().all_files()) {
     const bool is_data = path.starts_with("/s/data/");
-    if (is_data && (largest.empty() ||
-                    disk().content(path).size() > disk().content(largest).size())) {
+    if (is_data &&
+        (largest.empty() || disk().content(path).size() > disk().content(largest).size())) {
       largest = path;
     }
   }
