@@ -189,6 +189,7 @@ class Backup {
 // Options of a store that is filled: memory and log stay small, nothing is paced.
 Options filling(const Environment& env, const Options& from) {
   Options options;
+  options.segment_size = 1 << 20;  // a large one would be zeroed for a handful of commits
   options.files = &env.files;
   options.clock = &env.clock;
   options.executor = from.executor;

@@ -39,6 +39,7 @@ const os::Clock& later() {
 
 Options on(os::Files& files, const os::Clock& clock = later()) {
   Options options;
+  options.segment_size = 8 << 20;  // the simulated disk copies what it syncs
   options.files = &files;
   options.clock = &clock;
   options.page_size = 4096;

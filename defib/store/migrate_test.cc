@@ -21,6 +21,7 @@ constexpr const char* kDir = "/s";
 
 Options on(os::Files& files) {
   Options options;
+  options.segment_size = 8 << 20;  // the simulated disk copies what it syncs
   options.files = &files;
   options.checkpoint_after = 0;
   return options;

@@ -49,6 +49,7 @@ namespace {
 
 Options on(os::SimFiles& files) {
   Options options;
+  options.segment_size = 8 << 20;  // the simulated disk copies what it syncs
   options.files = &files;
   return options;
 }
