@@ -104,6 +104,13 @@ class RealFile final : public File {
         .because(std::move(cause));
   }
 
+  void write_back(std::uint64_t offset, std::uint64_t size) override {
+    constexpr unsigned kAndWait =
+        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    ::sync_file_range(fd_.get(), static_cast<off64_t>(offset), static_cast<off64_t>(size),
+                      kAndWait);
+  }
+
   Result<> truncate(std::uint64_t size) override {
     if (::ftruncate(fd_.get(), static_cast<off_t>(size)) != 0) {
       return system_error("ftruncate", path_);

@@ -1,0 +1,17 @@
+// Advice about plain memory of this process.
+//
+// Thread rule: any thread.
+
+#pragma once
+
+#include <cstddef>
+
+namespace defib::os {
+
+inline constexpr std::size_t kHugePage = 2 << 20;
+
+// The range will be used as a whole and at random: large pages save faults and look-ups of
+// addresses. Advice only; begin and size are multiples of kHugePage (madvise(2), MADV_HUGEPAGE).
+void prefer_huge_pages(void* memory, std::size_t size);
+
+}  // namespace defib::os
