@@ -9,10 +9,13 @@
 namespace defib::store {
 namespace {
 
-constexpr std::uint64_t kWriteStep = 64 << 10;   // bytes in one write of zeros
-constexpr std::uint64_t kLargestStep = 4 << 20;  // bytes between two syncs
-constexpr std::uint64_t kPace = 2;               // zeros written for each byte of log
-constexpr std::size_t kMaxMaterial = 2;          // files that wait to be zeroed
+constexpr std::uint64_t kWriteStep = 16 << 10;      // bytes in one write of zeros
+constexpr std::uint64_t kSmallestStep = 256 << 10;  // bytes that are worth waking a thread for
+constexpr std::uint64_t kLargestStep = 4 << 20;     // bytes between two looks at what is wanted
+// Zeros written for each byte of log, and while the log's segment has to grow for want of a spare.
+constexpr std::uint64_t kPace = 2;
+constexpr std::uint64_t kHastyPace = 16;
+constexpr std::size_t kMaxMaterial = 2;  // files that wait to be zeroed
 constexpr std::string_view kSuffix = ".spare";
 
 }  // namespace
@@ -35,6 +38,7 @@ struct SegmentSupply::State : std::enable_shared_from_this<State> {
   Result<bool> fill(std::uint64_t bytes);
   Result<> open_material();
   void end_making();
+  std::uint64_t pace() const { return wanted_soon ? kHastyPace : kPace; }
   std::string new_path() {
     return os::join_path(settings.wal_dir,
                          fmt::format("{:08x}.{:08x}{}", settings.epoch, number++, kSuffix));
@@ -65,7 +69,7 @@ struct SegmentSupply::State : std::enable_shared_from_this<State> {
 void SegmentSupply::State::schedule_if_due() {
   if (stopped || gave_up || scheduled || ready) return;
   if (written < pause_until) return;
-  if (!wanted_soon && written * kPace < kWriteStep) return;
+  if (written * pace() < std::min(kSmallestStep, settings.segment_size)) return;
   pause_until = 0;
   scheduled = true;
   executor.run([self = shared_from_this()] { self->run_step(); });
@@ -80,7 +84,7 @@ void SegmentSupply::State::run_step() {
       scheduled = false;
       return;
     }
-    bytes = std::clamp(std::exchange(written, 0) * kPace, kWriteStep, kLargestStep);
+    bytes = std::clamp(std::exchange(written, 0) * pace(), kWriteStep, kLargestStep);
   }
   Result<bool> complete = fill(bytes);
   const bool failed = !complete;
@@ -99,7 +103,9 @@ void SegmentSupply::State::run_step() {
   schedule_if_due();
 }
 
-// Precondition: step_mutex is held. True when the last zero is on the disk.
+// Precondition: step_mutex is held. True when the last zero is on the disk. One piece at a time is
+// on its way to the device, and nothing is made durable before the last: so a commit's sync waits
+// for little, and for no journal of the file system.
 Result<bool> SegmentSupply::State::fill(std::uint64_t bytes) {
   static const std::string zeros(kWriteStep, '\0');
   if (making.file == nullptr) DEFIB_TRY(open_material());
@@ -107,10 +113,12 @@ Result<bool> SegmentSupply::State::fill(std::uint64_t bytes) {
   while (zeroed < end) {
     const std::uint64_t step = std::min(kWriteStep, end - zeroed);
     DEFIB_TRY(making.file->write_at(zeroed, std::string_view(zeros).substr(0, step)));
+    making.file->write_back(zeroed, step);
     zeroed += step;
   }
+  if (zeroed < settings.segment_size) return false;
   DEFIB_TRY(making.file->sync());
-  return zeroed == settings.segment_size;
+  return true;
 }
 
 Result<> SegmentSupply::State::open_material() {
