@@ -87,7 +87,7 @@ void ChangeSet::erase(TableId table, std::string_view name, std::string_view key
 }
 
 void ChangeSet::note(TableId table, std::size_t key_size, std::size_t value_size, bool erased) {
-  DEFIB_ASSERT(finished_.empty());
+  DEFIB_ASSERT(!finished_);
   places_.push_back({.table = table,
                      .key_size = static_cast<std::uint32_t>(key_size),
                      .value_size = static_cast<std::uint32_t>(value_size),
@@ -97,13 +97,26 @@ void ChangeSet::note(TableId table, std::size_t key_size, std::size_t value_size
 }
 
 std::string_view ChangeSet::finish(std::uint64_t number) {
-  finished_ = encoder_.finish(number);
-  return finished_;
+  finished_ = true;
+  return encoder_.end(number);
+}
+
+void ChangeSet::clear() {
+  encoder_.clear();
+  finished_ = false;
+  places_.clear();
+  user_bytes_ = 0;
+  overlay_ = nullptr;
+  indexed_ = 0;
+}
+
+std::size_t ChangeSet::memory() const {
+  return encoder_.capacity() + places_.capacity() * sizeof(Place);
 }
 
 OverlayChange ChangeSet::operator[](std::size_t index) const {
   const Place& place = places_[index];
-  const std::string_view bytes = encoded();
+  const std::string_view bytes = encoder_.bytes();
   return {.table = place.table,
           .key = bytes.substr(place.offset, place.key_size),
           .value = bytes.substr(place.offset + place.key_size, place.value_size),

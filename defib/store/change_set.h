@@ -31,12 +31,15 @@ class ChangeSet {
   std::size_t size() const { return places_.size(); }
   bool empty() const { return places_.empty(); }
   // Of the encoded transaction.
-  std::size_t bytes() const { return finished_.empty() ? encoder_.size() : finished_.size(); }
+  std::size_t bytes() const { return encoder_.size(); }
   std::uint64_t user_bytes() const { return user_bytes_; }
   // Ends the set: its bytes for the log under that number. No changes afterwards.
   std::string_view finish(std::uint64_t number);
   // As finish() left it.
-  std::string_view payload() const { return finished_; }
+  std::string_view payload() const { return encoder_.bytes(); }
+  // Empty again, for another transaction; keeps its memory, of about so many bytes.
+  void clear();
+  std::size_t memory() const;
   OverlayChange operator[](std::size_t index) const;
 
   std::optional<LayerEntry> find(TableId table, std::string_view key) const;
@@ -52,14 +55,11 @@ class ChangeSet {
     bool erased;
     std::uint64_t offset;  // of the key; the value follows
   };
-  std::string_view encoded() const {
-    return finished_.empty() ? encoder_.bytes() : std::string_view(finished_);
-  }
   void note(TableId table, std::size_t key_size, std::size_t value_size, bool erased);
   Overlay& indexed() const;
 
   TransactionEncoder encoder_;
-  std::string finished_;
+  bool finished_ = false;
   std::vector<Place> places_;
   std::uint64_t user_bytes_ = 0;
   mutable std::shared_ptr<Overlay> overlay_;  // of the first `indexed_` changes

@@ -14,7 +14,13 @@ namespace defib::store {
 namespace {
 
 constexpr std::size_t kGroupBytes = 4 << 20;  // of one write that several commits share
-constexpr std::size_t kApplyTogether = 64;    // published changes that enter the overlay at once
+// Published changes that enter the overlay together: what a synced commit does by itself, what is
+// worth waking a thread for, and what no commit waits for that thread with.
+constexpr std::size_t kApplySynced = 64;
+constexpr std::size_t kApplyTogether = 512;
+constexpr std::size_t kApplyAtOnce = 2048;
+constexpr std::size_t kKeptBytes = 4 << 20;  // of change sets whose memory is used again
+constexpr os::Duration kBehindPause = std::chrono::milliseconds(1);
 constexpr os::Duration kSleepSlice = std::chrono::milliseconds(5);  // how long close() may wait
 constexpr std::uint64_t kPaceStep = 8 << 20;                        // bytes
 // Until a replay was measured: a cautious guess for a machine of today.
@@ -48,6 +54,8 @@ Engine::Engine(std::string dir, const Options& options, Opened opened)
              std::make_shared<Gate>()},
       heavy_{options_.executor != nullptr ? options_.executor : own_executors_.heavy.get(),
              std::make_shared<Gate>()},
+      prompt_{options_.executor != nullptr ? options_.executor : own_executors_.prompt.get(),
+              std::make_shared<Gate>()},
       identity_(opened.identity),
       lock_(std::move(opened.lock)),
       recovery_result_(std::move(opened.result)),
@@ -67,6 +75,7 @@ Engine::Engine(std::string dir, const Options& options, Opened opened)
       replay_rate_(opened.replay_rate) {
   light_.gate->engine = this;
   heavy_.gate->engine = this;
+  prompt_.gate->engine = this;
   for (const IndexDefinition& index : options_.indexes) indexes_[index.table].push_back(&index);
 }
 
@@ -77,7 +86,7 @@ Engine::~Engine() {
     DEFIB_ASSERT_MESSAGE(!transaction_open_, "a transaction outlived its store");
     stopping_ = true;
   }
-  for (const Lane& lane : {light_, heavy_}) {
+  for (const Lane& lane : {light_, heavy_, prompt_}) {
     const std::lock_guard lock(lane.gate->mutex);
     lane.gate->engine = nullptr;
   }
@@ -134,7 +143,27 @@ Result<std::unique_ptr<Transaction>> Engine::begin() {
   }
   transaction_open_ = true;
   return std::unique_ptr<Transaction>(
-      std::make_unique<EngineTransaction>(*this, names_, generation_));
+      std::make_unique<EngineTransaction>(*this, make_pending(lock), names_, generation_));
+}
+
+Engine::PendingPtr Engine::make_pending(const Lock&) {
+  if (unused_.empty()) return std::make_shared<Pending>();
+  PendingPtr pending = std::move(unused_.back());
+  unused_.pop_back();
+  unused_bytes_ -= pending->changes.memory();
+  return pending;
+}
+
+// Whoever has had it lets it go under mutex_, and a cursor's reader is known by is_walked.
+void Engine::recycle(PendingPtr pending, const Lock&) {
+  const bool is_shared = pending->is_walked || pending.use_count() > 1;
+  const std::size_t memory = pending->changes.memory();
+  if (is_shared || unused_bytes_ + memory > kKeptBytes) return;
+  unused_bytes_ += memory;
+  pending->changes.clear();
+  pending->written = false;
+  pending->error.reset();
+  unused_.push_back(std::move(pending));
 }
 
 void Engine::end_transaction(const Lock&) {
@@ -145,7 +174,7 @@ void Engine::end_transaction(const Lock&) {
 Result<std::unique_ptr<Snapshot>> Engine::snapshot() {
   ViewPtr now;
   {
-    const Lock lock(mutex_);
+    Lock lock(mutex_);
     if (closed_) return is_closed();
     now = view(lock);
   }
@@ -163,7 +192,7 @@ void Engine::trim_cache(const std::vector<std::shared_ptr<const SortedFile>>& fi
 }
 
 // The state of the last published commit.
-ViewPtr Engine::view(const Lock& lock) {
+ViewPtr Engine::view(Lock& lock) {
   apply_published(lock);
   if (view_ != nullptr) return view_;
   auto made = std::make_shared<View>();
@@ -176,17 +205,43 @@ ViewPtr Engine::view(const Lock& lock) {
   return view_;
 }
 
-void Engine::apply_published(const Lock&) {
-  if (unapplied_.empty()) return;
-  std::vector<OverlayChange> changes;
+std::vector<Engine::PendingPtr> Engine::take_unapplied(std::vector<OverlayChange>& changes,
+                                                       const Lock&) {
   changes.reserve(unapplied_changes_);
   for (const PendingPtr& pending : unapplied_) {
     for (std::size_t i = 0; i < pending->changes.size(); ++i)
       changes.push_back(pending->changes[i]);
   }
-  active_->apply(changes);
-  unapplied_.clear();
   unapplied_changes_ = 0;
+  std::vector<PendingPtr> taken;
+  taken.swap(unapplied_);
+  unapplied_.reserve(kApplyTogether);
+  return taken;
+}
+
+void Engine::apply_published(Lock& lock) {
+  applied_.wait(lock, [this] { return !applying_; });
+  if (unapplied_.empty()) return;
+  std::vector<OverlayChange> changes;
+  auto batch = take_unapplied(changes, lock);
+  active_->apply(changes);
+  for (PendingPtr& pending : batch) recycle(std::move(pending), lock);
+}
+
+void Engine::background_apply() {
+  Lock lock(mutex_);
+  apply_scheduled_ = false;
+  if (applying_ || unapplied_.empty()) return;
+  std::vector<OverlayChange> changes;
+  auto batch = take_unapplied(changes, lock);
+  const std::shared_ptr<Overlay> active = active_;
+  applying_ = true;
+  lock.unlock();
+  active->apply(changes);
+  lock.lock();
+  applying_ = false;
+  applied_.notify_all();
+  for (PendingPtr& pending : batch) recycle(std::move(pending), lock);
 }
 
 // Precondition: mutex_ is held. The clean mark goes before the first change to the log.
@@ -213,25 +268,27 @@ Result<std::uint64_t> Engine::commit(EngineTransaction& transaction, Durability 
   if (allowed && transaction.generation_ != generation_) {
     allowed = full(Error(Code::kNoSpace, "a commit that this one builds on could not be written"));
   }
-  const bool is_empty = transaction.changes_.empty();
+  PendingPtr own = std::move(transaction.own_);
+  const bool is_empty = own->changes.empty();
   if (allowed && !is_empty) allowed = start_writing(lock);
   if (!allowed || is_empty) {
     const std::uint64_t last = published_;
+    recycle(std::move(own), lock);
     end_transaction(lock);
     if (!allowed) return Error(std::move(allowed.error()));
     return last;
   }
-  const auto own = std::make_shared<Pending>();
-  own->lsn = ++last_numbered_;
-  own->changes = std::move(transaction.changes_);
-  own->changes.finish(own->lsn);
-  names_ = transaction.names_;
+  const std::uint64_t lsn = ++last_numbered_;
+  own->lsn = lsn;
+  own->changes.finish(lsn);
+  if (names_ != transaction.names_) names_ = transaction.names_;
   for (const std::string& table : transaction.dropped_) undeclared_.erase(table);
   unwritten_.push_back(own);
   unpublished_.push_back(own);
   end_transaction(lock);
 
   DEFIB_TRY(wait_written(own, lock));
+  own = nullptr;
   if (durability == Durability::kPower) {
     lock.unlock();
     const Result<> synced = log_.sync();
@@ -243,11 +300,13 @@ Result<std::uint64_t> Engine::commit(EngineTransaction& transaction, Durability 
   } else {
     schedule_background_sync(lock);
   }
-  publish_up_to(own->lsn, lock);
+  publish_up_to(lsn, lock);
+  apply_if_due(durability, lock);
   schedule_checkpoint_if_due(lock);
+  const bool behind = is_behind(lock);
   lock.unlock();
-  slow_down_if_behind();
-  return own->lsn;
+  if (behind) clock_.sleep_for(kBehindPause);
+  return lsn;
 }
 
 Result<> Engine::wait_written(const PendingPtr& own, Lock& lock) {
@@ -264,7 +323,8 @@ Result<> Engine::wait_written(const PendingPtr& own, Lock& lock) {
 
 void Engine::write_group(Lock& lock) {
   writing_ = true;
-  std::vector<std::string_view> group;
+  std::vector<std::string_view>& group = group_;
+  group.clear();
   std::size_t bytes = 0;
   for (const PendingPtr& pending : unwritten_) {
     const std::string_view payload = pending->changes.payload();
@@ -304,7 +364,7 @@ void Engine::fail_unwritten(const Error& error, const Lock&) {
   }
 }
 
-void Engine::publish_up_to(std::uint64_t lsn, const Lock& lock) {
+void Engine::publish_up_to(std::uint64_t lsn, const Lock&) {
   if (unpublished_.empty() || unpublished_.front()->lsn > lsn) return;
   while (!unpublished_.empty() && unpublished_.front()->lsn <= lsn) {
     const PendingPtr& pending = unpublished_.front();
@@ -317,7 +377,17 @@ void Engine::publish_up_to(std::uint64_t lsn, const Lock& lock) {
   }
   log_.acknowledge(published_);
   view_ = nullptr;
-  if (unapplied_changes_ >= kApplyTogether) apply_published(lock);
+}
+
+// A sync costs more than a small batch here; without one, another thread is worth waking.
+void Engine::apply_if_due(Durability durability, Lock& lock) {
+  const std::size_t limit = durability == Durability::kPower ? kApplySynced : kApplyAtOnce;
+  if (unapplied_changes_ >= limit) {
+    apply_published(lock);
+  } else if (unapplied_changes_ >= kApplyTogether && !apply_scheduled_) {
+    apply_scheduled_ = true;
+    schedule(prompt_, &Engine::background_apply);
+  }
 }
 
 void Engine::schedule(const Lane& lane, Task task) {
@@ -383,14 +453,8 @@ void Engine::schedule_checkpoint_if_due(const Lock& lock) {
 
 // The log behind the checkpoint that is being written must not outgrow what recovery may take: the
 // committing threads then wait a moment each, which lets the checkpoint catch up.
-void Engine::slow_down_if_behind() {
-  const std::uint64_t limit = tail_limit();
-  if (limit == 0) return;
-  {
-    const Lock lock(mutex_);
-    if (!checkpoint_scheduled_ || tail_bytes(lock) < limit / 4 * 7) return;
-  }
-  clock_.sleep_for(std::chrono::milliseconds(1));
+bool Engine::is_behind(const Lock& lock) const {
+  return checkpoint_scheduled_ && tail_limit() != 0 && tail_bytes(lock) >= tail_limit() / 4 * 7;
 }
 
 void Engine::background_checkpoint() {
@@ -454,9 +518,9 @@ Result<CheckpointStart> Engine::begin_checkpoint() {
   start.chain_crc = log_.chain_crc();
   start.epoch = log_.epoch();
   lock.lock();
-  writing_ = false;
-  changed_.notify_all();
   if (!rotated) {
+    writing_ = false;
+    changed_.notify_all();
     const Error error = storage_error(std::move(rotated.error()));
     note_failure(lock);
     return error;
@@ -466,6 +530,8 @@ Result<CheckpointStart> Engine::begin_checkpoint() {
   frozen_.insert(frozen_.begin(), active_->view());
   active_ = Overlay::make();
   view_ = nullptr;
+  writing_ = false;  // Not before: no later commit may get into what is frozen.
+  changed_.notify_all();
   start.frozen = frozen_;
   start.names = names_;
   frozen_tail_ = tail_at_open_;
@@ -604,7 +670,7 @@ Result<> Engine::finish_closing() {
 Result<VerifyReport> Engine::verify() {
   DEFIB_TRY(sync());
   DEFIB_TRY_ASSIGN(VerifyReport report, verify_files(dir_, options_));
-  const Lock lock(mutex_);
+  Lock lock(mutex_);
   apply_published(lock);
   if (const Result<> sound = active_->check(); !sound) {
     report.findings.push_back({"memory", sound.error().message()});

@@ -8,7 +8,9 @@
 // What a commit changes enters the active overlay only when it is published, so a commit that fails
 // needs no undoing: it is dropped. Transactions that follow read the commits before them that are
 // still on their way from their change sets. Published changes wait in small batches, because many
-// together enter the overlay at a fraction of the cost; whoever takes a view applies them first.
+// together enter the overlay at a fraction of the cost; a thread beside the commits applies them,
+// and whoever takes a view applies what is left. Who does so outside of mutex_ is the only one
+// (applying_).
 //
 // A checkpoint freezes the overlay and ends the log's segment (the writer waits for no more than
 // one sync), writes the frozen overlays as a run, names it in the manifest, and lets the log behind
@@ -77,6 +79,7 @@ class Engine final : public Store {
     std::uint64_t lsn = 0;
     ChangeSet changes;
     bool written = false;
+    bool is_walked = false;  // by a cursor, perhaps for long: not to be used again
     std::optional<Error> error;
   };
   using PendingPtr = std::shared_ptr<Pending>;
@@ -91,12 +94,18 @@ class Engine final : public Store {
   Result<> build_index(const IndexDefinition& index);
   Result<std::uint64_t> commit(EngineTransaction& transaction, Durability durability);
   void end_transaction(const Lock& lock);
+  PendingPtr make_pending(const Lock& lock);
+  void recycle(PendingPtr pending, const Lock& lock);
   Result<> wait_written(const PendingPtr& own, Lock& lock);
   void write_group(Lock& lock);
   void fail_unwritten(const Error& error, const Lock& lock);
   void publish_up_to(std::uint64_t lsn, const Lock& lock);
-  void apply_published(const Lock& lock);
-  ViewPtr view(const Lock& lock);
+  // These may let mutex_ go for a moment.
+  void apply_published(Lock& lock);
+  void apply_if_due(Durability durability, Lock& lock);
+  ViewPtr view(Lock& lock);
+  std::vector<PendingPtr> take_unapplied(std::vector<OverlayChange>& changes, const Lock& lock);
+  void background_apply();
   void trim_cache(const std::vector<std::shared_ptr<const SortedFile>>& files) const;
   Result<> refuse_if_unusable() const;
   Error poisoned(const Error& cause) const;
@@ -114,7 +123,7 @@ class Engine final : public Store {
   // Of log that may stand behind the last checkpoint before the next one begins; 0: no limit.
   std::uint64_t tail_limit() const;
   os::Duration estimated_replay(std::uint64_t tail) const;
-  void slow_down_if_behind();
+  bool is_behind(const Lock& lock) const;
 
   // Precondition of the following: checkpoint_mutex_ is held.
   Result<> write_new_checkpoint();
@@ -135,8 +144,9 @@ class Engine final : public Store {
   os::Files& files_;
   const os::Clock& clock_;
   OwnExecutors own_executors_;
-  Lane light_;  // syncs and segments: short tasks
-  Lane heavy_;  // checkpoints and merges
+  Lane light_;   // syncs and segments: short tasks
+  Lane heavy_;   // checkpoints and merges
+  Lane prompt_;  // published changes on their way into the overlay
   const Identity identity_;
   std::unique_ptr<StoreLock> lock_;
   recovery::ProcedureResult recovery_result_;
@@ -149,19 +159,25 @@ class Engine final : public Store {
   mutable std::mutex mutex_;         // guards all below
   std::condition_variable changed_;  // a write ended
   std::condition_variable turn_;     // a transaction ended
+  std::condition_variable applied_;  // applying_ ended
   bool transaction_open_ = false;
-  bool writing_ = false;          // a thread leads a write to the log
-  bool started_writing_ = false;  // the clean mark is gone
+  bool writing_ = false;                 // a thread leads a write to the log
+  std::vector<std::string_view> group_;  // of that thread: what it writes
+  bool started_writing_ = false;         // the clean mark is gone
   bool closed_ = false;
   bool marked_failure_ = false;
   bool sync_scheduled_ = false;
   bool checkpoint_scheduled_ = false;
   bool merge_scheduled_ = false;
+  bool apply_scheduled_ = false;
+  bool applying_ = false;  // a thread changes the overlay outside of mutex_
   std::atomic<bool> stopping_ = false;
   std::deque<PendingPtr> unwritten_;    // numbered, in order
   std::deque<PendingPtr> unpublished_;  // written or not, in order
   std::vector<PendingPtr> unapplied_;   // published, not in the overlay yet
   std::size_t unapplied_changes_ = 0;
+  std::vector<PendingPtr> unused_;  // empty ones, whose memory the next transactions use
+  std::size_t unused_bytes_ = 0;
   std::uint64_t last_numbered_;
   std::uint64_t published_;
   std::uint64_t generation_ = 0;  // how often numbered commits were dropped
@@ -171,6 +187,7 @@ class Engine final : public Store {
   std::vector<std::shared_ptr<const SortedFile>> sorted_files_;  // newest first
   ViewPtr view_;                                                 // null: to be made anew
   std::map<std::string, std::vector<std::string>, std::less<>> undeclared_;  // table -> indexes
+  std::atomic<bool> any_undeclared_ = false;  // may be asked without mutex_
   std::uint64_t checkpoint_lsn_;
   std::uint64_t log_at_checkpoint_ = 0;  // log_.appended_bytes() when the last one began
   std::uint64_t log_at_freeze_ = 0;      // ... when the present one did
@@ -183,8 +200,8 @@ class Engine final : public Store {
 
 class EngineTransaction final : public Transaction {
  public:
-  EngineTransaction(Engine& engine, std::shared_ptr<const TableNames> names,
-                    std::uint64_t generation);
+  EngineTransaction(Engine& engine, std::shared_ptr<Engine::Pending> own,
+                    std::shared_ptr<const TableNames> names, std::uint64_t generation);
   ~EngineTransaction() override { rollback(); }
   Result<std::optional<std::string>> get(std::string_view table, std::string_view key) override;
   Result<std::unique_ptr<Cursor>> scan(std::string_view table) override;
@@ -195,6 +212,8 @@ class EngineTransaction final : public Transaction {
 
  private:
   friend class Engine;
+  // It has ended: nothing more is taken, and its cursors stop.
+  void end();
   Result<> check(std::string_view table, std::string_view key, std::string_view value) const;
   TableId id_of(std::string_view table);
   Result<std::optional<std::string>> read(TableId table, std::string_view key);
@@ -209,12 +228,13 @@ class EngineTransaction final : public Transaction {
                         std::string_view key);
 
   Engine& engine_;
-  std::shared_ptr<bool> is_open_ = std::make_shared<bool>(true);
+  bool is_open_ = true;
+  std::shared_ptr<bool> cursors_are_valid_;  // what cursors ask; null: there are none
   std::uint64_t generation_;
   std::shared_ptr<const TableNames> names_;
   std::string last_name_;  // of the table last asked for, whose number is last_id_
   TableId last_id_ = 0;
-  ChangeSet changes_;
+  Engine::PendingPtr own_;            // what it changes; null once it has ended
   std::vector<std::string> dropped_;  // tables whose undeclared indexes this transaction drops
 };
 

@@ -19,13 +19,19 @@ bool contains(const std::vector<std::string>& keys, std::string_view key) {
 
 }  // namespace
 
-EngineTransaction::EngineTransaction(Engine& engine, std::shared_ptr<const TableNames> names,
+EngineTransaction::EngineTransaction(Engine& engine, std::shared_ptr<Engine::Pending> own,
+                                     std::shared_ptr<const TableNames> names,
                                      std::uint64_t generation)
-    : engine_(engine), generation_(generation), names_(std::move(names)) {}
+    : engine_(engine), generation_(generation), names_(std::move(names)), own_(std::move(own)) {}
+
+void EngineTransaction::end() {
+  is_open_ = false;
+  if (cursors_are_valid_ != nullptr) *cursors_are_valid_ = false;
+}
 
 Result<> EngineTransaction::check(std::string_view table, std::string_view key,
                                   std::string_view value) const {
-  if (!*is_open_) return Error(Code::kInvalidArgument, "the transaction has ended");
+  if (!is_open_) return Error(Code::kInvalidArgument, "the transaction has ended");
   const auto too_large = [](std::string_view what, std::size_t size, std::size_t limit) {
     return Error(Code::kKeyOrValueTooLarge,
                  fmt::format("a {} of {} bytes; the limit is {}", what, size, limit))
@@ -41,7 +47,7 @@ Result<> EngineTransaction::check(std::string_view table, std::string_view key,
   if (key.size() > kMaxKeySize) return too_large("key", key.size(), kMaxKeySize);
   if (value.size() > kMaxValueSize) return too_large("value", value.size(), kMaxValueSize);
   constexpr std::size_t kOverhead = 64;
-  if (changes_.bytes() + table.size() + key.size() + value.size() + kOverhead >
+  if (own_->changes.bytes() + table.size() + key.size() + value.size() + kOverhead >
       kMaxTransactionSize) {
     return Error(Code::kLimitExceeded,
                  fmt::format("a transaction larger than {} bytes", kMaxTransactionSize))
@@ -68,11 +74,11 @@ Result<std::optional<std::string>> EngineTransaction::read(TableId table, std::s
   const auto answer = [](const LayerEntry& entry) {
     return entry.erased ? std::optional<std::string>() : std::string(entry.value);
   };
-  if (const auto own = changes_.find(table, key)) return answer(*own);
+  if (const auto own = own_->changes.find(table, key)) return answer(*own);
   std::vector<std::shared_ptr<const OverlayView>> frozen;
   std::vector<std::shared_ptr<const SortedFile>> files;
   {
-    const Engine::Lock lock(engine_.mutex_);
+    Engine::Lock lock(engine_.mutex_);
     const auto& pending = engine_.unpublished_;
     for (auto commit = pending.rbegin(); commit != pending.rend(); ++commit) {
       if (const auto found = (*commit)->changes.find(table, key)) return answer(*found);
@@ -99,7 +105,7 @@ Result<std::optional<std::string>> EngineTransaction::get(std::string_view table
 }
 
 Result<std::unique_ptr<Cursor>> EngineTransaction::scan(std::string_view table) {
-  if (!*is_open_) return Error(Code::kInvalidArgument, "the transaction has ended");
+  if (!is_open_) return Error(Code::kInvalidArgument, "the transaction has ended");
   const TableId id = id_of(table);
   // The cursor keeps the commits whose changes it walks.
   struct Kept {
@@ -108,24 +114,27 @@ Result<std::unique_ptr<Cursor>> EngineTransaction::scan(std::string_view table) 
   };
   const auto kept = std::make_shared<Kept>();
   std::vector<std::unique_ptr<LayerCursor>> layers;
-  if (auto own = changes_.cursor(id)) layers.push_back(std::move(own));
+  if (auto own = own_->changes.cursor(id)) layers.push_back(std::move(own));
   {
-    const Engine::Lock lock(engine_.mutex_);
+    Engine::Lock lock(engine_.mutex_);
     const auto& pending = engine_.unpublished_;
     for (auto commit = pending.rbegin(); commit != pending.rend(); ++commit) {
       auto cursor = (*commit)->changes.cursor(id);
       if (cursor == nullptr) continue;
       layers.push_back(std::move(cursor));
+      (*commit)->is_walked = true;
       kept->pending.push_back(*commit);
     }
     kept->view = engine_.view(lock);
   }
   kept->view->add_cursors(id, layers);
-  return make_merged_cursor(std::move(layers), kept, is_open_);
+  if (cursors_are_valid_ == nullptr) cursors_are_valid_ = std::make_shared<bool>(true);
+  return make_merged_cursor(std::move(layers), kept, cursors_are_valid_);
 }
 
 bool EngineTransaction::has_indexes(std::string_view table) const {
   if (engine_.indexes_.contains(table)) return true;
+  if (!engine_.any_undeclared_.load(std::memory_order_relaxed)) return false;
   const Engine::Lock lock(engine_.mutex_);
   return engine_.undeclared_.contains(table);
 }
@@ -156,11 +165,11 @@ Result<> EngineTransaction::erase(std::string_view table, std::string_view key) 
 
 void EngineTransaction::put_plain(std::string_view table, std::string_view key,
                                   std::string_view value) {
-  changes_.put(id_of(table), table, key, value);
+  own_->changes.put(id_of(table), table, key, value);
 }
 
 void EngineTransaction::erase_plain(std::string_view table, std::string_view key) {
-  changes_.erase(id_of(table), table, key);
+  own_->changes.erase(id_of(table), table, key);
 }
 
 Result<> EngineTransaction::update_indexes(std::string_view table, std::string_view key,
@@ -234,15 +243,16 @@ Result<> EngineTransaction::check_unique(const IndexDefinition& index, std::stri
 }
 
 Result<std::uint64_t> EngineTransaction::commit(Durability durability) {
-  if (!*is_open_) return Error(Code::kInvalidArgument, "the transaction has ended");
-  *is_open_ = false;
+  if (!is_open_) return Error(Code::kInvalidArgument, "the transaction has ended");
+  end();
   return engine_.commit(*this, durability);
 }
 
 void EngineTransaction::rollback() {
-  if (!*is_open_) return;
-  *is_open_ = false;
+  if (!is_open_) return;
+  end();
   const Engine::Lock lock(engine_.mutex_);
+  engine_.recycle(std::move(own_), lock);
   engine_.end_transaction(lock);
 }
 
@@ -266,6 +276,7 @@ Result<> Engine::build_indexes() {
   }
   const Lock lock(mutex_);
   for (const auto& [name, record] : complete) undeclared_[record.table].push_back(name);
+  any_undeclared_ = !undeclared_.empty();
   return {};
 }
 
@@ -275,7 +286,7 @@ Result<> Engine::build_index(const IndexDefinition& index) {
   std::unique_ptr<Transaction> transaction;
   const auto piece = [&]() -> Result<EngineTransaction*> {
     auto* open = static_cast<EngineTransaction*>(transaction.get());
-    if (open != nullptr && open->changes_.bytes() < kBuildBytes) return open;
+    if (open != nullptr && open->own_->changes.bytes() < kBuildBytes) return open;
     if (open != nullptr) DEFIB_TRY(open->commit(Durability::kProcess));
     transaction.reset();
     DEFIB_TRY_ASSIGN(transaction, begin());

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <array>
 #include <charconv>
 
 #include "defib/base/assert.h"
@@ -77,14 +78,15 @@ bool read_record(Reader& reader, RecordView& record) {
          value_size <= kMaxValueSize;
 }
 
-void write_record(Writer& writer, std::string_view table, std::string_view key,
-                  std::string_view value) {
-  writer.u8(static_cast<std::uint8_t>(table.size()));
-  writer.u16(static_cast<std::uint16_t>(key.size()));
-  writer.u32(static_cast<std::uint32_t>(value.size()));
-  writer.bytes(table);
-  writer.bytes(key);
-  writer.bytes(value);
+constexpr std::size_t kRecordHeader = 1 + 2 + 4;
+
+void append_record_to(std::string& bytes, std::string_view table, std::string_view key,
+                      std::string_view value) {
+  std::array<char, kRecordHeader> sizes;
+  store_value(sizes.data(), static_cast<std::uint8_t>(table.size()));
+  store_value(sizes.data() + 1, static_cast<std::uint16_t>(key.size()));
+  store_value(sizes.data() + 3, static_cast<std::uint32_t>(value.size()));
+  bytes.append(sizes.data(), sizes.size()).append(table).append(key).append(value);
 }
 
 }  // namespace
@@ -341,8 +343,7 @@ void TransactionEncoder::change(char operation, std::string_view table, std::str
                                 std::string_view value) {
   if (bytes_.empty()) bytes_.resize(kBeginSize);  // Filled in by finish().
   bytes_ += operation;
-  Writer writer(bytes_);
-  write_record(writer, table, key, value);
+  append_record_to(bytes_, table, key, value);
   ++changes_;
 }
 
@@ -354,13 +355,18 @@ void TransactionEncoder::erase(std::string_view table, std::string_view key) {
   change(kErase, table, key, {});
 }
 
-std::string TransactionEncoder::finish(std::uint64_t number) {
+std::string_view TransactionEncoder::end(std::uint64_t number) {
   DEFIB_ASSERT(changes_ > 0);
   bytes_[0] = kBegin;
   store_value<std::uint64_t>(bytes_.data() + 1, number);
   store_value<std::uint32_t>(bytes_.data() + 9, changes_);
   bytes_ += kEnd;
   Writer(bytes_).u64(number);
+  return bytes_;
+}
+
+std::string TransactionEncoder::finish(std::uint64_t number) {
+  end(number);
   std::string done = std::move(bytes_);
   clear();
   return done;
@@ -412,8 +418,7 @@ std::optional<std::vector<TransactionView>> decode_transactions(std::string_view
 
 void append_record(std::string& chunk, std::string_view table, std::string_view key,
                    std::string_view value) {
-  Writer writer(chunk);
-  write_record(writer, table, key, value);
+  append_record_to(chunk, table, key, value);
 }
 
 std::optional<std::vector<RecordView>> decode_records(std::string_view payload,

@@ -155,9 +155,13 @@ class TransactionEncoder {
   std::size_t size() const { return bytes_.size(); }
   // What stands there so far. A change's key and value are its last bytes.
   std::string_view bytes() const { return bytes_; }
-  // The transaction under its number; the encoder is empty afterwards.
+  // Ends the transaction under its number: bytes() is all of it. clear() comes next.
+  std::string_view end(std::uint64_t number);
+  // The same by value; the encoder is empty afterwards.
   std::string finish(std::uint64_t number);
+  // Keeps the memory.
   void clear();
+  std::size_t capacity() const { return bytes_.capacity(); }
 
  private:
   void change(char operation, std::string_view table, std::string_view key, std::string_view value);

@@ -26,7 +26,7 @@ constexpr std::uint64_t kSpareDisk = 2 << 20;
 constexpr std::uint64_t kSpareMemory = 16 << 20;
 constexpr std::uint64_t kSpareDescriptors = 32;
 // Above this, an overlay whose records came under checksums is not walked again.
-constexpr std::uint64_t kFullCheckRecords = 1'000'000;
+constexpr std::uint64_t kFullCheckRecords = 100'000;
 // What replaying takes for each byte of log: positions of records, and the nodes over them.
 constexpr std::uint64_t kMemoryPart = 2;
 // Blocks of base and runs that a recovery reads for a sample.
@@ -215,7 +215,8 @@ Result<> Opening::initialize(StageContext& context) {
   }
   context.metric("directory", dir_);
   if (options_.executor == nullptr) {
-    opened_.executors = {std::make_unique<Threads>(1), std::make_unique<Threads>(1)};
+    opened_.executors = {std::make_unique<Threads>(1), std::make_unique<Threads>(1),
+                         std::make_unique<Threads>(1)};
   }
   return check_file_system();
 }

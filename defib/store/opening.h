@@ -27,6 +27,7 @@ namespace defib::store {
 struct OwnExecutors {
   std::unique_ptr<Threads> light;
   std::unique_ptr<Threads> heavy;
+  std::unique_ptr<Threads> prompt;
 };
 
 struct Opened {

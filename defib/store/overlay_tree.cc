@@ -110,8 +110,11 @@ void insert_child(Inner& node, int index, std::string_view key, Node* child) {
 // --- Memory ------------------------------------------------------------------------------------
 
 char* Memory::add_chunk(std::size_t size) {
-  Chunk chunk(static_cast<char*>(::operator new(size, std::align_val_t(kCacheLine))));
+  const bool is_huge = size == os::kHugePage;
+  const std::align_val_t alignment{is_huge ? os::kHugePage : kCacheLine};
+  Chunk chunk(static_cast<char*>(::operator new(size, alignment)), Delete{alignment});
   char* const start = chunk.get();
+  if (is_huge) os::prefer_huge_pages(start, size);
   chunks_.push_back(std::move(chunk));
   // Only the writing thread adds; the others may ask.
   bytes_.store(bytes() + size, std::memory_order_relaxed);

@@ -33,6 +33,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/base/bytes.h"
+#include "defib/os/memory.h"
 #include "defib/store/layer.h"
 
 namespace defib::store::overlay_tree {
@@ -240,7 +241,8 @@ class Memory {
 
  private:
   struct Delete {
-    void operator()(char* chunk) const { ::operator delete(chunk, std::align_val_t(kCacheLine)); }
+    std::align_val_t alignment{};
+    void operator()(char* chunk) const { ::operator delete(chunk, alignment); }
   };
   using Chunk = std::unique_ptr<char, Delete>;
   // A part of the newest chunk of its kind that is not used yet.
@@ -249,10 +251,10 @@ class Memory {
     std::size_t left = 0;
     std::size_t next_chunk = kFirstChunk;
   };
-  // Chunks double from the first size to the largest: small overlays are small. A record that
-  // would take a good part of a chunk gets one of its own.
+  // Chunks double from the first size to the largest, which is a huge page: small overlays are
+  // small. A record that would take a good part of a chunk gets one of its own.
   static constexpr std::size_t kFirstChunk = 32 << 10;
-  static constexpr std::size_t kLargestChunk = 2 << 20;
+  static constexpr std::size_t kLargestChunk = os::kHugePage;
   static constexpr std::size_t kOwnChunk = 256 << 10;
 
   char* take(Region& region, std::size_t size);

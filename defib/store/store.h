@@ -63,7 +63,7 @@ struct IndexDefinition {
 struct Options {
   os::Files* files = nullptr;             // null: the kernel's
   const os::Clock* clock = nullptr;       // null: the real clock
-  Executor* executor = nullptr;           // null: two threads of the store's own
+  Executor* executor = nullptr;           // null: three threads of the store's own
   bool create = true;                     // false: NotAStore where there is none
   bool recover = true;                    // false: RecoveryNeeded where recovery is needed
   std::uint32_t page_size = 16 << 10;     // of a store that is created: 4096 to 65536 bytes
