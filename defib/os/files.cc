@@ -229,17 +229,11 @@ class RealFiles final : public Files {
   }
 
   Result<std::unique_ptr<VolatilePage>> volatile_page(const std::string& name) override {
-    const std::string path = volatile_path(name);
-    const Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!fd.valid()) return system_error("open", path);
-    constexpr std::size_t kSize = VolatilePage::kWords * sizeof(std::uint64_t);
-    // Space now, because a store without it would kill the process.
-    if (const int failed = ::posix_fallocate(fd.get(), 0, kSize)) {
-      return system_error("posix_fallocate", path, failed);
-    }
-    void* data = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
-    if (data == MAP_FAILED) return system_error("mmap", path);
-    return std::unique_ptr<VolatilePage>(std::make_unique<MappedPage>(data));
+    return map_volatile_page(name, O_CREAT);
+  }
+  Result<std::unique_ptr<VolatilePage>> find_volatile_page(const std::string& name) override {
+    if (!exists(volatile_path(name))) return std::unique_ptr<VolatilePage>();
+    return map_volatile_page(name, 0);
   }
 
   Result<> remove_volatile_page(const std::string& name) override {
@@ -279,6 +273,22 @@ class RealFiles final : public Files {
     }
     return found;
   }
+
+ private:
+  static Result<std::unique_ptr<VolatilePage>> map_volatile_page(const std::string& name,
+                                                                 int flags) {
+    const std::string path = volatile_path(name);
+    const Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600));
+    if (!fd.valid()) return system_error("open", path);
+    constexpr std::size_t kSize = VolatilePage::kWords * sizeof(std::uint64_t);
+    // Space now, because a store without it would kill the process.
+    if (const int failed = ::posix_fallocate(fd.get(), 0, kSize)) {
+      return system_error("posix_fallocate", path, failed);
+    }
+    void* data = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+    if (data == MAP_FAILED) return system_error("mmap", path);
+    return std::unique_ptr<VolatilePage>(std::make_unique<MappedPage>(data));
+  }
 };
 
 }  // namespace
@@ -292,6 +302,9 @@ Result<std::unique_ptr<FileView>> File::map() {
 }
 
 Result<std::unique_ptr<VolatilePage>> Files::volatile_page(const std::string&) {
+  return std::unique_ptr<VolatilePage>();
+}
+Result<std::unique_ptr<VolatilePage>> Files::find_volatile_page(const std::string&) {
   return std::unique_ptr<VolatilePage>();
 }
 Result<> Files::remove_volatile_page(const std::string&) {

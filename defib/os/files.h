@@ -103,6 +103,8 @@ class Files {
   // The page of that name (letters, digits, '-', '.'), zeros at first; null where there is no such
   // memory, as by default.
   virtual Result<std::unique_ptr<VolatilePage>> volatile_page(const std::string& name);
+  // The same without making it: null where nobody has.
+  virtual Result<std::unique_ptr<VolatilePage>> find_volatile_page(const std::string& name);
   virtual Result<> remove_volatile_page(const std::string& name);
   // Of the file system that holds `path`. The default knows nothing.
   virtual Result<FileSystemInfo> file_system(const std::string& path);

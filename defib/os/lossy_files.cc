@@ -342,6 +342,14 @@ Result<std::unique_ptr<VolatilePage>> LossyFiles::volatile_page(const std::strin
   return std::unique_ptr<VolatilePage>(std::make_unique<PrivatePage<Words>>(words));
 }
 
+Result<std::unique_ptr<VolatilePage>> LossyFiles::find_volatile_page(const std::string& name) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!volatile_pages_.contains(name)) return std::unique_ptr<VolatilePage>();
+  }
+  return volatile_page(name);
+}
+
 Result<> LossyFiles::remove_volatile_page(const std::string& name) {
   const std::lock_guard lock(mutex_);
   if (volatile_pages_.erase(name) == 0) return not_there(name);

@@ -42,6 +42,7 @@ class LossyFiles final : public Files {
   bool is_dir(const std::string& path) override;
   Result<std::uint64_t> free_space(const std::string& path) override;
   Result<std::unique_ptr<VolatilePage>> volatile_page(const std::string& name) override;
+  Result<std::unique_ptr<VolatilePage>> find_volatile_page(const std::string& name) override;
   Result<> remove_volatile_page(const std::string& name) override;
   Result<FileSystemInfo> file_system(const std::string& path) override;
 

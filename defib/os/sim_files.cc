@@ -18,6 +18,12 @@ Error not_there(const std::string& path) {
   return Error(Code::kFileNotFound, fmt::format("'{}' does not exist", path)).with("path", path);
 }
 
+// Whatever the device says to a sync, the caller hears that it failed (files.h).
+Error sync_failed(const std::string& path, Error error) {
+  if (error.code() != Code::kNoSpace && error.code() != Code::kIoError) return error;
+  return Error(Code::kSyncFailed, error.message()).with("path", path).because(std::move(error));
+}
+
 bool is_aligned(std::uint64_t number) {
   return number % kDirectAlignment == 0;
 }
@@ -194,8 +200,11 @@ Result<> SimFiles::perform(Operation operation) {
         record(std::move(operation));
       } else if (operation.kind == Kind::kSync) {
         operation.kind = Kind::kFailedSync;
+        const std::string path = operation.path;
         record(std::move(operation));
+        return sync_failed(path, *std::move(error));
       }
+      if (operation.kind == Kind::kSyncDir) return sync_failed(operation.path, *std::move(error));
       return *error;
     }
   }
@@ -312,6 +321,14 @@ Result<std::uint64_t> SimFiles::free_space(const std::string&) {
 
 Result<std::unique_ptr<VolatilePage>> SimFiles::volatile_page(const std::string& name) {
   return std::unique_ptr<VolatilePage>(std::make_unique<SimPage>(*this, name));
+}
+
+Result<std::unique_ptr<VolatilePage>> SimFiles::find_volatile_page(const std::string& name) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!disk_.volatile_pages.contains(name)) return std::unique_ptr<VolatilePage>();
+  }
+  return volatile_page(name);
 }
 
 Result<> SimFiles::remove_volatile_page(const std::string& name) {

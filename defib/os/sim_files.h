@@ -52,6 +52,7 @@ class SimFiles : public Files {
   bool is_dir(const std::string& path) override;
   Result<std::uint64_t> free_space(const std::string& path) override;
   Result<std::unique_ptr<VolatilePage>> volatile_page(const std::string& name) override;
+  Result<std::unique_ptr<VolatilePage>> find_volatile_page(const std::string& name) override;
   Result<> remove_volatile_page(const std::string& name) override;
 
   // Operations so far: each changes something, or is a sync.
@@ -68,7 +69,8 @@ class SimFiles : public Files {
 
   // The disk's size; the bytes of all files count against it. Without it there is no limit.
   void set_capacity(std::uint64_t bytes);
-  // Asked before each operation with its index; an Error makes it fail with that. A failed write
+  // Asked before each operation with its index; an Error makes it fail with that, and a sync with
+  // SyncFailed of which that is the cause. A failed write
   // leaves its first half, a failed sync leaves what it should have synced volatile for ever, as
   // Linux does: the next sync succeeds and makes nothing of it durable.
   using Fault = std::function<std::optional<Error>(std::size_t index, std::string_view what)>;

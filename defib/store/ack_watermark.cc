@@ -49,7 +49,7 @@ std::optional<std::uint64_t> decode_ack(std::uint64_t word, const SegmentHeader&
 }
 
 std::uint64_t read_ack_word(os::Files& files, std::string_view uuid) {
-  const auto page = files.volatile_page(ack_page_name(uuid));
+  const auto page = files.find_volatile_page(ack_page_name(uuid));
   return page && *page != nullptr ? (*page)->load(kAckWord) : 0;
 }
 

@@ -39,8 +39,8 @@ std::uint64_t encode_ack(std::uint64_t lsn, const SegmentHeader& segment);
 std::optional<std::uint64_t> decode_ack(std::uint64_t word, const SegmentHeader& segment,
                                         std::string_view boot_id);
 
-// The store's word, 0 where there is none. Makes the page where it is missing: for openings that
-// hold the store's lock, not for tools that only look.
+// The store's word, 0 where there is none. Makes no page. Read it before the log: a live writer
+// goes on.
 std::uint64_t read_ack_word(os::Files& files, std::string_view uuid);
 
 class AckWatermark {

@@ -131,7 +131,9 @@ std::optional<CheckpointFailure> Checkpointer::write_sorted(
   // What an opening before this one left; no manifest names it.
   if (Result<> gone = discard(path); !gone) return CheckpointFailure{std::move(gone.error())};
   const auto give_up = [&](Error error, bool is_reading) {
-    (void)disk_.remove(path);
+    // What a failing device leaves waits for the next opening: nothing comes before noting that.
+    const Code code = error.code();
+    if (is_reading || code == Code::kNoSpace || code == Code::kCancelled) (void)disk_.remove(path);
     return CheckpointFailure{std::move(error), is_reading};
   };
   auto writer = SortedFileWriter::create(disk_, path, settings);

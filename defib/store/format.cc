@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::string_view kIdentityMagic = "DEFIBSTO";
 constexpr std::string_view kSegmentMagic = "DEFIBWAL";
+constexpr std::string_view kLogHeadMagic = "DEFIBHED";
 constexpr std::string_view kCheckpointMagic = "DEFIBCKP";
 constexpr std::string_view kFooterMagic = "DEFIBEND";
 constexpr std::string_view kCleanMagic = "DEFIBCLN";
@@ -22,6 +23,7 @@ constexpr std::uint32_t kChunkMagic = 0x4b4e4843;  // "CHNK"
 constexpr std::size_t kBootIdSize = 36;
 constexpr std::size_t kIdentitySize = 128;
 constexpr std::size_t kCleanSize = 128;
+constexpr std::size_t kLogHeadSize = 128;
 
 constexpr char kBegin = 'B';
 constexpr char kPut = 'P';
@@ -153,6 +155,39 @@ std::optional<SegmentHeader> decode_segment_header(std::string_view bytes, std::
   header.created_wall_ns = reader.i64();
   header.boot_id = reader.bytes(kBootIdSize);
   return header;
+}
+
+std::string encode_log_head(const SegmentHeader& newest) {
+  std::string out(kLogHeadMagic);
+  Writer writer(out);
+  writer.u32(kLogVersion);
+  writer.u32(0);
+  writer.bytes(newest.uuid);
+  writer.u64(newest.epoch);
+  writer.u64(newest.first_lsn);
+  writer.i64(newest.created_wall_ns);
+  std::string boot_id = newest.boot_id;
+  boot_id.resize(kBootIdSize, ' ');
+  writer.bytes(boot_id);
+  return seal(std::move(out), kLogHeadSize);
+}
+
+std::optional<SegmentHeader> decode_log_head(std::string_view bytes, std::string& problem) {
+  if (!open_sealed(bytes, kLogHeadSize, kLogHeadMagic, problem)) return std::nullopt;
+  Reader reader(bytes.substr(kLogHeadMagic.size()));
+  const std::uint32_t version = reader.u32();
+  if (version != kLogVersion) {
+    problem = fmt::format("format version {}", version);
+    return std::nullopt;
+  }
+  reader.u32();
+  SegmentHeader newest;
+  newest.uuid = reader.bytes(kUuidSize);
+  newest.epoch = reader.u64();
+  newest.first_lsn = reader.u64();
+  newest.created_wall_ns = reader.i64();
+  newest.boot_id = reader.bytes(kBootIdSize);
+  return newest;
 }
 
 void encode(BlockHeader& header, std::string& out) {

@@ -36,6 +36,7 @@ inline constexpr std::size_t kMaxTransactionSize = 1U << 30;
 // Names in the store's directory.
 inline constexpr std::string_view kIdentityFile = "store.id";
 inline constexpr std::string_view kLockFile = "LOCK";
+inline constexpr std::string_view kLogHeadFile = "log.head";
 inline constexpr std::string_view kWalDir = "wal";
 inline constexpr std::string_view kDataDir = "data";  // base and runs
 inline constexpr std::string_view kQuarantineDir = "quarantine";
@@ -111,6 +112,9 @@ struct CleanRecord {
 std::string encode(const Identity& identity);
 std::optional<Identity> decode_identity(std::string_view bytes, std::string& problem);
 std::string encode(const SegmentHeader& header);  // kPageSize bytes
+// log.head: all of the newest segment's header but previous_crc.
+std::string encode_log_head(const SegmentHeader& newest);
+std::optional<SegmentHeader> decode_log_head(std::string_view bytes, std::string& problem);
 std::optional<SegmentHeader> decode_segment_header(std::string_view bytes, std::string& problem);
 // Fills in header_crc. Appends kBlockHeaderSize bytes, or puts them `to` where there is room.
 void encode(BlockHeader& header, std::string& out);

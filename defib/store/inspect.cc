@@ -51,6 +51,7 @@ class Verification {
       return std::move(report_);
     }
     identity_ = *std::move(identity);
+    context_ = log_context(env_.files, env_.clock, dir_, identity_);
     check_markers();
     DEFIB_TRY(check_pages());
     DEFIB_TRY(check_sorted_files());
@@ -118,11 +119,8 @@ class Verification {
                      scan_segments(env_.files, dir_, names, identity_,
                                    {.mode = ReadMode::kCopy, .executor = &helper}, nullptr));
     for (const Segment& segment : segments) check_segment(segment);
-    LogContext context;
-    context.identity = identity_;
-    if (manifest_) context.base = log_base(*manifest_);
-    context.boot_id = env_.clock.boot_id();
-    const auto log = assess_log(segments, context);
+    if (manifest_) context_.base = log_base(*manifest_);
+    const auto log = assess_log(segments, context_);
     if (!log) {
       finding("log", log.error().message());
       return {};
@@ -156,6 +154,7 @@ class Verification {
   Identity identity_;
   std::optional<Manifest> manifest_;
   std::optional<CleanRecord> clean_;
+  LogContext context_;
   VerifyReport report_;
 };
 

@@ -30,7 +30,12 @@ class Assessor {
       result_.chain_known = context_.base->chain_known;
     }
     for (std::size_t i = 0; i < segments_.size(); ++i) DEFIB_TRY(sort_out(i));
-    if (result_.live.empty()) return std::move(result_);
+    newest_is_missing_ = look_for_newest();
+    if (result_.live.empty()) {
+      if (newest_is_missing_) return missing_segment(covered_);
+      if (!context_.newest_unknown.empty()) note_unknown_end(covered_);
+      return std::move(result_);
+    }
     DEFIB_TRY(check_start());
     for (std::size_t i = 0; i < result_.live.size(); ++i) DEFIB_TRY(check_link(i));
     return std::move(result_);
@@ -88,6 +93,42 @@ class Assessor {
     return {};
   }
 
+  // Whether the segment that was begun last, and every later one, is neither here nor covered.
+  bool look_for_newest() const {
+    const auto& newest = context_.newest;
+    if (!newest || newest->epoch == 0 || newest->first_lsn <= covered_) return false;
+    return std::ranges::none_of(segments_, [&](const Segment& segment) {
+      const auto& header = segment.header;
+      if (!header) return false;
+      return std::pair(header->first_lsn, header->epoch) >=
+             std::pair(newest->first_lsn, newest->epoch);
+    });
+  }
+
+  // `last` is the last commit that there is.
+  Error missing_segment(std::uint64_t last) const {
+    const std::string name = segment_name(context_.newest->first_lsn, context_.newest->epoch);
+    const auto acked = decode_ack(context_.ack_word, *context_.newest, context_.boot_id);
+    std::string lost = fmt::format("commits from {} on, if it held any, are missing", last + 1);
+    if (acked && *acked > last) {
+      lost = fmt::format("commits {} to {} are missing, which were acknowledged", last + 1, *acked);
+    }
+    Error error =
+        damaged(fmt::format("log segment {} is gone or has no readable header: {}", name, lost),
+                fmt::format("{} says that this segment was begun", kLogHeadFile))
+            .with("path", name)
+            .with("first_lost_commit", static_cast<std::int64_t>(last + 1));
+    if (!acked || *acked <= last) return error;
+    return std::move(error).with("last_lost_commit", static_cast<std::int64_t>(*acked));
+  }
+
+  void note_unknown_end(std::uint64_t last) {
+    result_.notes.push_back(fmt::format(
+        "{}: nothing tells whether a log segment after commit {} was taken away; commits from {} "
+        "on, if there were any, are lost",
+        context_.newest_unknown, last, last + 1));
+  }
+
   Result<> check_start() const {
     const Segment& first = segments_[result_.live[0]];
     const std::uint64_t start = first.header->first_lsn;
@@ -130,6 +171,9 @@ class Assessor {
     switch (row.verdict) {
       case StopVerdict::kEnd:
         break;
+      case StopVerdict::kEndReport:
+        note_unknown_end(std::max(covered_, segment.next_lsn - 1));
+        break;
       case StopVerdict::kCut:
       case StopVerdict::kCutReport:
         note_cut(segment, row);
@@ -157,6 +201,11 @@ class Assessor {
       const bool continues = next->header->first_lsn == segment.next_lsn &&
                              next->header->previous_crc == segment.chain_crc;
       evidence.successor = continues ? Successor::kContinues : Successor::kGap;
+    }
+    if (next == nullptr && newest_is_missing_) {
+      evidence.successor = Successor::kMissing;
+    } else if (next == nullptr && !context_.newest_unknown.empty()) {
+      evidence.successor = Successor::kUnknown;
     }
     if (const auto acked = decode_ack(context_.ack_word, *segment.header, context_.boot_id)) {
       evidence.acknowledged = *acked >= stop.lsn ? Acknowledged::kCovers : Acknowledged::kBefore;
@@ -186,6 +235,9 @@ class Assessor {
 
   Error damage_at(const Segment& segment, const Segment* next, const VerdictRow& row) const {
     const Stop& stop = segment.stop;
+    if (next == nullptr && newest_is_missing_) {
+      return missing_segment(std::max(covered_, segment.next_lsn - 1));
+    }
     const std::string why(row.reason);
     std::string what = stop.kind == StopKind::kBadBlock    ? stop.problem
                        : stop.kind == StopKind::kEndOfFile ? "the file ends too early"
@@ -209,6 +261,7 @@ class Assessor {
   const std::vector<Segment>& segments_;
   const LogContext& context_;
   std::uint64_t covered_ = 0;  // commits up to here are in the checkpoint
+  bool newest_is_missing_ = false;
   LogAssessment result_;
 };
 

@@ -154,6 +154,9 @@ struct LogContext {
   std::optional<LogBase> base;  // none: the log is all there is
   std::string boot_id;          // of the machine's present run
   std::uint64_t ack_word = 0;   // read_ack_word(); 0: unknown
+  // The segment that was begun last, as log.head says it; none, or epoch 0: no one is missed.
+  std::optional<SegmentHeader> newest;
+  std::string newest_unknown;  // why nothing tells which it was; empty: it is known
 };
 // WalCorrupted or InconsistentState where acknowledged commits are missing.
 Result<LogAssessment> assess_log(const std::vector<Segment>& segments, const LogContext& context);

@@ -24,6 +24,7 @@ constexpr std::uint8_t kLaterCovers = set(LaterBlock::kCovers);
 constexpr std::uint8_t kRestarted = set(Machine::kRestarted);
 constexpr std::uint8_t kSameRun = set(Machine::kSameRun);
 constexpr std::uint8_t kLast = set(Successor::kNone);
+constexpr std::uint8_t kPerhapsLast = set(Successor::kNone, Successor::kUnknown);
 constexpr std::uint8_t kUnknown = set(Acknowledged::kUnknown);
 constexpr std::uint8_t kBefore = set(Acknowledged::kBefore);
 constexpr std::uint8_t kAcknowledged = set(Acknowledged::kCovers);
@@ -37,26 +38,32 @@ constexpr VerdictRow kRows[] = {
      kAny, kAny, kAny, kAny, set(Successor::kGap), kAny, kRefuse},
     {"the next segment goes on with the next commit",
      kAny, kAny, kAny, kAny, set(Successor::kContinues), kAny, kEnd},
+    {"a further segment was begun, and it is gone",
+     kAny, kAny, kAny, kAny, set(Successor::kMissing), kAny, kRefuse},
     {"the last process had acknowledged them, and the machine has not restarted since",
-     kAny, kAny, kAny, kAny, kLast, kAcknowledged, kRefuse},
+     kAny, kAny, kAny, kAny, kPerhapsLast, kAcknowledged, kRefuse},
     {"a later block proves that they were synced",
-     kAny, kAny, kLaterCovers, kAny, kLast, kNotKnownAcknowledged, kRefuse},
+     kAny, kAny, kLaterCovers, kAny, kPerhapsLast, kNotKnownAcknowledged, kRefuse},
     {"later blocks follow, and the machine has not restarted since",
-     kAny, kAny, kLater, kSameRun, kLast, kUnknown, kRefuse},
+     kAny, kAny, kLater, kSameRun, kPerhapsLast, kUnknown, kRefuse},
     {"later blocks follow, which a power failure may keep while it loses earlier ones",
-     kAny, kAny, kLater, kRestarted, kLast, kUnknown, kCutReport},
+     kAny, kAny, kLater, kRestarted, kPerhapsLast, kUnknown, kCutReport},
     {"later blocks follow, but the last process had acknowledged none of them",
-     kAny, kAny, kLater, kAny, kLast, kBefore, kCut},
+     kAny, kAny, kLater, kAny, kPerhapsLast, kBefore, kCut},
     {"zeros to the end of the file",
      kAtZeros, kZerosFollow, kNoLater, kAny, kLast, kNotKnownAcknowledged, kEnd},
+    {"zeros to the end of the file, up to which the last process had acknowledged",
+     kAtZeros, kZerosFollow, kNoLater, kAny, set(Successor::kUnknown), kBefore, kEnd},
+    {"zeros to the end of the file, and nothing tells whether a further segment was begun",
+     kAtZeros, kZerosFollow, kNoLater, kAny, set(Successor::kUnknown), kUnknown, kEndReport},
     {"bytes stand after the log's end, and the last process had acknowledged none of them",
-     kAtZeros, kBytesFollow, kNoLater, kAny, kLast, kBefore, kCut},
+     kAtZeros, kBytesFollow, kNoLater, kAny, kPerhapsLast, kBefore, kCut},
     {"bytes stand after the log's end",
-     kAtZeros, kBytesFollow, kNoLater, kAny, kLast, kUnknown, kCutReport},
+     kAtZeros, kBytesFollow, kNoLater, kAny, kPerhapsLast, kUnknown, kCutReport},
     {"a write was cut off, and the last process had not acknowledged it",
-     kAtOther, kAny, kNoLater, kAny, kLast, kBefore, kCut},
+     kAtOther, kAny, kNoLater, kAny, kPerhapsLast, kBefore, kCut},
     {"a write was cut off, or it is damaged; nothing can tell which",
-     kAtOther, kAny, kNoLater, kAny, kLast, kUnknown, kCutReport},
+     kAtOther, kAny, kNoLater, kAny, kPerhapsLast, kUnknown, kCutReport},
 };
 // clang-format on
 
@@ -89,6 +96,8 @@ std::string_view to_string(StopVerdict verdict) {
   switch (verdict) {
     case kEnd:
       return "end";
+    case kEndReport:
+      return "end, loss possible";
     case kCut:
       return "cut";
     case kCutReport:

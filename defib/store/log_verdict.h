@@ -36,6 +36,8 @@ enum class Successor : std::uint8_t {
   kNone,
   kContinues,  // with exactly the commit after this one's last
   kGap,
+  kMissing,  // log.head names a later one, and there is none
+  kUnknown,  // none, and nothing tells whether there was one
 };
 // What the last process had acknowledged (ack_watermark.h), known in the same run only.
 enum class Acknowledged : std::uint8_t {
@@ -55,11 +57,12 @@ struct StopEvidence {
 
 enum class StopVerdict : std::uint8_t {
   kEnd,        // the log ends here, completely
+  kEndReport,  // it does, unless a whole segment after it was taken away: say so
   kCut,        // cut what follows: nothing of it was acknowledged
   kCutReport,  // cut what follows, and say which commits may have been lost
   kRefuse,     // acknowledged history is missing
 };
-// "end", "cut", "cut, loss possible", "refuse".
+// "end", "end, loss possible", "cut", "cut, loss possible", "refuse".
 std::string_view to_string(StopVerdict verdict);
 
 // For each kind of evidence the set of values under which the row applies, one bit a value.

@@ -19,7 +19,8 @@ std::vector<StopEvidence> all_evidence() {
            {LaterBlock::kNone, LaterBlock::kPresent, LaterBlock::kCovers}) {
         for (const Machine machine : {Machine::kRestarted, Machine::kSameRun}) {
           for (const Successor successor :
-               {Successor::kNone, Successor::kContinues, Successor::kGap}) {
+               {Successor::kNone, Successor::kContinues, Successor::kGap, Successor::kMissing,
+                Successor::kUnknown}) {
             for (const Acknowledged acknowledged :
                  {Acknowledged::kUnknown, Acknowledged::kBefore, Acknowledged::kCovers}) {
               all.push_back({kind, rest, later, machine, successor, acknowledged});
@@ -34,7 +35,7 @@ std::vector<StopEvidence> all_evidence() {
 
 TEST(LogVerdict, ExactlyOneRowAppliesToEachCombinationOfEvidence) {
   const auto all = all_evidence();
-  ASSERT_EQ(all.size(), 3U * 2 * 3 * 2 * 3 * 3);
+  ASSERT_EQ(all.size(), 3U * 2 * 3 * 2 * 5 * 3);
   for (std::size_t i = 0; i < all.size(); ++i) {
     std::vector<std::string_view> matching;
     for (const VerdictRow& row : verdict_rows()) {
@@ -56,9 +57,12 @@ TEST(LogVerdict, EachRowAppliesToSomething) {
 TEST(LogVerdict, EveryVerdictIsTheOneThatThePromisesDemand) {
   for (const StopEvidence& evidence : all_evidence()) {
     const StopVerdict verdict = judge_stop(evidence).verdict;
-    if (evidence.successor != Successor::kNone) {
-      EXPECT_EQ(verdict,
-                evidence.successor == Successor::kGap ? StopVerdict::kRefuse : StopVerdict::kEnd);
+    if (evidence.successor == Successor::kContinues) {
+      EXPECT_EQ(verdict, StopVerdict::kEnd);
+      continue;
+    }
+    if (evidence.successor == Successor::kGap || evidence.successor == Successor::kMissing) {
+      EXPECT_EQ(verdict, StopVerdict::kRefuse);
       continue;
     }
     const bool was_synced = evidence.later == LaterBlock::kCovers;
@@ -72,7 +76,9 @@ TEST(LogVerdict, EveryVerdictIsTheOneThatThePromisesDemand) {
     if (was_acknowledged || was_synced || (out_of_order && !was_not_acknowledged)) {
       EXPECT_EQ(verdict, StopVerdict::kRefuse);
     } else if (complete) {
-      EXPECT_EQ(verdict, StopVerdict::kEnd);
+      // The word of the last process is about this segment: it had begun no other one.
+      const bool may_go_on = evidence.successor == Successor::kUnknown && !was_not_acknowledged;
+      EXPECT_EQ(verdict, may_go_on ? StopVerdict::kEndReport : StopVerdict::kEnd);
     } else if (was_not_acknowledged) {
       EXPECT_EQ(verdict, StopVerdict::kCut);
     } else {

@@ -8,6 +8,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/base/bytes.h"
+#include "defib/store/log_head.h"
 #include "defib/store/log_reader.h"
 
 namespace defib::store {
@@ -69,6 +70,7 @@ LogWriter::LogWriter(os::Files& files, const os::Clock& clock, Start start)
       zero_ahead_(std::clamp<std::uint64_t>(align_up(start_.segment_size / 64, kPageSize),
                                             kPageSize, kLargestZeroAhead)),
       watermark_(files, start_.identity.uuid),
+      failure_note_(files, start_.identity.uuid, clock.boot_id()),
       chain_crc_(start_.chain_crc),
       written_lsn_(start_.last_lsn),
       durable_lsn_(start_.last_lsn),
@@ -90,6 +92,7 @@ std::optional<Error> LogWriter::failure() const {
 }
 
 Error LogWriter::fail(Error error) {
+  failure_note_.note();
   const std::lock_guard lock(failure_mutex_);
   if (!failure_) failure_ = std::move(error);
   failed_.store(true, std::memory_order_release);
@@ -246,12 +249,24 @@ Result<> LogWriter::begin_segment(std::uint64_t first_lsn) {
   if (done) done = files_.rename(spare->path, path);
   if (done) done = files_.sync_dir(wal_dir_);
   if (!done) return fail(std::move(done.error()));
+  DEFIB_TRY(name_in_head(header));
   watermark_.begin(header, durable_lsn());
   offset_ = kPageSize;
   told_durable_ = durable_lsn();
   const std::lock_guard lock(file_mutex_);
   file_ = std::move(spare->file);
   return {};
+}
+
+// NoSpace leaves an empty segment that the head does not name; the next attempt replaces it.
+Result<> LogWriter::name_in_head(const SegmentHeader& header) {
+  Result<> named = write_log_head(files_, start_.dir, header);
+  if (!named && named.error().code() == Code::kNoSpace && supply_ != nullptr &&
+      supply_->discard()) {
+    named = write_log_head(files_, start_.dir, header);
+  }
+  if (!named && named.error().code() != Code::kNoSpace) return fail(std::move(named.error()));
+  return named;
 }
 
 // Where none is ready: a file of a few zeros, to which more are added as the log grows.
@@ -344,6 +359,7 @@ Result<> LogWriter::rotate() {
   if (auto failed = failure()) return *std::move(failed);
   if (durable_lsn() < written_lsn()) DEFIB_TRY(sync_file());
   const std::lock_guard lock(file_mutex_);
+  if (file_ != nullptr && offset_ == kPageSize) return {};  // log.head names it: it has to stay.
   file_ = nullptr;
   file_name_.clear();
   ended_lsn_ = written_lsn();
@@ -386,6 +402,10 @@ Result<> LogWriter::retire(std::uint64_t boundary, std::uint64_t retain_bytes) {
   DEFIB_TRY_ASSIGN(std::vector<std::string> names, list_segments(files_, start_.dir));
   DEFIB_TRY(keep_needed(names, boundary));
   DEFIB_TRY(keep_newest(names, retain_bytes));
+  if (!names.empty() && parse_segment_name(names.back())->first_lsn > boundary) {
+    // An empty one that an earlier opening left, and that log.head may name: it is not needed.
+    DEFIB_TRY(write_log_head(files_, start_.dir, no_segment(start_.identity.uuid)));
+  }
   const bool held = !holds_.expired();
   std::vector<std::string> material;
   for (const std::string& name : names) {

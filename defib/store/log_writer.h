@@ -2,12 +2,13 @@
 //
 // Order of events that everything else relies on:
 //   - a segment's header and name are durable before a block is written to it, and everything in
-//     the segment before it is durable before that name is;
+//     the segment before it is durable before that name is; log.head names it before that, too;
 //   - durable_lsn() grows only after the sync that covers it has succeeded;
 //   - what a segment is written over is zeros, and its end is zeros: a log that was cut short is
 //     recognized by missing ones, and no older life of the file shows through;
 //   - a failed sync, or a write that failed for another reason than a full disk, is final: every
-//     later call answers with that first error and nothing is written any more;
+//     later call answers with that first error and nothing is written any more; it is noted in
+//     memory that outlives the process before anything else happens (failure_note.h);
 //   - after a write on a full disk the file is cut back to its last whole block.
 // A segment is a spare file that was zeroed in the background (segment_supply.h), or, where none is
 // ready, a new file that grows by steps of zeros written with the blocks.
@@ -30,6 +31,7 @@
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/store/ack_watermark.h"
+#include "defib/store/failure_note.h"
 #include "defib/store/format.h"
 #include "defib/store/segment_supply.h"
 #include "defib/store/store.h"
@@ -64,7 +66,7 @@ class LogWriter {
   // Makes everything that was appended before the call durable, or joins a sync that does. Threads
   // that call it at the same time share one sync.
   Result<> sync();
-  // Ends the current segment, so that the next append begins another one.
+  // Ends the current segment, so that the next append begins another one; an empty one stays.
   Result<> rotate();
   // To be called when nothing was written for a while: if the log's last block does not know yet
   // that everything before its end is durable, one without transactions is added that does, so that
@@ -100,6 +102,7 @@ class LogWriter {
   class Lead;
   Result<> make_room(std::uint64_t first_lsn, std::uint64_t size);
   Result<> begin_segment(std::uint64_t first_lsn);
+  Result<> name_in_head(const SegmentHeader& header);
   Result<std::optional<SegmentSupply::Spare>> make_short_spare(const std::string& path);
   Result<> write_zeros(os::File& file, std::uint64_t from, std::uint64_t to);
   std::uint32_t fill_buffer(std::uint64_t first_lsn,
@@ -119,6 +122,7 @@ class LogWriter {
   const std::string wal_dir_;
   const std::uint64_t zero_ahead_;
   AckWatermark watermark_;
+  FailureNote failure_note_;
   std::unique_ptr<SegmentSupply> supply_;  // null: no spares
 
   // Of the appending thread.

@@ -84,6 +84,7 @@ struct Bug {
   bool shifts_every_seventh_write = false;
   bool lies_about_durable = false;
   bool breaks_the_chain = false;
+  bool forgets_head = false;
 };
 
 class BuggyFile final : public PassThroughFile {
@@ -148,6 +149,10 @@ class BuggyFiles final : public PassThroughFiles {
     return std::unique_ptr<os::File>(
         std::make_unique<BuggyFile>(bug_, writes_, is_old, std::move(file)));
   }
+  Result<> rename(const std::string& from, const std::string& to) override {
+    if (bug_.forgets_head && to.ends_with("/log.head")) return {};
+    return files_.rename(from, to);
+  }
   Result<> sync_dir(const std::string& path) override {
     return bug_.skips_dir_syncs ? Result<>() : files_.sync_dir(path);
   }
@@ -167,6 +172,8 @@ std::vector<Bug> bugs() {
        .misuse = {.watermark_before_write = true}},
       {.name = "the watermark is never stored", .misuse = {.watermark_never_stored = true}},
       {.name = "the reader ignores the watermark", .misuse = {.reader_ignores_watermark = true}},
+      {.name = "the reader ignores log.head", .misuse = {.reader_ignores_head = true}},
+      {.name = "log.head stays as it was", .forgets_head = true},
       {.name = "a spare is not synced before it gets its name", .skips_sync_before_rename = true},
       {.name = "no name is synced", .skips_dir_syncs = true},
       {.name = "a used file is not zeroed again", .skips_zeros_in_old_files = true},

@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include "defib/base/bytes.h"
+#include "defib/store/failure_note.h"
 #include "defib/store/format.h"
+#include "defib/store/log_reader.h"
 #include "defib/store/testing/crash_harness.h"
 #include "defib/store/testing/pass_through.h"
 #include "defib/store/testing/workloads.h"
@@ -34,7 +36,9 @@ struct Bug {
   Chosen ignores_truncate;
   Chosen ignores_remove;
   Chosen ignores_drop_cache;
-  Chosen takes_any_lock;  // a lock that another holds is taken as well
+  Chosen ignores_rename;   // to that name
+  Chosen forgets_failure;  // of the memory page of that name
+  Chosen takes_any_lock;   // a lock that another holds is taken as well
   std::function<void(const std::string& path, std::uint64_t& offset, std::string& bytes)> on_write;
   std::function<void(const std::string& path, std::uint64_t offset, std::span<char> bytes)> on_read;
   std::shared_ptr<std::uint64_t> hits = std::make_shared<std::uint64_t>(0);
@@ -113,6 +117,22 @@ class MutantFile final : public testing_util::PassThroughFile {
   bool owes_sync_ = false;
 };
 
+class MutantPage final : public os::VolatilePage {
+ public:
+  MutantPage(const Bug& bug, std::string name, std::unique_ptr<os::VolatilePage> page)
+      : bug_(bug), name_(std::move(name)), page_(std::move(page)) {}
+  std::uint64_t load(std::size_t word) const override { return page_->load(word); }
+  void store(std::size_t word, std::uint64_t value) override {
+    if (word == kFailureWord && value != 0 && bug_.chosen(bug_.forgets_failure, name_)) return;
+    page_->store(word, value);
+  }
+
+ private:
+  const Bug& bug_;
+  const std::string name_;
+  std::unique_ptr<os::VolatilePage> page_;
+};
+
 class MutantFiles final : public testing_util::PassThroughFiles {
  public:
   MutantFiles(const Bug& bug, os::SimFiles& files) : PassThroughFiles(files), bug_(bug) {}
@@ -122,6 +142,15 @@ class MutantFiles final : public testing_util::PassThroughFiles {
   }
   Result<> remove(const std::string& path) override {
     return bug_.chosen(bug_.ignores_remove, path) ? Result<>() : files_.remove(path);
+  }
+  Result<> rename(const std::string& from, const std::string& to) override {
+    return bug_.chosen(bug_.ignores_rename, to) ? Result<>() : files_.rename(from, to);
+  }
+  Result<std::unique_ptr<os::VolatilePage>> volatile_page(const std::string& name) override {
+    DEFIB_TRY_ASSIGN(auto page, files_.volatile_page(name));
+    if (!bug_.forgets_failure) return page;
+    return std::unique_ptr<os::VolatilePage>(
+        std::make_unique<MutantPage>(bug_, name, std::move(page)));
   }
   Result<> sync_dir(const std::string& path) override {
     return bug_.chosen(bug_.skips_dir_sync, path) ? Result<>() : files_.sync_dir(path);
@@ -348,15 +377,16 @@ TEST(StoreMutant, TheUnchangedStoreIsNotSuspected) {
   EXPECT_FALSE(is_caught(Bug{}, 700, how)) << how;
 }
 
-// A sync fails once, the store is opened again on the same machine, and then power fails. Empty
-// where nothing that was acknowledged or shown is lost: what fault_test.cc has to notice.
-std::string lost_after_a_failed_sync(const Bug& bug) {
+// A sync fails once, or with it everything that follows; the store is opened again on the same
+// machine, and then power fails. Empty where nothing that was acknowledged or shown is lost: what
+// fault_test.cc has to notice.
+std::string lost_after_a_failed_sync(const Bug& bug, bool for_good = false) {
   Recording r(1, plant(bug));
   r.open();
   r.must_commit(Durability::kPower);
   bool failed = false;
   r.disk().set_fault([&](std::size_t, std::string_view what) -> std::optional<Error> {
-    if (failed || !what.starts_with("sync /s/wal/")) return std::nullopt;
+    if (failed ? !for_good : !what.starts_with("sync /s/wal/")) return std::nullopt;
     failed = true;
     return Error(Code::kSyncFailed, "injected");
   });
@@ -398,6 +428,40 @@ TEST(StoreMutantFault, AnOpeningThatBelievesThePageCacheIsCaught) {
   Bug bug;
   bug.ignores_drop_cache = [](const std::string&) { return true; };
   EXPECT_NE(lost_after_a_failed_sync(bug), "");
+}
+
+TEST(StoreMutantFault, AFailureOfWhichNothingIsLeftInMemoryIsCaught) {
+  EXPECT_EQ(lost_after_a_failed_sync(Bug{}, true), "");
+  Bug bug;
+  bug.forgets_failure = [](const std::string&) { return true; };
+  EXPECT_NE(lost_after_a_failed_sync(bug, true), "");
+  EXPECT_GT(*bug.hits, 0U);
+}
+
+// The newest segment of the log is taken away: what damage_test.cc has to notice.
+TEST(StoreMutantDamage, ALogHeadThatDoesNotFollowTheLogIsCaught) {
+  for (const bool planted : {false, true}) {
+    Bug bug;
+    if (planted) {
+      // The first one is of the store's creation.
+      bug.ignores_rename = [first = true](const std::string& to) mutable {
+        return ends(to, "/log.head") && !std::exchange(first, false);
+      };
+    }
+    Recording r(1, plant(bug));
+    r.open();
+    r.must_commit(Durability::kPower);
+    r.all_durable(r.store().checkpoint());
+    r.must_commit(Durability::kPower);
+    r.drop();
+    const auto segments = *list_segments(r.disk(), testing_util::kDir);
+    ASSERT_TRUE(r.disk().remove("/s/wal/" + segments.back()).has_value());
+    const auto store = Store::open(testing_util::kDir, r.options());
+    const bool lost = store.has_value() &&
+                      store.value()->recovery_result().find("wal_validation") != nullptr &&
+                      (*(*store)->snapshot())->position() < 2;
+    EXPECT_EQ(lost, planted);
+  }
 }
 
 // A second opening beside a living holder: what recovery_test.cc has to notice.

@@ -4,6 +4,8 @@
 
 #include "defib/base/assert.h"
 #include "defib/os/random.h"
+#include "defib/store/log_head.h"
+#include "defib/store/log_reader.h"
 
 namespace defib::store {
 namespace {
@@ -75,6 +77,11 @@ Result<> NewStore::finish(std::vector<ManifestTable> tables, TableId next_table)
   }
   const Identity& identity = settings_.identity;
   DEFIB_TRY(PageFile::create(*files_, settings_.dir, identity.uuid, identity.page_size, manifest));
+  // Of a log that is there already, as where a store is migrated, nobody knows where it ends.
+  DEFIB_TRY_ASSIGN(const std::vector<std::string> segments, list_segments(*files_, settings_.dir));
+  if (segments.empty()) {
+    DEFIB_TRY(write_log_head(*files_, settings_.dir, no_segment(identity.uuid)));
+  }
   return files_->sync_dir(settings_.dir);
 }
 
@@ -95,8 +102,9 @@ Result<> NewStore::publish(bool mark_clean) {
 void NewStore::discard() {
   writer_.reset();
   const std::string& dir = settings_.dir;
-  for (const std::string& path : {base_path(), os::join_path(dir, kPageFile),
-                                  os::join_path(dir, kDwbFile), os::join_path(dir, kCleanMarker)}) {
+  for (const std::string& path :
+       {base_path(), os::join_path(dir, kPageFile), os::join_path(dir, kDwbFile),
+        os::join_path(dir, kLogHeadFile), os::join_path(dir, kCleanMarker)}) {
     if (files_->exists(path)) (void)files_->remove(path);
   }
 }

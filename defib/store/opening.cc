@@ -9,7 +9,8 @@
 #include "defib/base/bytes.h"
 #include "defib/os/notify.h"
 #include "defib/os/random.h"
-#include "defib/store/ack_watermark.h"
+#include "defib/store/failure_note.h"
+#include "defib/store/log_head.h"
 #include "defib/store/picture.h"
 #include "defib/store/replay.h"
 #include "defib/store/secondary_index.h"
@@ -137,9 +138,10 @@ class Opening {
   Result<> check_clean_record() const;
   Result<> check_sample(StageContext& context) const;
   Result<> sync_found_files();
-  // After an input or output error the page cache may hold what the device does not.
-  bool distrusts_cache() const { return files_.exists(os::join_path(dir_, kRecoveryMarker)); }
+  Result<> note_failure(Result<> done) const;
+  void note_failures(const recovery::ProcedureResult& result) const;
   Result<> cut_tail();
+  Result<> settle_log_head();
   Result<> remove_leftovers(StageContext& context);
   Result<> mark_recovery_needed(std::string_view reason);
   Executor& executor() {
@@ -156,9 +158,12 @@ class Opening {
   std::string needed_because_;
   Opened opened_;
   std::vector<std::string> segment_names_;
+  bool distrusts_cache_ = false;
+  LogContext log_context_;
   PageFilePicture pages_;
   std::uint64_t log_size_ = 0;
   std::vector<Segment> segments_;
+  SegmentHeader newest_segment_;  // that is there
   Replayed replayed_;
   std::int64_t replay_ns_ = 0;  // spent on reading and replaying the log
 };
@@ -287,6 +292,7 @@ Result<> Opening::validate_configuration(StageContext& context) {
     if (unused && options_.create) return create_store();
   }
   DEFIB_TRY_ASSIGN(opened_.identity, read_identity(files_, dir_));
+  distrusts_cache_ = distrusts_cache(files_, *options_.clock, dir_, opened_.identity.uuid);
   context.metric("format_version", number(opened_.identity.version));
   context.metric("uuid", opened_.identity.uuid);
   return {};
@@ -296,6 +302,8 @@ Result<> Opening::create_store() {
   DEFIB_TRY(files_.create_dirs(wal_dir_));
   DEFIB_TRY(files_.create_dirs(os::join_path(dir_, kDataDir)));
   DEFIB_TRY(files_.create_dirs(os::join_path(dir_, kQuarantineDir)));
+  // Again, where an attempt before this one made the directory and failed here.
+  DEFIB_TRY(files_.sync_dir(os::parent_dir(dir_)));
   opened_.identity.page_size = options_.page_size;
   opened_.identity.uuid = os::random_hex(kUuidSize / 2);
   opened_.identity.created_wall_ns = options_.clock->wall_ns();
@@ -305,6 +313,7 @@ Result<> Opening::create_store() {
     if (files_.exists(path)) DEFIB_TRY(files_.remove(path));
   }
   DEFIB_TRY(PageFile::create(files_, dir_, opened_.identity.uuid, opened_.identity.page_size, {}));
+  DEFIB_TRY(write_log_head(files_, dir_, no_segment(opened_.identity.uuid)));
   // The identity makes it a store, so all else is durable before it.
   DEFIB_TRY(files_.sync_dir(dir_));
   return os::write_file_atomically(files_, os::join_path(dir_, kIdentityFile),
@@ -379,7 +388,8 @@ Result<> Opening::discover_log(StageContext& context) {
   std::vector<std::string> strangers;
   DEFIB_TRY_ASSIGN(segment_names_, list_segments(files_, dir_, &strangers));
   for (const std::string& name : strangers) context.metric("stranger", name);
-  if (needed_) DEFIB_TRY(sync_found_files());
+  if (needed_) DEFIB_TRY(note_failure(sync_found_files()));
+  log_context_ = log_context(files_, *options_.clock, dir_, opened_.identity);
   DEFIB_TRY_ASSIGN(pages_, read_page_file(files_, dir_, opened_.identity.uuid));
   for (const std::string& note : pages_.notes) context.metric("pages", note);
   opened_.manifest = pages_.manifest;
@@ -390,7 +400,9 @@ Result<> Opening::discover_log(StageContext& context) {
 }
 
 // What is read below may lie in the page cache alone, written by a process that was killed. It
-// must be durable before anybody sees it, for a power failure could still take it back.
+// must be durable before anybody sees it, for a power failure could still take it back. After a
+// failed write or sync it may be nowhere else, for ever: then everything is read from the device,
+// also what counts as written long ago.
 Result<> Opening::sync_found_files() {
   std::vector<std::string> paths;
   for (const std::string& name : segment_names_) paths.push_back(os::join_path(wal_dir_, name));
@@ -398,10 +410,24 @@ Result<> Opening::sync_found_files() {
     const std::string path = os::join_path(dir_, name);
     if (files_.exists(path)) paths.push_back(path);
   }
+  if (distrusts_cache_) {
+    for (const std::string_view name : {kLogHeadFile, kCleanMarker, kIdentityFile}) {
+      const std::string path = os::join_path(dir_, name);
+      if (files_.exists(path)) paths.push_back(path);
+    }
+    const std::string data = os::join_path(dir_, kDataDir);
+    DEFIB_TRY_ASSIGN(const std::vector<std::string> names, files_.list(data));
+    for (const std::string& name : names) {
+      if (parse_sorted_file_name(name)) paths.push_back(os::join_path(data, name));
+    }
+  }
   for (const std::string& path : paths) {
     DEFIB_TRY_ASSIGN(const auto file, files_.open(path, os::OpenMode::kWrite));
     DEFIB_TRY(file->sync());
-    if (distrusts_cache()) DEFIB_TRY(file->drop_cache());
+    if (distrusts_cache_) DEFIB_TRY(file->drop_cache());
+  }
+  if (distrusts_cache_) {
+    DEFIB_TRY_ASSIGN(opened_.identity, read_identity(files_, dir_));
   }
   DEFIB_TRY(files_.sync_dir(wal_dir_));
   DEFIB_TRY(files_.sync_dir(os::join_path(dir_, kDataDir)));
@@ -414,16 +440,12 @@ Result<> Opening::validate_log(StageContext& context) {
       segments_, scan_segments(files_, dir_, segment_names_, opened_.identity,
                                {.mode = ReadMode::kMap, .executor = &executor()},
                                pulse_of(context, 2 * log_size_, "bytes of log read and checked")));
-  LogContext log;
-  log.identity = opened_.identity;
-  log.base = log_base(opened_.manifest);
-  log.boot_id = options_.clock->boot_id();
-  // After an input or output error the log is read from the device, which may lack what was
-  // acknowledged against kill -9 only: the watermark promises no more than the page cache did.
-  if (!distrusts_cache()) log.ack_word = read_ack_word(files_, opened_.identity.uuid);
-  DEFIB_TRY_ASSIGN(opened_.log, assess_log(segments_, log));
+  log_context_.base = log_base(opened_.manifest);
+  DEFIB_TRY_ASSIGN(opened_.log, assess_log(segments_, log_context_));
   replay_ns_ = options_.clock->mono_ns() - begin;
   for (const std::string& note : opened_.log.notes) context.metric("loss_possible", note);
+  newest_segment_ = opened_.log.live.empty() ? no_segment(opened_.identity.uuid)
+                                             : *segments_[opened_.log.live.back()].header;
   context.metric("last_commit", number(opened_.log.last_lsn));
   context.metric("log_bytes", number(log_size_));
   return {};
@@ -535,10 +557,8 @@ Result<> Opening::check_sample(StageContext& context) const {
 }
 
 Result<> Opening::check_clean_record() const {
-  const auto bytes = os::read_file(files_, os::join_path(dir_, kCleanMarker), 1 << 16);
-  std::string problem;
-  const auto record = bytes ? decode_clean_record(*bytes, problem) : std::nullopt;
-  if (!record || record->uuid != opened_.identity.uuid) return {};
+  const auto record = read_clean_record(files_, dir_, opened_.identity.uuid);
+  if (!record) return {};
   const std::uint64_t sequence = opened_.manifest.sequence;
   if (record->lsn == opened_.log.last_lsn && record->manifest_sequence <= sequence) return {};
   const std::string found = fmt::format(
@@ -564,6 +584,7 @@ Result<> Opening::clean_up(StageContext& context) {
     DEFIB_TRY(cut_tail());
     context.metric("cut_bytes", number(opened_.log.cut->bytes));
   }
+  if (needed_ && !log_context_.newest_unknown.empty()) DEFIB_TRY(settle_log_head());
   return remove_leftovers(context);
 }
 
@@ -594,6 +615,11 @@ Result<> Opening::cut_tail() {
   DEFIB_TRY(file->truncate(cut.offset));
   DEFIB_TRY(file->truncate(align_up(cut.offset + kBlockHeaderSize, kPageSize)));
   return file->sync();
+}
+
+// What is there now is what there is: the loss was reported once.
+Result<> Opening::settle_log_head() {
+  return write_log_head(files_, dir_, newest_segment_);
 }
 
 Result<> Opening::remove_leftovers(StageContext& context) {
@@ -634,9 +660,33 @@ Result<> Opening::unlock_database(StageContext&) {
 
 Result<> Opening::finalize(StageContext&) {
   const std::string marker = os::join_path(dir_, kRecoveryMarker);
-  if (!files_.exists(marker)) return {};
-  DEFIB_TRY(files_.remove(marker));
-  return files_.sync_dir(dir_);
+  if (files_.exists(marker)) {
+    DEFIB_TRY(files_.remove(marker));
+    DEFIB_TRY(files_.sync_dir(dir_));
+  }
+  if (distrusts_cache_) {
+    FailureNote(files_, opened_.identity.uuid, options_.clock->boot_id()).clear();
+  }
+  return {};
+}
+
+// What this opening read may be in the page cache alone from now on, and the next one must not
+// believe it.
+Result<> Opening::note_failure(Result<> done) const {
+  if (!done) FailureNote(files_, opened_.identity.uuid, options_.clock->boot_id()).note();
+  return done;
+}
+
+void Opening::note_failures(const recovery::ProcedureResult& result) const {
+  if (opened_.identity.uuid.empty()) return;
+  for (const recovery::StageRecord& stage : result.stages) {
+    for (const Error* error = stage.error ? &*stage.error : nullptr; error != nullptr;
+         error = error->cause()) {
+      if (error->code() != Code::kSyncFailed && error->code() != Code::kIoError) continue;
+      FailureNote(files_, opened_.identity.uuid, options_.clock->boot_id()).note();
+      return;
+    }
+  }
 }
 
 Error dependency_failed(std::string_view stage, const Error& error) {
@@ -712,6 +762,7 @@ Result<Opened> Opening::run() {
   Announcer announcer(*options_.clock, options_.observer);
   recovery::ProcedureResult result =
       procedure.execute(*options_.clock, announce ? &announcer : nullptr);
+  note_failures(result);
   if (result.error) return classify(result);
   for (recovery::StageRecord& stage : result.stages) {
     const bool blocked = stage.error && stage.error->code() == Code::kStageDependencyFailed;

@@ -6,7 +6,10 @@
 #include <bit>
 
 #include "defib/base/bytes.h"
+#include "defib/store/ack_watermark.h"
 #include "defib/store/executor.h"
+#include "defib/store/failure_note.h"
+#include "defib/store/log_head.h"
 #include "defib/store/replay.h"
 
 namespace defib::store {
@@ -14,14 +17,19 @@ namespace {
 
 constexpr std::uint64_t kSmallFile = 1 << 16;
 
-Indicator recovery_marker(os::Files& files, const std::string& dir) {
+Indicator recovery_marker(os::Files& files, const os::Clock& clock, const std::string& dir,
+                          const Identity& identity) {
   Indicator indicator{"recovery_marker", false, {}};
   const std::string path = os::join_path(dir, kRecoveryMarker);
-  indicator.present = files.exists(path);
-  if (!indicator.present) {
-    indicator.evidence = "no .recovery_needed";
+  if (!files.exists(path)) {
+    indicator.present = failure_is_noted(files, identity.uuid, clock.boot_id());
+    indicator.evidence =
+        indicator.present
+            ? "no .recovery_needed, but a write or sync failed in this run of the machine"
+            : "no .recovery_needed";
     return indicator;
   }
+  indicator.present = true;
   const auto text = os::read_file(files, path, kSmallFile);
   indicator.evidence = text ? ".recovery_needed: " + escape(text->substr(0, text->find('\n')))
                             : ".recovery_needed, unreadable: " + text.error().message();
@@ -134,6 +142,21 @@ Error other_byte_order(const std::string& path) {
           "`defib store dump` and `defib store load`");
 }
 
+// What a stream cannot go on without. `near` is the segment that stands before or after the hole.
+Error commits_missing(std::uint64_t first, std::uint64_t last, const std::string& near) {
+  return Error(Code::kWalCorrupted,
+               fmt::format("commits {} to {} are missing from the log: a segment at {} is gone or "
+                           "damaged",
+                           first, last, near))
+      .with("details", fmt::format("the log goes up to commit {} there", first - 1))
+      .with("path", near)
+      .with("first_lost_commit", static_cast<std::int64_t>(first))
+      .with("last_lost_commit", static_cast<std::int64_t>(last))
+      .suggest(
+          "bring whoever reads the stream up to date from a backup or a snapshot, and go on "
+          "behind the last missing commit");
+}
+
 // The version's bytes read from the wrong end: a small number in its high byte.
 bool has_other_byte_order(std::string_view bytes) {
   constexpr std::size_t kAt = 8;
@@ -148,7 +171,8 @@ Result<bool> is_unused(os::Files& files, const std::string& dir) {
   DEFIB_TRY_ASSIGN(const std::vector<std::string> names, files.list(dir));
   for (const std::string& name : names) {
     const bool own_file = name == kLockFile || name == std::string(kIdentityFile) + ".tmp" ||
-                          name == kPageFile || name == kDwbFile;
+                          name == kPageFile || name == kDwbFile || name == kLogHeadFile ||
+                          name == std::string(kLogHeadFile) + ".tmp";
     if (own_file) continue;
     if (name != kWalDir && name != kDataDir && name != kQuarantineDir) return false;
     DEFIB_TRY_ASSIGN(const auto inside, files.list(os::join_path(dir, name)));
@@ -206,8 +230,9 @@ std::vector<Indicator> read_indicators(os::Files& files, const os::Clock& clock,
                                        const std::string& dir) {
   const auto identity = read_identity(files, dir);
   const Identity known = identity ? *identity : Identity{};
-  return {recovery_marker(files, dir), no_clean_shutdown(files, dir, known), dwb_armed(files, dir),
-          stale_recovery_lock(files, clock, dir), log_tail(files, dir, known)};
+  return {recovery_marker(files, clock, dir, known), no_clean_shutdown(files, dir, known),
+          dwb_armed(files, dir), stale_recovery_lock(files, clock, dir),
+          log_tail(files, dir, known)};
 }
 
 bool any_present(const std::vector<Indicator>& indicators) {
@@ -258,6 +283,8 @@ Result<> stream_log(os::Files& files, const std::string& dir, const Identity& id
   }
   for (std::size_t i = 0; i < names.size(); ++i) {
     if (i + 1 < names.size() && parse_segment_name(names[i + 1])->first_lsn <= from) continue;
+    const std::uint64_t begins = parse_segment_name(names[i])->first_lsn;
+    if (begins > from) return commits_missing(from, std::min(begins - 1, last), names[i]);
     auto segments = scan_segments(files, dir, {names[i]}, identity, {}, nullptr);
     if (!segments && segments.error().code() == Code::kFileNotFound) {
       // A checkpoint let it go meanwhile; the answer is NotFound now.
@@ -270,6 +297,9 @@ Result<> stream_log(os::Files& files, const std::string& dir, const Identity& id
                      live_transactions(*segments, log, from - 1));
     for (const TransactionView& transaction : transactions) {
       if (transaction.number > last) return {};
+      if (transaction.number > from) {
+        return commits_missing(from, transaction.number - 1, names[i]);
+      }
       CommittedTransaction committed{.number = transaction.number, .changes = {}};
       for (const RecordView& change : transaction.changes) {
         if (is_internal(change.table)) continue;
@@ -279,9 +309,10 @@ Result<> stream_log(os::Files& files, const std::string& dir, const Identity& id
       }
       if (!sink(committed)) return {};
       from = transaction.number + 1;
+      if (from > last) return {};
     }
   }
-  return {};
+  return commits_missing(from, last, names.back());
 }
 
 Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(os::Files& files,
@@ -331,20 +362,53 @@ std::optional<LogBase> log_base(const Manifest& manifest) {
                  .chain_known = manifest.chain_known};
 }
 
+std::optional<CleanRecord> read_clean_record(os::Files& files, const std::string& dir,
+                                             std::string_view uuid) {
+  const auto bytes = os::read_file(files, os::join_path(dir, kCleanMarker), kSmallFile);
+  std::string problem;
+  auto record = bytes ? decode_clean_record(*bytes, problem) : std::nullopt;
+  if (record && record->uuid != uuid) record.reset();
+  return record;
+}
+
+bool distrusts_cache(os::Files& files, const os::Clock& clock, const std::string& dir,
+                     std::string_view uuid) {
+  return files.exists(os::join_path(dir, kRecoveryMarker)) ||
+         failure_is_noted(files, uuid, clock.boot_id());
+}
+
+LogContext log_context(os::Files& files, const os::Clock& clock, const std::string& dir,
+                       const Identity& identity) {
+  LogContext context;
+  context.identity = identity;
+  // After an input or output error the log is read from the device. That may lack what was
+  // acknowledged against kill -9 only, and hold later blocks without earlier ones, as after a
+  // restart: neither the watermark nor the machine's run promises more.
+  if (!distrusts_cache(files, clock, dir, identity.uuid)) {
+    context.boot_id = clock.boot_id();
+    context.ack_word = read_ack_word(files, identity.uuid);
+  }
+  LogHead head = read_log_head(files, dir, identity.uuid);
+  context.newest = std::move(head.newest);
+  // The clean mark says where the log ends, whoever asks compares.
+  if (!read_clean_record(files, dir, identity.uuid)) {
+    context.newest_unknown = std::move(head.problem);
+  }
+  return context;
+}
+
 Result<Picture> take_picture(os::Files& files, const os::Clock& clock, const std::string& dir) {
   Picture picture;
   OneThread helper;
   DEFIB_TRY_ASSIGN(picture.identity, read_identity(files, dir));
-  // The manifest first: segments that vanish meanwhile are in a newer one, and we look again.
+  LogContext context = log_context(files, clock, dir, picture.identity);
+  // Then the manifest: segments that vanish meanwhile are in a newer one, and we look again.
   DEFIB_TRY_ASSIGN(picture.pages, read_page_file(files, dir, picture.identity.uuid));
   DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_segments(files, dir));
   DEFIB_TRY_ASSIGN(picture.segments,
                    scan_segments(files, dir, names, picture.identity,
                                  {.mode = ReadMode::kCopy, .executor = &helper}, nullptr));
-  LogContext context;
-  context.identity = picture.identity;
   context.base = log_base(picture.pages.manifest);
-  context.boot_id = clock.boot_id();
   picture.log = assess_log(picture.segments, context);
   return picture;
 }

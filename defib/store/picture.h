@@ -62,6 +62,17 @@ Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(os::Fil
 Result<TableNames> table_names(const Manifest& manifest);
 // What the manifest says to whoever judges the log.
 std::optional<LogBase> log_base(const Manifest& manifest);
+// The clean mark, where it is one of this store.
+std::optional<CleanRecord> read_clean_record(os::Files& files, const std::string& dir,
+                                             std::string_view uuid);
+// Whether the page cache may hold what the device does not: after a failed write or sync, of which
+// a marker or a note in memory tells.
+bool distrusts_cache(os::Files& files, const os::Clock& clock, const std::string& dir,
+                     std::string_view uuid);
+// All that judges the log beside its segments and the checkpoint. To be read before these two, so
+// that beside a live writer it never knows more than they.
+LogContext log_context(os::Files& files, const os::Clock& clock, const std::string& dir,
+                       const Identity& identity);
 
 struct Picture {
   Identity identity;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <charconv>
 
-#include "defib/store/ack_watermark.h"
 #include "defib/store/picture.h"
 
 namespace defib::store {
@@ -137,24 +136,9 @@ class Planner {
                                   .because(names.error()));
     }
     if (!picture) return fail(kDiscovery, picture.error());
-    judge(*picture);
     plan_log(*picture);
     plan_sorted_files(*picture);
     plan_cleanup(*picture);
-  }
-
-  // Once more, with what the last process told about how far it had acknowledged: the mark is there
-  // only where that process wrote in this run of the machine.
-  void judge(Picture& picture) {
-    if (picture.segments.empty()) return;
-    const Segment& last = picture.segments.back();
-    if (!last.header || last.header->boot_id != clock_.boot_id()) return;
-    LogContext context;
-    context.identity = picture.identity;
-    context.base = log_base(picture.pages.manifest);
-    context.boot_id = clock_.boot_id();
-    context.ack_word = read_ack_word(files_, picture.identity.uuid);
-    picture.log = assess_log(picture.segments, context);
   }
 
   void plan_log(const Picture& picture) {

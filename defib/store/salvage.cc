@@ -9,6 +9,7 @@
 
 #include "defib/base/bytes.h"
 #include "defib/store/legacy_checkpoint.h"
+#include "defib/store/log_head.h"
 #include "defib/store/picture.h"
 #include "defib/store/sorted_file_format.h"
 
@@ -70,6 +71,7 @@ class StoreSalvage {
   Result<std::uint64_t> take_block(std::string_view bytes, const std::string& segment,
                                    std::uint64_t limit);
   void check_clean_record();
+  void check_log_head(const std::vector<std::string>& names);
   // The log goes on: what was broken before is accounted for.
   void forget_broken() {
     broken_bytes_ = 0;
@@ -351,6 +353,7 @@ Result<> StoreSalvage::take_log() {
     }
     DEFIB_TRY(take_segment(name, found->bytes, limit));
   }
+  check_log_head(*names);
   if (broken_bytes_ > 0 || is_cut_) {
     lose({.kind = LossKind::kTail,
           .first_commit = position() + 1,
@@ -362,6 +365,19 @@ Result<> StoreSalvage::take_log() {
               position(), broken_at_)});
   }
   return {};
+}
+
+// The segment that was begun last may be gone without a trace in the others.
+void StoreSalvage::check_log_head(const std::vector<std::string>& names) {
+  const LogHead head = read_log_head(files_, dir_, uuid_);
+  if (!head.newest || head.newest->first_lsn <= position()) return;
+  const std::string newest = segment_name(head.newest->first_lsn, head.newest->epoch);
+  if (!names.empty() && names.back() >= newest) return;
+  lose({.kind = LossKind::kFile,
+        .first_commit = position() + 1,
+        .where = newest,
+        .text = fmt::format("commits after {}: log segment {} was begun, and is missing ({})",
+                            position(), newest, kLogHeadFile)});
 }
 
 Result<> StoreSalvage::take_segment(const std::string& name, std::string_view bytes,

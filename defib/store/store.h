@@ -234,8 +234,9 @@ class Store {
   // Waits until every commit so far is on disk.
   virtual Result<> sync() = 0;
   virtual Result<VerifyReport> verify() = 0;
-  // Committed transactions from number `from` (inclusive) in order, as far as the log reaches back;
-  // NotFound names the first one that it still has.
+  // Committed transactions from number `from` (inclusive) in order and without a gap, as far as the
+  // log reaches back; NotFound names the first one that it still has. WalCorrupted where a part of
+  // it is gone, with first_lost_commit and last_lost_commit; what comes before was passed on.
   virtual Result<> stream(std::uint64_t from,
                           const std::function<bool(const CommittedTransaction&)>& sink) = 0;
   virtual Statistics statistics() const = 0;

@@ -8,6 +8,7 @@
 //   - where nothing was on its way, nothing is cut and nothing is reported;
 //   - after a mere kill nothing is reported as a possible loss: the watermark knows;
 //   - a damaged last block that was acknowledged is found out, after a kill always;
+//   - a segment that was removed and held something acknowledged is missed, always;
 //   - a further writer goes on from there, and what it makes durable is there after another crash.
 //
 // Thread rule: one thread.
@@ -30,6 +31,7 @@
 #include "defib/os/clock.h"
 #include "defib/os/random.h"
 #include "defib/os/sim_files.h"
+#include "defib/store/log_head.h"
 #include "defib/store/log_reader.h"
 #include "defib/store/log_writer.h"
 #include "defib/store/testing/recording.h"
@@ -42,6 +44,7 @@ struct LogMisuse {
   bool watermark_before_write = false;
   bool watermark_never_stored = false;
   bool reader_ignores_watermark = false;
+  bool reader_ignores_head = false;
 };
 using FilesWrapper = std::function<std::unique_ptr<os::Files>(os::SimFiles&)>;
 
@@ -61,6 +64,7 @@ class LogRecording {
     EXPECT_TRUE(disk_.create_dirs("/s/wal").has_value());
     EXPECT_TRUE(disk_.sync_dir("/s").has_value());
     EXPECT_TRUE(disk_.sync_dir("/").has_value());
+    EXPECT_TRUE(write_log_head(disk_, "/s", no_segment(identity_.uuid)).has_value());
     if (wrapper) wrapped_ = wrapper(disk_);
     start_operations_ = disk_.operations();
     open();
@@ -248,6 +252,7 @@ class LogCampaign {
     if (!power && log.cut && log.cut->loss_possible) {
       return violate("a possible loss after a kill: " + log.notes[0]);
     }
+    if (violation_.empty()) check_removal(*image, recording, base, clock, *look, required);
     if (!power && violation_.empty()) check_rot(*image, recording, base, clock, *look, required);
     if (violation_.empty()) go_on(*image, recording, base, clock, *look);
   }
@@ -265,8 +270,30 @@ class LogCampaign {
     if (!settings_.misuse.reader_ignores_watermark) {
       context.ack_word = read_ack_word(image, identity.uuid);
     }
+    if (!settings_.misuse.reader_ignores_head) {
+      LogHead head = read_log_head(image, "/s", identity.uuid);
+      context.newest = std::move(head.newest);
+      context.newest_unknown = std::move(head.problem);
+    }
     DEFIB_TRY_ASSIGN(look.log, assess_log(look.segments, context));
     return look;
+  }
+
+  void check_removal(os::SimFiles& image, const LogRecording& recording,
+                     const std::optional<LogBase>& base, const os::Clock& clock, const Look& look,
+                     std::uint64_t required) {
+    for (const std::size_t index : look.log.live) {
+      const Segment& segment = look.segments[index];
+      const auto copy = image.killed(image.operations(), 0);
+      EXPECT_TRUE(copy->remove("/s/wal/" + segment.name).has_value());
+      const auto found = take_look(*copy, recording.identity(), base, clock);
+      if (found && found->log.last_lsn < required) {
+        violate(
+            fmt::format("segment {} was removed, commit {} was acknowledged, and the log is "
+                        "accepted and ends with {}",
+                        segment.name, required, found->log.last_lsn));
+      }
+    }
   }
 
   void check_content(const LogRecording& recording, const Look& look, std::uint64_t after) {

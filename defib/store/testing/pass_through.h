@@ -55,6 +55,9 @@ class PassThroughFiles : public os::Files {
   Result<std::unique_ptr<os::VolatilePage>> volatile_page(const std::string& name) override {
     return files_.volatile_page(name);
   }
+  Result<std::unique_ptr<os::VolatilePage>> find_volatile_page(const std::string& name) override {
+    return files_.find_volatile_page(name);
+  }
   Result<> remove_volatile_page(const std::string& name) override {
     return files_.remove_volatile_page(name);
   }
