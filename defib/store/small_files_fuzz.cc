@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -13,6 +14,7 @@
 #include "defib/store/format.h"
 #include "defib/store/lock.h"
 #include "defib/store/plan.h"
+#include "defib/store/sorted_file.h"
 #include "defib/store/testing/fuzz_store.h"
 
 using namespace defib;
