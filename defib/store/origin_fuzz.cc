@@ -26,14 +26,17 @@ const FuzzedStore& sample() {
     Options options = fuzz_options(*store.disk, clock);
     options.log_retention = 1 << 20;
     fuzz_require(back_up("/s", "/backup", options).has_value());
-    const auto opened = Store::open("/s", options);
-    fuzz_require(opened.has_value());
-    for (int i = 0; i < 2; ++i) {
-      Shown next = store.after.back();
-      next[{"t", "late"}] = std::to_string(i);
-      fuzz_require(put(**opened, "t", "late", std::to_string(i), Durability::kPower).has_value());
-      store.after.push_back(std::move(next));
+    {
+      const auto opened = Store::open("/s", options);
+      fuzz_require(opened.has_value());
+      for (int i = 0; i < 2; ++i) {
+        Shown next = store.after.back();
+        next[{"t", "late"}] = std::to_string(i);
+        fuzz_require(put(**opened, "t", "late", std::to_string(i), Durability::kPower).has_value());
+        store.after.push_back(std::move(next));
+      }
     }
+    freeze(store);
     return store;
   }();
   return made;

@@ -71,27 +71,34 @@ struct FuzzedStore {
   std::unique_ptr<os::SimFiles> disk = std::make_unique<os::SimFiles>();
   std::vector<Shown> after = {{}};  // by commit
 };
+// Makes what is there now the disk's beginning, so that killed(0, 0) is a copy of it.
+inline void freeze(FuzzedStore& store) {
+  store.disk = store.disk->killed(store.disk->operations(), 0);
+}
 inline FuzzedStore make_fuzzed_store(int commits, bool close) {
   FuzzedStore made;
   const os::FakeClock clock;
   Options options = fuzz_options(*made.disk, clock);
   options.log_retention = 1 << 20;
-  const auto store = Store::open("/s", options);
-  fuzz_require(store.has_value());
-  for (int i = 0; i < commits; ++i) {
-    Shown next = made.after.back();
-    const auto transaction = *(*store)->begin();
-    for (int k = 0; k < 3; ++k) {
-      const std::string key = "key " + std::to_string((i * 2 + k) % 7);
-      const std::string value = "value " + std::to_string(i) + std::string(i * 5UL, '.');
-      fuzz_require(transaction->put("t", key, value).has_value());
-      next[{"t", key}] = value;
+  {
+    const auto store = Store::open("/s", options);
+    fuzz_require(store.has_value());
+    for (int i = 0; i < commits; ++i) {
+      Shown next = made.after.back();
+      const auto transaction = *(*store)->begin();
+      for (int k = 0; k < 3; ++k) {
+        const std::string key = "key " + std::to_string((i * 2 + k) % 7);
+        const std::string value = "value " + std::to_string(i) + std::string(i * 5UL, '.');
+        fuzz_require(transaction->put("t", key, value).has_value());
+        next[{"t", key}] = value;
+      }
+      fuzz_require(transaction->commit(Durability::kPower).has_value());
+      made.after.push_back(std::move(next));
+      if (i == commits / 2) fuzz_require((*store)->checkpoint().has_value());
     }
-    fuzz_require(transaction->commit(Durability::kPower).has_value());
-    made.after.push_back(std::move(next));
-    if (i == commits / 2) fuzz_require((*store)->checkpoint().has_value());
+    if (close) fuzz_require((*store)->close().has_value());
   }
-  if (close) fuzz_require((*store)->close().has_value());
+  freeze(made);
   return made;
 }
 
