@@ -163,6 +163,7 @@ std::unique_ptr<LayerCursor> ChangeSet::cursor(TableId table) const {
 
 std::vector<TableId> ChangeSet::tables() const {
   std::vector<TableId> tables;
+  tables.reserve(places_.size());
   for (const Place& place : places_) tables.push_back(place.table);
   std::ranges::sort(tables);
   tables.erase(std::unique(tables.begin(), tables.end()), tables.end());

@@ -12,6 +12,7 @@
 #include "defib/store/maintenance.h"
 #include "defib/store/testing/crash_harness.h"
 #include "defib/store/testing/pass_through.h"
+#include "defib/store/testing/sample.h"
 
 namespace defib::store {
 namespace {
@@ -22,6 +23,7 @@ using testing_util::number_from_environment;
 using testing_util::PacedClock;
 using testing_util::Recording;
 using testing_util::require;
+using testing_util::Sample;
 using testing_util::small_store;
 using testing_util::State;
 using testing_util::SteppedExecutor;
@@ -129,9 +131,11 @@ TEST_P(StoreDamage, OfAnyByteNeverYieldsWrongData) {
   const Subject subject = make_subject(GetParam());
   ASSERT_EQ(judge(*subject.disk->killed(0, 0), *subject.recording), "");
   std::uint64_t trials = 0;
+  Sample sample("damaged bytes");
   for (const std::string& path : subject.disk->all_files()) {
     const std::string content = subject.disk->content(path);
     for (const std::size_t at : places(content)) {
+      if (!sample.takes(at)) continue;
       const auto disk = subject.disk->killed(0, 0);
       std::string damaged = content;
       damaged[at] = static_cast<char>(damaged[at] ^ (1 << (at % 8)));
@@ -145,9 +149,11 @@ TEST_P(StoreDamage, OfAnyByteNeverYieldsWrongData) {
 
 TEST_P(StoreDamage, ByCuttingAFileAnywhereNeverYieldsWrongData) {
   const Subject subject = make_subject(GetParam());
+  Sample sample("cuts");
   for (const std::string& path : subject.disk->all_files()) {
     const std::string content = subject.disk->content(path);
     for (const std::size_t size : places(content)) {
+      if (!sample.takes(size)) continue;
       if (size > 200 && size % 8 != 0 && number_from_environment("DEFIB_DAMAGE_ALL", 0) == 0) {
         continue;
       }
@@ -175,6 +181,7 @@ TEST_P(StoreDamage, OfWholeSectorsNeverYieldsWrongData) {
   const Subject subject = make_subject(GetParam());
   os::Random random(7);
   std::vector<std::string> files = subject.disk->all_files();
+  Sample sample("sectors", testing_util::kFewCases);
   for (const std::string& path : files) {
     const std::string content = subject.disk->content(path);
     for (std::size_t at = 0; at < content.size(); at += 512) {
@@ -186,7 +193,7 @@ TEST_P(StoreDamage, OfWholeSectorsNeverYieldsWrongData) {
       for (std::string sector :
            {std::string(), source.substr(std::min(from, source.size()), 512)}) {
         sector.resize(size);
-        if (content.compare(at, size, sector) == 0) continue;
+        if (content.compare(at, size, sector) == 0 || !sample.takes(at)) continue;
         const auto disk = subject.disk->killed(0, 0);
         std::string damaged = content;
         damaged.replace(at, size, sector);
@@ -203,9 +210,11 @@ TEST_P(StoreDamage, IsRepairedIntoANewStoreThatListsWhatIsMissing) {
   PacedClock clock;
   clock.reboot(std::chrono::seconds(1));
   SteppedExecutor executor;
+  Sample sample("repairs");
   for (const std::string& path : subject.disk->all_files()) {
     const std::string content = subject.disk->content(path);
     for (std::size_t at = 0; at < content.size(); at += 61) {
+      if (!sample.takes(at)) continue;
       const auto disk = subject.disk->killed(0, 0);
       std::string damaged = content;
       damaged[at] = static_cast<char>(damaged[at] ^ 0x55);
@@ -269,7 +278,9 @@ TEST(StoreDamageOnTheWay, OfALostOrMisdirectedWriteNeverYieldsWrongData) {
     operations = healthy.disk().operations();
   }
   std::map<std::string, int> outcomes;
+  Sample sample("writes that went wrong", testing_util::kFewCases);
   for (std::size_t n = 0; n < operations; ++n) {
+    if (!sample.takes(n)) continue;
     for (const Mischief& mischief :
          {Mischief{}, Mischief{.kind = Mischief::Kind::kMisdirectWrite, .offset = 512},
           Mischief{.kind = Mischief::Kind::kMisdirectWrite, .offset = 4096}}) {

@@ -628,13 +628,15 @@ Result<> Engine::sync() {
 Result<> Engine::close() {
   const std::lock_guard checkpoint_lock(checkpoint_mutex_);
   {
-    const Lock lock(mutex_);
+    Lock lock(mutex_);
     if (closed_) return {};
     if (transaction_open_) {
       return Error(Code::kTransactionConflict, "a transaction is still open");
     }
     DEFIB_TRY(refuse_if_unusable());
     closed_ = true;
+    // Commits that have their number are written before the checkpoint, and not behind it.
+    changed_.wait(lock, [this] { return !writing_ && unwritten_.empty(); });
   }
   Result<> done = finish_closing();
   const Lock lock(mutex_);

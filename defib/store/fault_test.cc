@@ -10,6 +10,7 @@
 #include "defib/store/failure_note.h"
 #include "defib/store/testing/crash_harness.h"
 #include "defib/store/testing/pass_through.h"
+#include "defib/store/testing/sample.h"
 
 namespace defib::store {
 namespace {
@@ -18,6 +19,7 @@ using testing_util::dump;
 using testing_util::kDir;
 using testing_util::PacedClock;
 using testing_util::Recording;
+using testing_util::Sample;
 using testing_util::small_store;
 using testing_util::State;
 using testing_util::SteppedExecutor;
@@ -115,7 +117,9 @@ TEST(StoreFault, AnyFailingOperationLosesNothingAcknowledged) {
   const Outcome all = run_with_fault(healthy, nullptr);
   ASSERT_EQ(all.acknowledged.size(), 9U);
   ASSERT_GT(all.operations, 50U);
+  Sample sample("failing operations", testing_util::kFewCases);
   for (std::size_t n = 0; n < all.operations; ++n) {
+    if (!sample.takes(n)) continue;
     for (const Code code : kErrors) {
       Recording r(1, nullptr);
       const Outcome outcome = run_with_fault(r, fail_once(n, code));
@@ -144,7 +148,9 @@ Fault gone_from(std::size_t first) {
 TEST(StoreFault, ADeviceThatGoesAwayLosesNothingAcknowledged) {
   Recording healthy(1, nullptr);
   const std::size_t operations = run_with_fault(healthy, nullptr).operations;
+  Sample sample("ends of a device", testing_util::kFewCases);
   for (std::size_t n = 0; n < operations; n += 2) {
+    if (!sample.takes(n)) continue;
     Recording r(1, nullptr);
     const Outcome outcome = run_with_fault(r, gone_from(n));
     expect_acknowledged(*r.disk().crashed(outcome.operations, n), true, outcome,
@@ -329,6 +335,7 @@ std::vector<std::unique_ptr<os::SimFiles>> stores_in_need(Recording& r) {
 
 TEST(StoreFault, AFailureInsideRecoveryLeavesTheFilesAsFoundAndTheNextRecoverySucceeds) {
   Recording recording(3, nullptr);
+  Sample sample("failing operations of recoveries", testing_util::kFewCases);
   for (const auto& found : stores_in_need(recording)) {
     PacedClock clock;
     clock.reboot(std::chrono::seconds(1));
@@ -347,6 +354,7 @@ TEST(StoreFault, AFailureInsideRecoveryLeavesTheFilesAsFoundAndTheNextRecoverySu
     const std::size_t operations = healthy->operations();
     ASSERT_GT(watch.before_cleanup(), 0U);
     for (std::size_t n = 0; n < operations; ++n) {
+      if (!sample.takes(n)) continue;
       for (const Code code : kErrors) {
         const auto disk = found->killed(0, 0);
         const auto before = all_but_lock(*disk);
@@ -399,9 +407,11 @@ TEST(StoreFault, ARefusedReadIsAnErrorAndNeverOtherData) {
   r.drop();
   const State whole = r.state(r.last());
   const auto image = r.disk().killed(r.disk().operations(), 0);
+  Sample sample("unreadable sectors", testing_util::kFewCases);
   for (const std::string& path : image->all_files()) {
     const std::size_t size = image->content(path).size();
     for (std::size_t bad = 0; bad < size; bad += 512) {
+      if (!sample.takes(bad)) continue;
       const auto disk = image->killed(0, 0);
       disk->set_read_fault(
           [&](std::string_view read, std::uint64_t offset, std::span<char>& bytes) -> Result<> {

@@ -9,9 +9,28 @@
 #include "defib/base/bytes.h"
 #include "defib/os/sim_files.h"
 #include "defib/store/legacy_checkpoint.h"
+#include "defib/store/testing/fuzz_store.h"
+#include "defib/store/testing/version_1_stores.h"
 
 using namespace defib;
 using namespace defib::store;
+
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  std::vector<std::string> seeds;
+  for (const std::string_view name : {"closed", "killed"}) {
+    os::SimFiles disk;
+    testing_util::fuzz_require(testing_util::make_version_1_store(disk, name, "/s"));
+    for (const std::string& path : disk.all_files()) {
+      if (!path.ends_with(".ckpt")) continue;
+      for (char mode = 0; mode < 2; ++mode) {
+        seeds.push_back(std::string(1, mode) + disk.content(path));
+      }
+    }
+  }
+  testing_util::fuzz_require(!seeds.empty());
+  testing_util::write_seeds(seeds);
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;

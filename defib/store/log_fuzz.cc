@@ -14,6 +14,7 @@
 #include "defib/store/executor.h"
 #include "defib/store/log_reader.h"
 #include "defib/store/replay.h"
+#include "defib/store/testing/fuzz_store.h"
 
 using namespace defib;
 using namespace defib::store;
@@ -71,6 +72,21 @@ static Expected read(Overlay& overlay, const TableNames& names) {
     }
   }
   return all;
+}
+
+// The segments of a small store, without most of their zeros.
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  const testing_util::FuzzedStore store = testing_util::make_fuzzed_store(6, false);
+  std::vector<std::string> seeds;
+  for (const std::string& path : store.disk->all_files()) {
+    if (!path.ends_with(".wal")) continue;
+    const std::string content = store.disk->content(path);
+    const std::string segment = content.substr(0, content.find_last_not_of('\0') + 64);
+    for (char mode = 0; mode < 2; ++mode) seeds.push_back(std::string(1, mode) + segment);
+  }
+  testing_util::fuzz_require(!seeds.empty());
+  testing_util::write_seeds(seeds);
+  return 0;
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

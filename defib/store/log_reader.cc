@@ -10,7 +10,7 @@
 namespace defib::store {
 namespace {
 
-Error damaged(std::string message, std::string details) {
+Error damaged(std::string message, const std::string& details) {
   return Error(Code::kWalCorrupted, std::move(message)).with("details", details);
 }
 

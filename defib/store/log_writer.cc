@@ -398,6 +398,12 @@ void LogWriter::discard_spares() {
 }
 
 Result<> LogWriter::retire(std::uint64_t boundary, std::uint64_t retain_bytes) {
+  Result<> done = let_go(boundary, retain_bytes);
+  if (!done && done.error().code() != Code::kNoSpace) return fail(std::move(done.error()));
+  return done;
+}
+
+Result<> LogWriter::let_go(std::uint64_t boundary, std::uint64_t retain_bytes) {
   const std::lock_guard lock(retire_mutex_);
   DEFIB_TRY_ASSIGN(std::vector<std::string> names, list_segments(files_, start_.dir));
   DEFIB_TRY(keep_needed(names, boundary));

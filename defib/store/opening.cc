@@ -405,6 +405,7 @@ Result<> Opening::discover_log(StageContext& context) {
 // also what counts as written long ago.
 Result<> Opening::sync_found_files() {
   std::vector<std::string> paths;
+  paths.reserve(segment_names_.size() + 2);
   for (const std::string& name : segment_names_) paths.push_back(os::join_path(wal_dir_, name));
   for (const std::string_view name : {kPageFile, kDwbFile}) {
     const std::string path = os::join_path(dir_, name);
@@ -491,7 +492,7 @@ Result<> Opening::reconstruct_indexes(StageContext& context) {
 }
 
 Result<> Opening::validate_consistency(StageContext& context) {
-  const auto failed = [](std::string_view check, std::string details) {
+  const auto failed = [](std::string_view check, const std::string& details) {
     return Error(Code::kRecoveryVerificationFailed, details)
         .with("check_name", check)
         .with("details", details)

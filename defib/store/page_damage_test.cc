@@ -10,6 +10,7 @@
 #include "defib/os/random.h"
 #include "defib/store/page_file.h"
 #include "defib/store/testing/page_util.h"
+#include "defib/store/testing/sample.h"
 
 namespace defib::store {
 namespace {
@@ -27,6 +28,7 @@ using testing_util::kPagesHome;
 using testing_util::kPagesUuid;
 using testing_util::page_disk;
 using testing_util::reseal;
+using testing_util::Sample;
 using testing_util::sample_manifest;
 
 constexpr std::size_t kPage = 4096;
@@ -111,8 +113,10 @@ TEST(PageDamage, EveryFlippedByteOfASettledStoreIsHarmlessOrTypedAndVerifyReport
   const Files sound = history(3).back();
   ASSERT_EQ(verified_lines(sound), 0U);
   os::Random random(5);
+  Sample sample("flipped bytes");
   for (std::string Files::* member : {&Files::home, &Files::buffer}) {
     for (std::size_t at = 0; at < (sound.*member).size(); ++at) {
+      if (!sample.takes(at)) continue;
       Files damaged = sound;
       (damaged.*member)[at] ^= static_cast<char>(1 << random.below(8));
       const std::string where =
@@ -133,7 +137,9 @@ TEST(PageDamage, EveryFlippedByteWithoutImagesToHealFromIsTypedAndVerifyReportsI
   sound.buffer = disk->content(kPagesBuffer);
   ASSERT_EQ(verified_lines(sound), 0U);
   std::size_t refused = 0;
+  Sample sample("flipped bytes without images");
   for (std::size_t at = 0; at < sound.home.size(); ++at) {
+    if (!sample.takes(at)) continue;
     Files damaged = sound;
     damaged.home[at] ^= 0x10;
     expect_right_or_typed(damaged, sound.manifest, fmt::format("byte {}", at));
@@ -143,7 +149,10 @@ TEST(PageDamage, EveryFlippedByteWithoutImagesToHealFromIsTypedAndVerifyReportsI
     if (!read_page_file(*files, kPagesDir, kPagesUuid)) ++refused;
   }
   // Everything but the older superblock is needed.
-  EXPECT_EQ(refused, sound.home.size() - kPage);
+  if (sample.is_all()) {
+    EXPECT_EQ(refused, sound.home.size() - kPage);
+  }
+  EXPECT_GT(refused, 0U);
 }
 
 TEST(PageDamage, EveryFlippedByteOfAnArmedStoreIsHarmlessOrTyped) {
@@ -151,6 +160,7 @@ TEST(PageDamage, EveryFlippedByteOfAnArmedStoreIsHarmlessOrTyped) {
   const Files armed = armed_between(states[1], states[2]);
   Files torn = armed;  // and one page is home in part
   torn.home.replace(2 * kPage, 40, states[2].home.substr(2 * kPage, 40));
+  Sample sample("flipped bytes of armed stores");
   for (const Files& sound : {armed, torn}) {
     const auto disk = disk_with(sound);
     ASSERT_EQ(read_page_file(*disk, kPagesDir, kPagesUuid)->manifest, states[2].manifest);
@@ -158,6 +168,7 @@ TEST(PageDamage, EveryFlippedByteOfAnArmedStoreIsHarmlessOrTyped) {
       // Every byte of one, and of the other those at the head of each page and some of the rest.
       const std::size_t step = sound.home == torn.home ? 1 : 5;
       for (std::size_t at = 0; at < (sound.*member).size(); at += at % kPage < 160 ? 1 : step) {
+        if (!sample.takes(at)) continue;
         Files damaged = sound;
         (damaged.*member)[at] ^= 0x04;
         // The write under way counts, or not, where nothing of it is home.
@@ -170,11 +181,13 @@ TEST(PageDamage, EveryFlippedByteOfAnArmedStoreIsHarmlessOrTyped) {
 }
 
 TEST(PageDamage, EveryTruncationIsHarmlessOrTyped) {
+  Sample sample("truncations");
   const std::vector<Files> states = history(3);
   for (const Files& sound : {states[2], armed_between(states[1], states[2])}) {
     const Manifest* before = sound.home == states[2].home ? nullptr : &states[1].manifest;
     for (std::string Files::* member : {&Files::home, &Files::buffer}) {
       for (std::size_t size = 0; size < (sound.*member).size(); size += size % 512 == 0 ? 1 : 37) {
+        if (!sample.takes(size)) continue;
         Files damaged = sound;
         (damaged.*member).resize(size);
         const std::string where = fmt::format("cut to {}", size);
@@ -191,7 +204,9 @@ TEST(PageDamage, EveryTruncationIsHarmlessOrTyped) {
 TEST(PageDamage, RandomDamageIsHarmlessOrTyped) {
   const std::vector<Files> states = history(6);
   os::Random random(11);
-  for (int i = 0; i < 20'000; ++i) {
+  Sample sample("random damages");
+  for (std::uint64_t i = 0; i < 20'000; ++i) {
+    if (!sample.takes(i)) continue;
     // Any page and any buffer of any moment, then some bytes of noise.
     Files files = states[random.below(states.size())];
     files.buffer = states[random.below(states.size())].buffer;
@@ -491,7 +506,9 @@ TEST(PageDamage, NoiseUnderRightChecksumsIsNeverAWrongManifestNorACrash) {
       bytes[at + random.below(size)] = static_cast<char>(random.next());
     }
   };
-  for (int i = 0; i < 20'000; ++i) {
+  Sample sample("noises");
+  for (std::uint64_t i = 0; i < 20'000; ++i) {
+    if (!sample.takes(i)) continue;
     Files files = random.below(2) == 0 ? states[2] : armed_between(states[1], states[2]);
     if (random.below(2) == 0) {
       // The head of a superblock, where its structure is.

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "defib/store/testing/fuzz_store.h"
 #include "defib/store/testing/page_util.h"
 
 using namespace defib;
@@ -52,6 +53,15 @@ void mend(std::string& home, std::string& buffer) {
 }
 
 }  // namespace
+
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  std::vector<std::string> seeds;
+  for (char mode = 0; mode < 8; ++mode) {
+    seeds.push_back(std::string(1, mode) + encode(sample_manifest(mode + 1U, mode, mode)));
+  }
+  write_seeds(seeds);
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size < 1) return 0;

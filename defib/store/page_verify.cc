@@ -11,7 +11,6 @@ namespace defib::store {
 namespace {
 
 using pages::kImagesOffset;
-using pages::kSuperblocks;
 
 std::string_view from(std::string_view bytes, std::uint64_t offset) {
   return offset < bytes.size() ? bytes.substr(offset) : std::string_view();

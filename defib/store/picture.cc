@@ -125,7 +125,7 @@ Indicator log_tail(os::Files& files, const std::string& dir, const Identity& ide
   return indicator;
 }
 
-Error inconsistent(std::string message, std::string diagnostics) {
+Error inconsistent(const std::string& message, const std::string& diagnostics) {
   return Error(Code::kInconsistentState, message)
       .with("description", message)
       .with("diagnostics", diagnostics)

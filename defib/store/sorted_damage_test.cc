@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "defib/store/testing/sample.h"
 #include "defib/store/testing/sorted_fuzz_harness.h"
 
 namespace defib::store {
@@ -144,7 +145,9 @@ TEST(SortedFileDamage, EveryFlippedByteIsFoundAndNothingWrongIsEverRead) {
   const auto opened_before = open_written(files, written);
   int refused = 0;
   int read_errors = 0;
+  testing_util::Sample sample("flipped bytes of a sorted file");
   for (std::size_t at = 0; at < written.bytes.size(); ++at) {
+    if (!sample.takes(at)) continue;
     SCOPED_TRACE(at);
     files.bytes = written.bytes;
     files.bytes[at] = static_cast<char>(files.bytes[at] ^ (1 << (at * 5 % 8)));
@@ -167,7 +170,10 @@ TEST(SortedFileDamage, EveryFlippedByteIsFoundAndNothingWrongIsEverRead) {
     if (HasFailure()) return;
   }
   // Header, directory and footer keep it from opening; they are less than 13 KB.
-  EXPECT_GT(refused, 8192);
+  if (sample.is_all()) {
+    EXPECT_GT(refused, 8192);
+  }
+  EXPECT_GT(refused, 0);
   EXPECT_LT(refused, 13000);
   EXPECT_GT(read_errors, 0);
 }
@@ -178,7 +184,9 @@ TEST(SortedFileDamage, AFileOfAnyLengthOpensOnlyWhenItIsWholeAndGivesWhatIsLeft)
   const auto places = places_of(written.bytes);
   const std::vector<UnitHeader> units = units_of(written.bytes);
   MemoryFiles files;
+  testing_util::Sample sample("lengths of a sorted file");
   for (std::size_t size = 0; size < written.bytes.size(); ++size) {
+    if (!sample.takes(size)) continue;
     SCOPED_TRACE(size);
     files.bytes = written.bytes.substr(0, size);
     const auto file = SortedFile::open(files, "/s/f", written.info, kUuid);
@@ -485,7 +493,9 @@ TEST(SortedFileDamage, AnyBytesAreReadWithoutHarm) {
   // What the fuzzer does, from seeds: mode, then edits of four bytes or a whole file.
   const std::string& sound = fuzzed_file().bytes;
   const std::vector<UnitHeader> units = units_of(sound);
+  testing_util::Sample sample("inputs of the fuzzer");
   for (std::uint64_t seed = 1; seed <= 1500; ++seed) {
+    if (!sample.takes(seed)) continue;
     SCOPED_TRACE(seed);
     os::Random random(seed);
     std::string mode(16, '\0');

@@ -324,6 +324,7 @@ std::unique_ptr<LayerCursor> MappedSortedFile::cursor(TableId table) const {
 
 std::vector<TableId> MappedSortedFile::tables() const {
   std::vector<TableId> tables;
+  tables.reserve(frame_.tables.size());
   for (const DirectoryEntry& entry : frame_.tables) tables.push_back(entry.table);
   return tables;
 }

@@ -76,10 +76,10 @@ class Campaign {
     recording_ = &recording;
     known_.clear();
     const std::size_t operations = recording.disk().operations();
-    // Where nests may use up the points, they come from all over the workload.
-    const std::size_t stride = settings_.nested_every > 0 ? coprime_stride(operations + 1) : 1;
+    // Where the points end before the operations do, they come from all over the workload.
+    const std::size_t stride = coprime_stride(operations + 1);
     for (std::size_t i = 0; i <= operations && !enough(); ++i) {
-      const std::size_t n = i * stride % (operations + 1);
+      const std::size_t n = (i * stride + settings_.seed) % (operations + 1);
       for (std::uint64_t k = 0; k < settings_.seeds_per_point && !enough(); ++k) {
         point(n, settings_.seed * 1'000'003 + n * 101 + k, true);
       }
