@@ -34,6 +34,7 @@
 #include "defib/base/assert.h"
 #include "defib/base/bytes.h"
 #include "defib/store/layer.h"
+#include "defib/store/pulse.h"
 
 namespace defib::store::overlay_tree {
 
@@ -277,6 +278,7 @@ struct TreeCounts {
   std::uint64_t records = 0;
 };
 // Walks the whole tree and checks the invariants above. Corrupted names the first that is broken.
-Result<TreeCounts> check_tree(const Node* root);
+// `pulse` hears of its records.
+Result<TreeCounts> check_tree(const Node* root, const Pulse& pulse);
 
 }  // namespace defib::store::overlay_tree
