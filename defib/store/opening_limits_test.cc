@@ -351,7 +351,8 @@ TEST_F(StoreStageTimeout, OvershootsByAtMostAHundredMilliseconds) {
   const auto before = files_of(dir());
   for (const std::string stage : kLongStages) {
     os::Duration best = os::Duration::max();
-    const os::Duration limit = milliseconds(2);
+    // Shorter than what the quickest of them takes on an idle machine.
+    const os::Duration limit = std::chrono::microseconds(100);
     for (int i = 0; i < kAttempts && best > kOvershoot; ++i) {
       Watcher watcher;
       Options own = options();
@@ -362,7 +363,7 @@ TEST_F(StoreStageTimeout, OvershootsByAtMostAHundredMilliseconds) {
       const Error& error = store.error();
       ASSERT_EQ(error.code(), Code::kRecoveryTimeout) << error.to_text();
       EXPECT_EQ(error.field("stage"), stage);
-      EXPECT_EQ(error.field("timeout_seconds"), "0.002");
+      EXPECT_EQ(error.field("timeout_seconds"), "0.0001");
       EXPECT_NE(error.field("progress").find(" of "), std::string_view::npos);
       best = std::min(best, watcher.stage(stage).duration - limit);
     }
