@@ -11,6 +11,9 @@ import tempfile
 import unittest
 
 PROGRAM = sys.argv.pop(1)
+STAGES = ("initialization lock_acquisition config_validation resource_check wal_discovery "
+          "wal_validation transaction_recovery index_reconstruction consistency_validation "
+          "resource_cleanup database_unlock finalization").split()
 
 
 VERSION_1_STORES = os.path.join(os.path.dirname(__file__), "..", "..", "defib", "store", "testing",
@@ -253,6 +256,81 @@ class Cli(unittest.TestCase):
         for stage in {line["stage"] for line in shown}:
             percents = [line["percent"] for line in shown if line["stage"] == stage]
             self.assertEqual(percents, sorted(percents))
+
+    def test_an_interrupted_recovery_says_where_it_was_and_changes_nothing(self):
+        # Long enough to be met in the middle: half a million small records.
+        child = subprocess.Popen([PROGRAM, "load", self.dir, "--sync", "none", "--batch", "5000"],
+                                 text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        lines = "".join(f"put\tt\tkey {i * 7919 % 500000:06}\tvalue of {i}\n"
+                        for i in range(500000))
+        child.stdin.write(lines)
+        child.stdin.flush()
+        for _ in range(100):
+            child.stdout.readline()
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        lock = os.path.join(self.dir, "LOCK")
+        before = {path: found for path, found in tree(self.dir).items() if path != lock}
+        recovery = subprocess.Popen([PROGRAM, "recover", self.dir, "--json", "--progress"],
+                                    text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        first = json.loads(recovery.stderr.readline())
+        recovery.send_signal(signal.SIGINT)
+        output, _ = recovery.communicate()
+        self.assertEqual(recovery.returncode, 4, output)
+        error = json.loads(output)["error"]
+        self.assertEqual(error["kind"], "ProcedureAborted")
+        self.assertGreaterEqual(STAGES.index(error["fields"]["stage"]),
+                                STAGES.index(first["stage"]))
+        self.assertEqual(error["fields"]["files_changed"], "no")
+        self.assertIn(f"defib store recover {self.dir}", error["suggested_action"])
+        after = {path: found for path, found in tree(self.dir).items() if path != lock}
+        self.assertEqual(after, before)
+        recovered = json.loads(run("recover", self.dir, "--json").stdout)
+        self.assertEqual(recovered["last_commit"], 100)
+
+    def test_a_stage_has_its_own_time_limit(self):
+        self.fill(500)
+        self.killed_load(50)
+        late = run("recover", self.dir, "--json", "--stage-timeout", "wal_validation=1us")
+        self.assertEqual(late.returncode, 1, late.stdout)
+        error = json.loads(late.stdout)["error"]
+        self.assertEqual((error["kind"], error["fields"]["stage"]),
+                         ("RecoveryTimeout", "wal_validation"))
+        self.assertEqual(run("recover", self.dir, "--stage-timeout", "nonsense").returncode, 2)
+        self.assertEqual(run("recover", self.dir, "--stage-timeout", "no_stage=5s").returncode, 2)
+        done = run("recover", self.dir, "--stage-timeout", "wal_validation=30s",
+                   "--timeout-per-stage", "5m")
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_compact_makes_one_file_and_says_what_it_saves(self):
+        for i in range(4):
+            self.load("".join(f"put\tt\t{k}\t{'v' * 500}{i}\n" for k in range(400)))
+        self.load("".join(f"del\tt\t{k}\n" for k in range(300)))
+        expected = run("dump", self.dir).stdout
+        compacted = run("compact", self.dir, "--json")
+        self.assertEqual(compacted.returncode, 0, compacted.stdout)
+        report = json.loads(compacted.stdout)
+        self.assertEqual(report["schema"], "defib.store_compact/1")
+        self.assertLess(report["bytes_after"], report["bytes_before"] / 2)
+        self.assertGreater(report["before"]["runs"], 0)
+        self.assertEqual(report["after"]["runs"], 0)
+        status = json.loads(run("status", self.dir, "--json").stdout)
+        self.assertFalse(status["recovery_needed"])
+        self.assertEqual(status["checkpoint"]["bytes"] + status["log"]["bytes"],
+                         report["bytes_after"])
+        self.assertEqual(len(os.listdir(os.path.join(self.dir, "data"))), 1)
+        self.assertEqual(run("dump", self.dir).stdout, expected)
+        self.assertEqual(run("verify", self.dir).returncode, 0)
+        again = run("compact", self.dir)
+        self.assertIn("bytes before", again.stdout)
+        self.assertEqual(run("compact", self.dir + "-none").returncode, 2)
+        child = subprocess.Popen([PROGRAM, "load", self.dir], text=True, stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE)
+        child.stdin.write("put\tt\ta\t1\ncommit\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        self.assertEqual(run("compact", self.dir).returncode, 3)
+        child.communicate()
 
     def test_a_dry_run_beside_a_writer_names_it(self):
         child = subprocess.Popen([PROGRAM, "load", self.dir], text=True, stdin=subprocess.PIPE,

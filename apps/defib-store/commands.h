@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -32,6 +33,7 @@ struct Arguments {
   bool is_restore = false;                 // `dir` is a backup
   std::optional<std::uint64_t> to_commit;  // restore
   os::Duration stage_timeout = std::chrono::minutes(10);  // recover
+  std::map<std::string, os::Duration> stage_timeouts;     // recover: of single stages
   bool dry_run = false;                                   // recover
   bool progress = false;                                  // recover: also where it is no terminal
 };
@@ -49,6 +51,7 @@ int run_backup(const Arguments& arguments);
 int run_restore(const Arguments& arguments);
 int run_repair(const Arguments& arguments);
 int run_migrate(const Arguments& arguments);
+int run_compact(const Arguments& arguments);
 
 // report.cc
 int exit_code(const Error& error);

@@ -102,6 +102,8 @@ class Program {
                      "wal, pages, dwb, files, tables or checkpoint (default: all)")
         ->check(CLI::IsMember(parts));
     add_copies();
+    verb("compact", "Merge all files into one and drop what is erased, in place", "compact DIR",
+         run_compact);
     verb("migrate", "Bring a store of an older format version up to date, in place", "migrate DIR",
          run_migrate);
   }
@@ -119,10 +121,24 @@ class Program {
           }
         },
         "The longest that one stage may take (default 10m)");
+    recover->add_option_function<std::vector<std::string>>(
+        "--stage-timeout", [this](const std::vector<std::string>& texts) { add_limits(texts); },
+        "STAGE=D: the longest that this one may take; may be repeated");
     recover->add_flag("--dry-run", arguments_.dry_run,
                       "Say what recovery would do and what it would need, and change nothing");
     recover->add_flag("--progress", arguments_.progress,
                       "Show progress on standard error, also where that is no terminal");
+  }
+
+  void add_limits(const std::vector<std::string>& texts) {
+    for (const std::string& text : texts) {
+      const std::size_t equals = std::min(text.find('='), text.size());
+      const auto limit = defib::os::parse_duration(text.substr(std::min(equals + 1, text.size())));
+      if (equals == 0 || limit <= defib::os::Duration::zero()) {
+        throw CLI::ValidationError("--stage-timeout", "'" + text + "' is not STAGE=DURATION");
+      }
+      arguments_.stage_timeouts[text.substr(0, equals)] = limit;
+    }
   }
 
   void add_copies() {
@@ -143,7 +159,7 @@ class Program {
     }
   }
 
-  CLI::App app_{"Load, dump, inspect, verify, recover and repair a store", "defib store"};
+  CLI::App app_{"Load, dump, inspect, verify, recover, compact and repair a store", "defib store"};
   Arguments arguments_;
   std::vector<std::pair<CLI::App*, int (*)(const Arguments&)>> verbs_;
 };

@@ -7,7 +7,7 @@
 #include <cstdio>
 
 #include "apps/defib-store/commands.h"
-#include "apps/defib-store/interrupt_sigsafe.h"
+#include "apps/defib-store/interrupt.h"
 #include "defib/store/plan.h"
 #include "defib/store/store.h"
 
@@ -18,14 +18,6 @@ using store::Store;
 using wire::Json;
 
 constexpr std::int64_t kShowEvery = 50'000'000;  // ns: twenty times a second at most
-
-// "1.24 s" of what the stage still takes, judged by what it has done; empty where nothing is known.
-double seconds_left(const recovery::Progress& progress, std::int64_t now) {
-  if (progress.done == 0 || progress.total <= progress.done) return 0;
-  const double elapsed = static_cast<double>(now - progress.stage_started_mono_ns) / 1e9;
-  return elapsed * static_cast<double>(progress.total - progress.done) /
-         static_cast<double>(progress.done);
-}
 
 // Shows the stages as they pass and keeps them for the report.
 class StageWatcher : public recovery::Procedure::Observer {
@@ -60,8 +52,9 @@ class StageWatcher : public recovery::Procedure::Observer {
     if (progress.stage == shown_stage_ && !is_last && now - shown_at_ < kShowEvery) return;
     shown_at_ = now;
     shown_stage_ = progress.stage;
-    const std::uint64_t percent = std::min(progress.done, progress.total) * 100 / progress.total;
-    const double left = seconds_left(progress, now);
+    const auto percent = static_cast<std::uint64_t>(progress.percent());
+    const auto time_left = progress.time_left();
+    const double left = time_left ? std::chrono::duration<double>(*time_left).count() : 0;
     if (arguments_.json) {
       fmt::print(stderr, "{}\n",
                  Json::object({{"schema", "defib.store_progress/1"},
@@ -95,13 +88,16 @@ class StageWatcher : public recovery::Procedure::Observer {
 };
 
 int recover(const Arguments& arguments) {
-  end_on_interrupt();
+  Interrupt interrupt;
   StageWatcher watcher(arguments);
   store::Options options;
   options.create = false;
   options.stage_timeout = arguments.stage_timeout;
+  options.stage_timeouts = arguments.stage_timeouts;
   options.observer = &watcher;
+  options.stop = interrupt.token();
   auto store = Store::open(arguments.dir, options);
+  interrupt.end_at_once();
   Json json = Json::object({{"schema", "defib.store_recovery/1"}, {"recovered", false}});
   std::optional<Error> error;
   if (!store) {

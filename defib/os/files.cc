@@ -104,11 +104,19 @@ class RealFile final : public File {
         .because(std::move(cause));
   }
 
-  void write_back(std::uint64_t offset, std::uint64_t size) override {
+  Result<> write_back(std::uint64_t offset, std::uint64_t size) override {
     constexpr unsigned kAndWait =
         SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-    ::sync_file_range(fd_.get(), static_cast<off64_t>(offset), static_cast<off64_t>(size),
-                      kAndWait);
+    if (::sync_file_range(fd_.get(), static_cast<off64_t>(offset), static_cast<off64_t>(size),
+                          kAndWait) == 0) {
+      return {};
+    }
+    // Where the file system cannot do it, sync() has it all to do.
+    if (errno == EINVAL || errno == ESPIPE || errno == ENOSYS || errno == EOPNOTSUPP) return {};
+    Error cause = system_error("sync_file_range", path_);
+    return Error(Code::kSyncFailed, "'" + path_ + "' could not be made durable")
+        .with("path", path_)
+        .because(std::move(cause));
   }
 
   Result<> truncate(std::uint64_t size) override {
@@ -292,6 +300,10 @@ class RealFiles final : public Files {
 };
 
 }  // namespace
+
+Result<> File::write_back(std::uint64_t /*offset*/, std::uint64_t /*size*/) {
+  return {};
+}
 
 Result<std::unique_ptr<FileView>> File::map() {
   DEFIB_TRY_ASSIGN(const std::uint64_t total, size());

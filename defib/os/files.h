@@ -57,9 +57,10 @@ class File {
   virtual Result<> write_at(std::uint64_t offset, std::string_view bytes) = 0;
   // fdatasync(2): data and size. A failure is SyncFailed and must never be retried.
   virtual Result<> sync() = 0;
-  // Sends what was written to the range to the device and waits for that, so that a later sync()
-  // has little left to do. Promises nothing; where it fails, that sync() says so.
-  virtual void write_back(std::uint64_t /*offset*/, std::uint64_t /*size*/) {}
+  // Writes a range's changed pages out and waits for them, so that a sync() that follows has little
+  // left to do and can be prepared in steps that may be stopped. Promises nothing; a failure is a
+  // failed sync. The default does nothing.
+  virtual Result<> write_back(std::uint64_t offset, std::uint64_t size);
   virtual Result<> truncate(std::uint64_t size) = 0;
   virtual Result<std::uint64_t> size() = 0;
   // Drops clean pages from the page cache, so that the next read comes from the device.

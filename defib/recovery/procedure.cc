@@ -69,6 +69,20 @@ std::string_view to_string(StageOutcome outcome) {
   DEFIB_UNREACHABLE("StageOutcome");
 }
 
+double Progress::percent() const {
+  if (total == 0) return 0;
+  return 100.0 * static_cast<double>(std::min(done, total)) / static_cast<double>(total);
+}
+
+std::optional<os::Duration> Progress::time_left() const {
+  if (done == 0 || total == 0 || elapsed <= os::Duration::zero()) return std::nullopt;
+  if (done >= total) return os::Duration::zero();
+  const double left = static_cast<double>(total - done) / static_cast<double>(done);
+  const double ns = left * static_cast<double>(elapsed.count());
+  constexpr double kLongest = 9e18;  // what a Duration holds, about
+  return os::Duration(static_cast<std::int64_t>(std::min(ns, kLongest)));
+}
+
 const StageRecord* ProcedureResult::find(std::string_view name) const {
   for (const StageRecord& record : stages) {
     if (record.name == name) return &record;
@@ -133,7 +147,7 @@ class ProcedureRun {
   void roll_back_stage(std::size_t index, std::vector<std::string>& by_hand);
   void publish(const Progress& progress);
   bool aborted() const { return procedure_.aborted_.load(std::memory_order_acquire); }
-  Error abort_error() const;
+  Error abort_error(std::string_view stage, std::string_view reached) const;
   const Stage& stage(std::size_t index) const { return *procedure_.stages_[index]; }
   StageRecord& record(std::size_t index) { return result_.stages[index]; }
 
@@ -169,13 +183,14 @@ class ProcedureRun::Context : public StageContext {
     return stop;
   }
 
-  Error stop_error() const override { return late() ? timeout_error() : run_.abort_error(); }
+  Error stop_error() const override { return late() ? timeout_error() : abort_error(); }
 
   void progress(std::uint64_t done, std::uint64_t total, std::string_view what) override {
     const std::lock_guard lock(mutex_);
     progress_.done = done;
     progress_.total = total;
     progress_.what = what;
+    progress_.elapsed = elapsed();
     run_.publish(progress_);
     run_.observe([&](Procedure::Observer& observer) { observer.progressed(progress_); });
   }
@@ -189,12 +204,10 @@ class ProcedureRun::Context : public StageContext {
   }
   bool late() const { return elapsed() >= stage_.time_limit; }
 
+  Error abort_error() const { return run_.abort_error(stage_.name, reached()); }
+
   Error timeout_error() const {
-    std::string reached;
-    {
-      const std::lock_guard lock(mutex_);
-      reached = describe(progress_);
-    }
+    const std::string reached = this->reached();
     const os::Duration overrun = elapsed() - stage_.time_limit;
     const bool told = told_to_stop_.load(std::memory_order_relaxed);
     return Error(Code::kStageTimedOut,
@@ -209,6 +222,11 @@ class ProcedureRun::Context : public StageContext {
   }
 
  private:
+  std::string reached() const {
+    const std::lock_guard lock(mutex_);
+    return describe(progress_);
+  }
+
   ProcedureRun& run_;
   const Stage& stage_;
   StageRecord& record_;
@@ -233,9 +251,12 @@ void ProcedureRun::publish(const Progress& progress) {
   procedure_.progress_ = progress;
 }
 
-Error ProcedureRun::abort_error() const {
-  return Error(Code::kProcedureAborted, fmt::format("{} was aborted on request", procedure_.name_))
-      .with("procedure", procedure_.name_);
+Error ProcedureRun::abort_error(std::string_view stage, std::string_view reached) const {
+  return Error(Code::kProcedureAborted, fmt::format("{} was aborted on request at stage {}: {}",
+                                                    procedure_.name_, stage, reached))
+      .with("procedure", procedure_.name_)
+      .with("stage", stage)
+      .with("progress", reached);
 }
 
 void ProcedureRun::prepare() {
@@ -262,11 +283,14 @@ ProcedureResult ProcedureRun::run() {
     result_.error = valid.error();
   }
   while (!result_.error) {
+    const std::size_t index = next_stage();
     if (aborted()) {
-      result_.error = abort_error();
+      // One that came while the last stage ran undoes it with the others.
+      const bool all = index == kNone;
+      result_.error = all ? abort_error("none", "all stages had ended")
+                          : abort_error(stage(index).name, "it had not begun");
       break;
     }
-    const std::size_t index = next_stage();
     if (index == kNone) break;
     execute_stage(index);
   }
@@ -361,7 +385,7 @@ void ProcedureRun::judge(std::size_t index, Result<> returned, Context& context)
     own.outcome = StageOutcome::kCompleted;
   } else if (aborted()) {
     own.outcome = StageOutcome::kAborted;
-    own.error = abort_error();
+    own.error = context.abort_error();
     if (returned.error().code() != Code::kProcedureAborted) {
       own.error = std::move(*own.error).because(std::move(returned.error()));
     }
@@ -495,6 +519,10 @@ Result<> Procedure::validate() const {
                    fmt::format("stages wait for one another: {}", circle));
   }
   return {};
+}
+
+bool Procedure::has_stage(std::string_view name) const {
+  return std::ranges::any_of(stages_, [&](const auto& stage) { return stage->name == name; });
 }
 
 ProcedureResult Procedure::execute(const os::Clock& clock, Observer* observer) {

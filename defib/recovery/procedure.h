@@ -13,8 +13,10 @@
 //     then returns. If it returned success, its work is there, so it is rolled back like a
 //     completed stage when the procedure fails. Nothing can end a stage that never returns: it is
 //     seen in progress(), from outside in the progress file, by its start and its limit;
-//   - abort() from any thread ends it the same way with ProcedureAborted: no further stage starts,
-//     and completed stages are rolled back; an abort after the last stage ended has no effect;
+//   - abort() from any thread ends it the same way with ProcedureAborted, which says where it came:
+//   no
+//     further stage starts, and completed stages are rolled back; an abort after the last stage
+//     ended has no effect;
 //   - a failed rollback does not stop the other rollbacks; the result then is RollbackFailed,
 //     whose cause is the stage's error, and names what must be done by hand.
 // A stage that fails leaves its own partial work to its next run, or undoes it before it returns.
@@ -100,7 +102,13 @@ struct Progress {
   std::int64_t stage_started_mono_ns =
       0;  // with time_limit: whether the stage is overdue right now
   os::Duration time_limit{0};
+  os::Duration elapsed{0};    // of the stage, when this was told
   bool rolling_back = false;  // `stage` is being undone
+
+  // Of the stage, 0 to 100; 0 where its total is not known.
+  double percent() const;
+  // Of the stage, if it goes on as fast as it has come so far; none while nothing is known.
+  std::optional<os::Duration> time_left() const;
 };
 
 struct ProcedureResult {
@@ -155,6 +163,7 @@ class Procedure {
   // A snapshot, from any thread.
   Progress progress() const;
   const std::string& name() const { return name_; }
+  bool has_stage(std::string_view name) const;
   int stage_count() const { return static_cast<int>(stages_.size()); }
 
  private:

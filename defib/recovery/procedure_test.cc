@@ -388,6 +388,63 @@ TEST(Procedure, AnAbortEndsALimitlessStageThatAsksAndUndoesWhatWasDone) {
   EXPECT_THAT(notes.lines, ElementsAre("a", "undo a"));
 }
 
+TEST(Procedure, AnAbortSaysAtWhichStageItCameAndHowFarThatWas) {
+  os::FakeClock clock;
+  Procedure inside("p");
+  inside.add("a").run([](StageContext&) -> Result<> { return {}; });
+  inside.add("b").run([&](StageContext& context) -> Result<> {
+    context.progress(3, 8, "loaves");
+    inside.abort();
+    return context.should_stop() ? Result<>(context.stop_error()) : Result<>();
+  });
+  const ProcedureResult in_b = inside.execute(clock);
+  EXPECT_EQ(in_b.error->code(), Code::kProcedureAborted);
+  EXPECT_EQ(in_b.error->field("stage"), "b");
+  EXPECT_EQ(in_b.error->field("progress"), "3 of 8 (loaves)");
+
+  Procedure between("p");
+  between.add("a").run([&](StageContext&) -> Result<> {
+    between.abort();
+    return {};
+  });
+  between.add("b").run([](StageContext&) -> Result<> { return {}; });
+  const ProcedureResult before_b = between.execute(clock);
+  EXPECT_EQ(before_b.error->field("stage"), "b");
+  EXPECT_EQ(before_b.error->field("progress"), "it had not begun");
+  EXPECT_EQ(before_b.find("b")->outcome, StageOutcome::kNotRun);
+}
+
+TEST(Procedure, ProgressTellsPercentAndTheTimeThatIsLeft) {
+  using std::chrono::seconds;
+  os::FakeClock clock;
+  struct Watcher : Procedure::Observer {
+    void progressed(const Progress& progress) override { told.push_back(progress); }
+    std::vector<Progress> told;
+  } watcher;
+  Procedure procedure("p");
+  procedure.add("a").run([&](StageContext& context) -> Result<> {
+    context.progress(0, 200, "bytes");
+    clock.advance(seconds(3));
+    context.progress(50, 200, "bytes");
+    clock.advance(seconds(3));
+    context.progress(200, 200, "bytes");
+    context.progress(7, 0, "bytes");
+    return {};
+  });
+  ASSERT_TRUE(procedure.execute(clock, &watcher).success());
+  ASSERT_EQ(watcher.told.size(), 4U);
+  EXPECT_EQ(watcher.told[0].percent(), 0);
+  EXPECT_EQ(watcher.told[0].time_left(), std::nullopt);
+  EXPECT_EQ(watcher.told[1].percent(), 25);
+  EXPECT_EQ(watcher.told[1].time_left(), os::Duration(seconds(9)));
+  EXPECT_EQ(watcher.told[2].percent(), 100);
+  EXPECT_EQ(watcher.told[2].time_left(), os::Duration::zero());
+  EXPECT_EQ(watcher.told[3].percent(), 0) << "of no known total";
+  EXPECT_EQ(watcher.told[3].time_left(), std::nullopt);
+  EXPECT_TRUE(procedure.has_stage("a"));
+  EXPECT_FALSE(procedure.has_stage("b"));
+}
+
 TEST(Procedure, AnAbortedStagesOwnErrorIsKeptAsTheCause) {
   os::FakeClock clock;
   Procedure procedure("p");

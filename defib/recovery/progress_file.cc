@@ -106,6 +106,11 @@ os::Duration ProgressReport::overrun(std::int64_t now_mono_ns) const {
 }
 
 wire::Json ProgressReport::to_json() const {
+  Progress now = progress;
+  now.elapsed = os::Duration(updated_mono_ns - progress.stage_started_mono_ns);
+  const auto left = now.time_left();
+  wire::Json seconds_left;
+  if (left) seconds_left = std::chrono::duration<double>(*left).count();
   return wire::Json::object({{"schema", "defib.progress/1"},
                              {"procedure", procedure},
                              {"state", to_string(state)},
@@ -115,6 +120,8 @@ wire::Json ProgressReport::to_json() const {
                              {"done", progress.done},
                              {"total", progress.total},
                              {"what", progress.what},
+                             {"percent", now.percent()},
+                             {"seconds_left", std::move(seconds_left)},
                              {"stage_started_mono_ns", progress.stage_started_mono_ns},
                              {"time_limit_ns", progress.time_limit.count()},
                              {"error", error},

@@ -12,6 +12,7 @@ namespace {
 constexpr std::size_t kMaxRuns = 8;
 // Runs that weigh less than this part of the base are merged with each other only.
 constexpr std::uint64_t kSmallPart = 4;
+constexpr std::uint64_t kPaceRecords = 4096;  // read between two looks at whether to go on
 
 std::uint64_t size_of(const std::vector<std::shared_ptr<const SortedFile>>& files) {
   std::uint64_t size = 0;
@@ -81,9 +82,21 @@ bool Checkpointer::merge_is_due() const {
 
 std::optional<CheckpointFailure> Checkpointer::merge(const Pace& pace) {
   if (files_.size() < 2) return std::nullopt;
-  std::vector<std::shared_ptr<const SortedFile>> merged(files_.begin(), files_.end() - 1);
-  const bool whole = size_of(merged) >= files_.back()->info().size / kSmallPart;
-  if (whole) merged.push_back(files_.back());
+  const std::vector<std::shared_ptr<const SortedFile>> runs(files_.begin(), files_.end() - 1);
+  const bool whole = size_of(runs) >= files_.back()->info().size / kSmallPart;
+  return merge_newest(whole ? files_.size() : runs.size(), pace);
+}
+
+std::optional<CheckpointFailure> Checkpointer::merge_all(const Pace& pace) {
+  if (files_.size() < 2) return std::nullopt;
+  return merge_newest(files_.size(), pace);
+}
+
+// Only with the base among them nothing older is left that an erased record would have to hide.
+std::optional<CheckpointFailure> Checkpointer::merge_newest(std::size_t count, const Pace& pace) {
+  const bool whole = count == files_.size();
+  const std::vector<std::shared_ptr<const SortedFile>> merged(
+      files_.begin(), files_.begin() + static_cast<std::ptrdiff_t>(count));
   std::set<TableId> tables;
   for (const auto& file : merged) {
     for (const TableId table : file->tables()) tables.insert(table);
@@ -138,9 +151,16 @@ std::optional<CheckpointFailure> Checkpointer::write_sorted(
   };
   auto writer = SortedFileWriter::create(disk_, path, settings);
   if (!writer) return give_up(std::move(writer.error()), false);
+  std::uint64_t read = 0;
   for (const TableId table : tables) {
     const std::unique_ptr<LayerCursor> cursor = source(table);
     for (bool more = cursor->first(); more; more = cursor->next()) {
+      // Where much is erased, little is written, which would not be enough to be stopped by.
+      if (++read % kPaceRecords == 0) {
+        if (Result<> goes_on = pace(0); !goes_on) {
+          return give_up(std::move(goes_on.error()), false);
+        }
+      }
       if (kind == SortedKind::kBase && cursor->erased()) continue;  // Nothing older to hide.
       Result<> added = (*writer)->add(table, cursor->key(), cursor->value(), cursor->erased());
       if (!added) return give_up(std::move(added.error()), false);

@@ -56,6 +56,8 @@ class Checkpointer {
   // Too many runs, or runs that outweigh the base.
   bool merge_is_due() const;
   std::optional<CheckpointFailure> merge(const Pace& pace);
+  // Base and runs to one base, without erased records. Nothing to do where there is one file.
+  std::optional<CheckpointFailure> merge_all(const Pace& pace);
   // Removes files that a merge replaced. Views that read them keep them in being.
   Result<> remove_replaced();
   // The page file as after a clean close.
@@ -66,6 +68,7 @@ class Checkpointer {
   std::uint64_t bytes_written() const { return bytes_written_; }
 
  private:
+  std::optional<CheckpointFailure> merge_newest(std::size_t count, const Pace& pace);
   std::optional<CheckpointFailure> write_sorted(
       SortedKind kind, std::uint64_t last_commit,
       const std::function<std::unique_ptr<LayerCursor>(TableId)>& source,

@@ -20,7 +20,7 @@ using testing_util::number_from_environment;
 using testing_util::Workload;
 using testing_util::workloads;
 
-constexpr std::uint64_t kShortForm = 130'000;
+constexpr std::uint64_t kShortForm = 175'000;
 
 // A workload's share for one kind of test.
 std::uint64_t share(std::uint64_t percent) {

@@ -37,6 +37,10 @@ LogWriter::Start log_start(const std::string& dir, const Options& options, const
           .executor = executor};
 }
 
+Error transaction_is_open() {
+  return Error(Code::kTransactionConflict, "a transaction is still open");
+}
+
 Error is_closed() {
   return Error(Code::kInvalidArgument, "the store is closed");
 }
@@ -57,6 +61,7 @@ Engine::Engine(std::string dir, const Options& options, Opened opened)
       prompt_{options_.executor != nullptr ? options_.executor : own_executors_.prompt.get(),
               std::make_shared<Gate>()},
       identity_(opened.identity),
+      unbroken_from_(opened.log.unbroken_from),
       lock_(std::move(opened.lock)),
       recovery_result_(std::move(opened.result)),
       log_(files_, clock_, log_start(dir_, options_, opened, light_.executor)),
@@ -469,27 +474,51 @@ void Engine::background_checkpoint() {
 
 void Engine::background_merge() {
   const std::lock_guard lock(checkpoint_mutex_);
-  std::optional<CheckpointFailure> failed;
   {
     const Lock state(mutex_);
     merge_scheduled_ = false;
     if (!refuse_if_unusable() || stopping_) return;
   }
+  // Its failure is nobody's: what was to be merged is still there. Poison shows at once.
+  (void)merge_files(&Checkpointer::merge);
+}
+
+// The replaced files go only when the manifest that names the new one is durable.
+Result<> Engine::merge_files(std::optional<CheckpointFailure> (Checkpointer::*merge)(const Pace&)) {
   const std::uint64_t before = checkpointer_.bytes_written();
-  failed = checkpointer_.merge(make_pace());
-  if (!failed) {
-    install_files(0);
-    if (Result<> removed = checkpointer_.remove_replaced(); !removed) {
-      failed = CheckpointFailure{std::move(removed.error())};
+  if (auto failed = (checkpointer_.*merge)(make_merge_pace())) {
+    return checkpoint_error(std::move(*failed));
+  }
+  install_files(0);
+  if (Result<> removed = checkpointer_.remove_replaced(); !removed) {
+    return noted_storage_error(std::move(removed.error()));
+  }
+  const std::uint64_t written = checkpointer_.bytes_written() - before;
+  const Lock lock(mutex_);
+  if (written > 0) ++counts_.merges;
+  counts_.merge_bytes += written;
+  return {};
+}
+
+Result<> Engine::compact() {
+  const std::lock_guard lock(checkpoint_mutex_);
+  {
+    const Lock state(mutex_);
+    DEFIB_TRY(refuse_if_unusable());
+  }
+  DEFIB_TRY(write_new_checkpoint());
+  if (checkpointer_.files().size() > 1) {
+    {
+      const Lock state(mutex_);
+      DEFIB_TRY(start_writing(state));
     }
+    DEFIB_TRY(merge_files(&Checkpointer::merge_all));
   }
-  if (failed) {
-    (void)checkpoint_error(std::move(*failed));
-    return;
+  // Without a new checkpoint nobody has looked for log that may go since the store was opened.
+  if (Result<> gone = log_.retire(checkpoint_lsn_, options_.log_retention); !gone) {
+    return noted_storage_error(std::move(gone.error()));
   }
-  const Lock state(mutex_);
-  ++counts_.merges;
-  counts_.merge_bytes += checkpointer_.bytes_written() - before;
+  return {};
 }
 
 Result<> Engine::checkpoint() {
@@ -570,6 +599,17 @@ Pace Engine::make_pace() {
   };
 }
 
+Pace Engine::make_merge_pace() {
+  return [this, pace = make_pace()](std::uint64_t bytes) -> Result<> {
+    if (waiting_to_close_ == 0) return pace(bytes);
+    return Error(Code::kCancelled, fmt::format("'{}' is being closed: the merge of its files was "
+                                               "given up, and nothing is lost",
+                                               dir_))
+        .with("path", dir_)
+        .suggest("compact it again after the next opening");
+  };
+}
+
 Error Engine::checkpoint_error(CheckpointFailure failure) {
   const Code code = failure.error.code();
   if (failure.is_reading || code == Code::kCancelled) return std::move(failure.error);
@@ -626,13 +666,18 @@ Result<> Engine::sync() {
 }
 
 Result<> Engine::close() {
-  const std::lock_guard checkpoint_lock(checkpoint_mutex_);
   {
     Lock lock(mutex_);
     if (closed_) return {};
-    if (transaction_open_) {
-      return Error(Code::kTransactionConflict, "a transaction is still open");
-    }
+    if (transaction_open_) return transaction_is_open();
+  }
+  ++waiting_to_close_;
+  const std::lock_guard checkpoint_lock(checkpoint_mutex_);
+  --waiting_to_close_;
+  {
+    Lock lock(mutex_);
+    if (closed_) return {};
+    if (transaction_open_) return transaction_is_open();
     DEFIB_TRY(refuse_if_unusable());
     closed_ = true;
     // Commits that have their number are written before the checkpoint, and not behind it.
@@ -688,7 +733,7 @@ Result<> Engine::stream(std::uint64_t from,
     last = published_;
   }
   const auto held = log_.hold_segments();
-  return stream_log(files_, dir_, identity_, from, last, sink);
+  return stream_log(files_, dir_, identity_, unbroken_from_, from, last, sink);
 }
 
 Statistics Engine::statistics() const {

@@ -14,7 +14,8 @@
 //
 // A checkpoint freezes the overlay and ends the log's segment (the writer waits for no more than
 // one sync), writes the frozen overlays as a run, names it in the manifest, and lets the log behind
-// it go. When runs are many, they are merged with the base in the background.
+// it go. When runs are many, they are merged with the base in the background; compact() merges
+// everything. A merge only makes reading cheaper, so close() ends it instead of waiting for it.
 //
 // When a write finds the disk full, every commit that is not written yet fails with StoreFull, and
 // so do transactions that had read them. Any other failure to write or sync poisons the store. A
@@ -57,6 +58,7 @@ class Engine final : public Store {
   Result<std::unique_ptr<Snapshot>> snapshot() override;
   Result<> close() override;
   Result<> checkpoint() override;
+  Result<> compact() override;
   Result<> sync() override;
   Result<VerifyReport> verify() override;
   Result<> stream(std::uint64_t from,
@@ -127,12 +129,15 @@ class Engine final : public Store {
 
   // Precondition of the following: checkpoint_mutex_ is held.
   Result<> write_new_checkpoint();
+  Result<> merge_files(std::optional<CheckpointFailure> (Checkpointer::*merge)(const Pace&));
   Result<> finish_closing();
   Result<CheckpointStart> begin_checkpoint();
   void install_files(std::size_t frozen_written);
   // Paces what the background writes, keeps syncs coming meanwhile, and ends it when the store
   // goes.
   Pace make_pace();
+  // The same for a merge, which close() does not wait for.
+  Pace make_merge_pace();
   // StoreFull, or the poisoning failure that it is.
   Error storage_error(Error error);
   Error noted_storage_error(Error cause);
@@ -148,6 +153,7 @@ class Engine final : public Store {
   Lane heavy_;   // checkpoints and merges
   Lane prompt_;  // published changes on their way into the overlay
   const Identity identity_;
+  const std::uint64_t unbroken_from_;  // the log that was found has every commit from here on
   std::unique_ptr<StoreLock> lock_;
   recovery::ProcedureResult recovery_result_;
   LogWriter log_;
@@ -172,6 +178,7 @@ class Engine final : public Store {
   bool apply_scheduled_ = false;
   bool applying_ = false;  // a thread changes the overlay outside of mutex_
   std::atomic<bool> stopping_ = false;
+  std::atomic<int> waiting_to_close_ = 0;
   std::deque<PendingPtr> unwritten_;    // numbered, in order
   std::deque<PendingPtr> unpublished_;  // written or not, in order
   std::vector<PendingPtr> unapplied_;   // published, not in the overlay yet

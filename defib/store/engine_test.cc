@@ -129,6 +129,42 @@ TEST_F(SimulatedStore, ACheckpointLetsTheLogGoExceptWhatIsToBeKept) {
   EXPECT_EQ(gone.error().code(), Code::kNotFound);
 }
 
+// As after a power failure that kept the removal of one name and not of another.
+TEST_F(SimulatedStore, TheHistoryBeginsBehindAHoleInTheLogThatIsKept) {
+  Options keep = options();
+  keep.log_retention = 1 << 20;
+  store_ = *Store::open("/s", keep);
+  for (int i = 1; i <= 40; ++i) {
+    put("t", std::to_string(i), "v");
+    if (i % 10 == 0) checkpoint();
+  }
+  store_.reset();
+  std::vector<std::string> segments;
+  const auto names = disk_.list("/s/wal");
+  for (const std::string& name : *names) {
+    if (parse_segment_name(name)) segments.push_back(name);
+  }
+  ASSERT_EQ(segments.size(), 4U);
+  ASSERT_TRUE(disk_.remove("/s/wal/" + segments[1]).has_value());
+  store_ = *Store::open("/s", keep);
+  std::vector<std::uint64_t> seen;
+  const auto sink = [&](const CommittedTransaction& transaction) {
+    seen.push_back(transaction.number);
+    return true;
+  };
+  for (const std::uint64_t from : {1U, 5U, 15U, 20U}) {
+    const auto gone = store_->stream(from, sink);
+    ASSERT_FALSE(gone.has_value());
+    EXPECT_EQ(gone.error().code(), Code::kNotFound);
+    EXPECT_EQ(gone.error().field("first"), "21");
+  }
+  EXPECT_TRUE(seen.empty());
+  ASSERT_TRUE(store_->stream(21, sink).has_value());
+  ASSERT_EQ(seen.size(), 20U);
+  EXPECT_EQ(seen.front(), 21U);
+  EXPECT_EQ(seen.back(), 40U);
+}
+
 TEST_F(SimulatedStore, StartsACheckpointWhenReplayWouldTakeHalfTheBudget) {
   Options small = options();
   small.checkpoint_after = 1 << 30;

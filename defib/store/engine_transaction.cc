@@ -280,11 +280,28 @@ Result<> Engine::build_indexes() {
   return {};
 }
 
+namespace {
+
+Error building_stopped(const IndexDefinition& index, const std::string& dir) {
+  return Error(Code::kProcedureAborted,
+               fmt::format("opening '{}' was stopped on request while index '{}' was being built; "
+                           "the store is as after a crash",
+                           dir, escape(index.name)))
+      .with("stage", "index building")
+      .with("progress", "the recovery had ended")
+      .with("files_changed", "yes")
+      .with("path", dir)
+      .suggest("open it again when there is time; the index is then built from the beginning");
+}
+
+}  // namespace
+
 // In pieces of a few MiB: the record that makes the index complete goes first and comes last.
 Result<> Engine::build_index(const IndexDefinition& index) {
   const std::string entries = index_table_name(index.name);
   std::unique_ptr<Transaction> transaction;
   const auto piece = [&]() -> Result<EngineTransaction*> {
+    if (options_.stop.stop_requested()) return building_stopped(index, dir_);
     auto* open = static_cast<EngineTransaction*>(transaction.get());
     if (open != nullptr && open->own_->changes.bytes() < kBuildBytes) return open;
     if (open != nullptr) DEFIB_TRY(open->commit(Durability::kProcess));

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <memory>
 
 namespace defib::store {
 namespace {
+
+constexpr auto kMeanwhile = std::chrono::milliseconds(5);
 
 // One call of parallel_for. Tasks hold it, for they may come by when the call is long over.
 struct Loop {
@@ -13,13 +16,28 @@ struct Loop {
   std::size_t count;
   std::atomic<std::size_t> next = 0;  // not taken by anybody yet
   std::atomic<std::size_t> done = 0;
+  std::mutex mutex;  // guards nothing: lets nobody miss that `ended` was told
+  std::condition_variable ended;
 
   void take_part() {
     for (;;) {
       const std::size_t item = next.fetch_add(1, std::memory_order_relaxed);
       if (item >= count) return;
       (*work)(item);
-      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == count) done.notify_all();
+      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 != count) continue;
+      const std::lock_guard lock(mutex);
+      ended.notify_all();
+    }
+  }
+  void wait(const std::function<void()>& meanwhile) {
+    const auto is_done = [this] { return done.load(std::memory_order_acquire) == count; };
+    if (is_done()) return;
+    std::unique_lock lock(mutex);
+    while (!ended.wait_for(lock, kMeanwhile, is_done)) {
+      if (!meanwhile) continue;
+      lock.unlock();
+      meanwhile();
+      lock.lock();
     }
   }
 };
@@ -72,14 +90,15 @@ void Threads::work() {
   }
 }
 
-void parallel_for(Executor& executor, std::size_t n, const std::function<void(std::size_t)>& work) {
+void parallel_for(Executor& executor, std::size_t n, const std::function<void(std::size_t)>& work,
+                  const std::function<void()>& meanwhile) {
   if (n == 0) return;
   if (n == 1) return work(0);
   const auto loop = std::make_shared<Loop>(&work, n);
   const std::size_t helpers = std::min<std::size_t>(executor.concurrency(), n - 1);
   for (std::size_t i = 0; i < helpers; ++i) executor.run([loop] { loop->take_part(); });
   loop->take_part();
-  for (std::size_t done = loop->done; done < n; done = loop->done) loop->done.wait(done);
+  loop->wait(meanwhile);
 }
 
 }  // namespace defib::store

@@ -50,7 +50,9 @@ Executor& no_helpers();
 // come by in time. The caller never waits for a task to begin, only for items that a task has
 // begun: so it ends with a busy executor, with one that is stepped by hand, and when it is called
 // from a task. `work` does not throw. Which thread takes which item is chance; items are handed out
-// in ascending order.
-void parallel_for(Executor& executor, std::size_t n, const std::function<void(std::size_t)>& work);
+// in ascending order. While the caller has nothing left to do but to wait for others, it calls
+// `meanwhile` every few milliseconds, unless that is empty.
+void parallel_for(Executor& executor, std::size_t n, const std::function<void(std::size_t)>& work,
+                  const std::function<void()>& meanwhile = {});
 
 }  // namespace defib::store

@@ -5,7 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <deque>
+#include <mutex>
+#include <thread>
 
 namespace defib::store {
 namespace {
@@ -33,6 +37,32 @@ TEST(ParallelFor, EveryItemIsWorkedOnExactlyOnce) {
     parallel_for(threads, count, [&](std::size_t item) { ++seen[item]; });
     for (const auto& times : seen) ASSERT_EQ(times.load(), 1);
   }
+}
+
+TEST(ParallelFor, ACallerThatWaitsForOthersGoesOnHearingOfIt) {
+  Threads threads(1);
+  const auto caller = std::this_thread::get_id();
+  std::atomic<bool> other_has_begun = false;
+  std::mutex mutex;  // guards calls
+  std::condition_variable called;
+  int calls = 0;
+  parallel_for(
+      threads, 2,
+      [&](std::size_t) {
+        if (std::this_thread::get_id() == caller) return other_has_begun.wait(false);
+        other_has_begun = true;
+        other_has_begun.notify_all();
+        // As if it read from a slow disk: it ends when the caller was called thrice.
+        std::unique_lock lock(mutex);
+        called.wait_for(lock, std::chrono::seconds(10), [&] { return calls >= 3; });
+      },
+      [&] {
+        EXPECT_EQ(std::this_thread::get_id(), caller);
+        const std::lock_guard lock(mutex);
+        ++calls;
+        called.notify_all();
+      });
+  EXPECT_GE(calls, 3);
 }
 
 TEST(ParallelFor, TheCallerDoesAllOfItWhereTheExecutorDoesNotRun) {

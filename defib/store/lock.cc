@@ -142,7 +142,8 @@ std::string living_holder(const std::optional<LockRecord>& record, const os::Clo
 }
 
 Result<StoreLock> StoreLock::acquire(os::Files& files, const std::string& dir,
-                                     const os::Clock& clock, os::Duration wait) {
+                                     const os::Clock& clock, os::Duration wait,
+                                     const std::function<bool()>& should_stop) {
   const std::string path = os::join_path(dir, kLockFile);
   DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files.open(path, os::OpenMode::kCreate));
   const std::int64_t start = clock.mono_ns();
@@ -159,6 +160,9 @@ Result<StoreLock> StoreLock::acquire(os::Files& files, const std::string& dir,
     const bool introducing = state == HolderState::kNone || state == HolderState::kDead;
     if (waited >= (introducing ? std::max(wait, kIntroduction) : wait)) {
       return locked(path, record, state == HolderState::kDying);
+    }
+    if (should_stop && should_stop()) {
+      return Error(Code::kCancelled, "stopped while another process was letting the store go");
     }
     clock.sleep_for(kPoll);
   }

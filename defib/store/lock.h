@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,10 +42,11 @@ std::string living_holder(const std::optional<LockRecord>& record, const os::Clo
 
 class StoreLock {
  public:
-  // Waits up to `wait` for a holder that is dying; fails at once with DatabaseLocked, which names
-  // it, for one that lives.
+  // Waits up to `wait` for a holder that is dying, and not after `should_stop` answers true (that
+  // is Cancelled); fails at once with DatabaseLocked, which names it, for one that lives.
   static Result<StoreLock> acquire(os::Files& files, const std::string& dir, const os::Clock& clock,
-                                   os::Duration wait);
+                                   os::Duration wait,
+                                   const std::function<bool()>& should_stop = {});
   // Rewrites and syncs the record.
   Result<> set_state(std::string_view state);
   // What stood there before.

@@ -34,10 +34,12 @@ class Assessor {
     if (result_.live.empty()) {
       if (newest_is_missing_) return missing_segment(covered_);
       if (!context_.newest_unknown.empty()) note_unknown_end(covered_);
+      follow_history();
       return std::move(result_);
     }
     DEFIB_TRY(check_start());
     for (std::size_t i = 0; i < result_.live.size(); ++i) DEFIB_TRY(check_link(i));
+    follow_history();
     return std::move(result_);
   }
 
@@ -188,6 +190,19 @@ class Assessor {
     result_.last_lsn = std::max(covered_, segment.next_lsn - 1);
     if (segment.has_blocks()) result_.log_end_lsn = segment.next_lsn - 1;
     return {};
+  }
+
+  // Backwards from the end as far as each segment ends where the next begins. Behind the checkpoint
+  // that need not be so: a power failure may have kept the removal of one name and not of another.
+  void follow_history() {
+    result_.unbroken_from = result_.last_lsn + 1;
+    for (std::size_t i = segments_.size(); i-- > 0;) {
+      const Segment& segment = segments_[i];
+      if (!segment.header) continue;
+      const bool is_ours = segment.header->uuid == context_.identity.uuid;
+      if (!is_ours || segment.next_lsn != result_.unbroken_from) return;
+      result_.unbroken_from = segment.header->first_lsn;
+    }
   }
 
   StopEvidence evidence_of(const Segment& segment, const Segment* next) const {

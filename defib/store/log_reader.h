@@ -113,8 +113,8 @@ struct ReadSettings {
   Executor* executor = nullptr;  // null: nobody helps
 };
 // Reads and scans the segments of these names. Every byte is read through read_at() first, so that
-// what the device cannot deliver is its Error. `pulse` hears of twice the bytes of the files: read,
-// and checked.
+// what the device cannot deliver is its Error. `pulse` hears of the bytes of the files, of most of
+// each when it was read, and of the rest when it was checked.
 Result<std::vector<Segment>> scan_segments(os::Files& files, const std::string& dir,
                                            const std::vector<std::string>& names,
                                            const Identity& identity, const ReadSettings& settings,
@@ -132,7 +132,9 @@ struct LogCut {
 struct LogAssessment {
   std::uint64_t last_lsn = 0;     // number of the last commit in checkpoint and log together
   std::uint64_t log_end_lsn = 0;  // of the log alone; 0: no commits in it
-  std::uint64_t epoch = 0;        // highest seen
+  // The segments hold every commit from here to the last one; last_lsn + 1: not even that one.
+  std::uint64_t unbroken_from = 0;
+  std::uint64_t epoch = 0;  // highest seen
   std::uint32_t chain_crc = 0;
   bool chain_known = false;
   std::vector<std::size_t> live;      // segments that hold commits after the checkpoint, in order

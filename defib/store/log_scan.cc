@@ -19,6 +19,15 @@ constexpr std::uint64_t kMarkEvery = 256 << 10;  // bytes of log: one piece of p
 constexpr std::size_t kReadBuffer = 256 << 10;   // stays in the processor's cache
 constexpr std::size_t kSegmentsPerThread = 2;
 
+// What of a pulse's bytes counts when they are read, and what when they are checked: a disk is
+// slower than the checks, and who estimates the time that is left goes by the slower one.
+constexpr std::uint64_t when_checked(std::uint64_t bytes) {
+  return bytes / 16;
+}
+constexpr std::uint64_t when_read(std::uint64_t bytes) {
+  return bytes - when_checked(bytes);
+}
+
 class OwnedBytes final : public os::FileView {
  public:
   explicit OwnedBytes(std::string bytes) : bytes_(std::move(bytes)) {}
@@ -165,7 +174,7 @@ bool Scan::read_up_to(std::uint64_t end, SharedPulse& pulse) {
       return false;
     }
     read_ += size;
-    if (!pulse.add(size)) return false;
+    if (!pulse.add(when_read(size))) return false;
   }
   return true;
 }
@@ -220,7 +229,7 @@ void Scan::follow(SharedPulse& pulse, Payloads payloads, std::uint64_t limit) {
     block.offset = end_of(block.offset, *header);
     if (block.offset >= next_pulse) {
       next_pulse = block.offset + kPulseStep;
-      if (!pulse.add(alone ? kPulseStep : 0)) return;
+      if (!pulse.add(alone ? when_checked(kPulseStep) : 0)) return;
     }
   }
 }
@@ -254,7 +263,7 @@ void Scan::check_payloads(std::size_t piece, SharedPulse& pulse) {
     }
     break;
   }
-  pulse.add(checked);
+  pulse.add(when_checked(checked));
 }
 
 // Ends the segment before the first payload that does not match.
@@ -272,7 +281,7 @@ std::size_t Scan::rest_pieces() const {
 
 void Scan::check_rest(std::size_t piece, SharedPulse& pulse) {
   const std::string_view bytes = rest().substr(piece * kPulseStep, kPulseStep);
-  if (!pulse.add(bytes.size())) return;
+  if (!pulse.add(when_checked(bytes.size()))) return;
   if (!rest_holds_bytes_ && !all_zero(bytes)) rest_holds_bytes_ = true;
 }
 
@@ -328,7 +337,7 @@ Result<> read_all_once(const std::vector<OpenSegment>& open, Executor& executor,
   }
   std::mutex mutex;  // guards failure
   std::optional<Error> failure;
-  parallel_for(executor, pieces.size(), [&](std::size_t i) {
+  share_work(executor, pulse, pieces.size(), [&](std::size_t i) {
     if (pulse.stopped()) return;
     const OpenSegment& segment = open[pieces[i].scan];
     const std::uint64_t offset = pieces[i].index * kPulseStep;
@@ -339,7 +348,7 @@ Result<> read_all_once(const std::vector<OpenSegment>& open, Executor& executor,
       pulse.stop();
       return;
     }
-    pulse.add(size);
+    pulse.add(when_read(size));
   });
   if (failure) return *failure;
   return pulse.result();
@@ -356,7 +365,7 @@ Result<> scan_all(std::vector<Segment>& segments, const std::vector<OpenSegment>
   // Enough segments for all threads: one thread for each is the fastest way through memory.
   const std::size_t threads = executor.concurrency() + std::size_t{1};
   if (threads == 1 || segments.size() >= kSegmentsPerThread * threads) {
-    parallel_for(executor, scans.size(), [&](std::size_t i) {
+    share_work(executor, pulse, scans.size(), [&](std::size_t i) {
       if (!pulse.stopped()) scans[i]->run_alone(pulse);
     });
     for (const auto& scan : scans) {
@@ -365,17 +374,17 @@ Result<> scan_all(std::vector<Segment>& segments, const std::vector<OpenSegment>
     return pulse.result();
   }
   DEFIB_TRY(read_all_once(open, executor, pulse));
-  parallel_for(executor, scans.size(), [&](std::size_t i) { scans[i]->follow_headers(pulse); });
+  share_work(executor, pulse, scans.size(),
+             [&](std::size_t i) { scans[i]->follow_headers(pulse); });
   DEFIB_TRY(pulse.result());
   auto pieces = all_pieces(scans, [](const Scan& scan) { return scan.pieces(); });
-  parallel_for(executor, pieces.size(), [&](std::size_t i) {
-    scans[pieces[i].scan]->check_payloads(pieces[i].index, pulse);
-  });
+  share_work(executor, pulse, pieces.size(),
+             [&](std::size_t i) { scans[pieces[i].scan]->check_payloads(pieces[i].index, pulse); });
   for (const auto& scan : scans) scan->apply_bad_payload(pulse);
   DEFIB_TRY(pulse.result());
   pieces = all_pieces(scans, [](const Scan& scan) { return scan.rest_pieces(); });
-  parallel_for(executor, pieces.size(),
-               [&](std::size_t i) { scans[pieces[i].scan]->check_rest(pieces[i].index, pulse); });
+  share_work(executor, pulse, pieces.size(),
+             [&](std::size_t i) { scans[pieces[i].scan]->check_rest(pieces[i].index, pulse); });
   DEFIB_TRY(pulse.result());
   for (std::size_t i = 0; i < scans.size(); ++i) {
     if (segments[i].header) scans[i]->look_for_later_blocks();
@@ -437,7 +446,7 @@ Result<std::vector<Segment>> scan_segments(os::Files& files, const std::string& 
       const std::string path = os::join_path(os::join_path(dir, kWalDir), name);
       std::uint64_t seen = 0;
       const Pulse own = [&](std::uint64_t done) -> Result<> {
-        if (!shared.add(done - seen)) return shared.result();
+        if (!shared.add(when_read(done - seen))) return shared.result();
         seen = done;
         return {};
       };

@@ -449,14 +449,13 @@ Result<> LogWriter::keep_needed(std::vector<std::string>& names, std::uint64_t b
   return {};
 }
 
-// Takes out of `names`, all of which could go, the newest up to `retain_bytes`.
+// Takes out of `names`, all of which could go, the newest until they come to `retain_bytes`.
 Result<> LogWriter::keep_newest(std::vector<std::string>& names, std::uint64_t retain_bytes) {
   while (!names.empty() && retain_bytes > 0) {
     DEFIB_TRY_ASSIGN(const auto file,
                      files_.open(os::join_path(wal_dir_, names.back()), os::OpenMode::kRead));
     DEFIB_TRY_ASSIGN(const std::uint64_t size, file->size());
-    if (size > retain_bytes) break;
-    retain_bytes -= size;
+    retain_bytes -= std::min(size, retain_bytes);
     names.pop_back();
   }
   return {};

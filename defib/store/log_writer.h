@@ -78,8 +78,8 @@ class LogWriter {
   void acknowledge(std::uint64_t lsn) { watermark_.acknowledge(lsn); }
 
   // Lets segments go all of whose commits are at or below `boundary`, oldest first, but keeps the
-  // newest of them as long as they come to at most `retain_bytes`. Those that this writer began are
-  // used again; older ones, which a recovery may have mapped, are removed.
+  // newest of them until their files come to `retain_bytes` at least. Those that this writer began
+  // are used again; older ones, which a recovery may have mapped, are removed.
   Result<> retire(std::uint64_t boundary, std::uint64_t retain_bytes);
   // While one of these lives, no segment is used again; it may be removed, but who has it open
   // reads what it held. For reading the log beside its writer.

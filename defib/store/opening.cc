@@ -32,15 +32,40 @@ constexpr std::uint64_t kFullCheckRecords = 100'000;
 constexpr std::uint64_t kMemoryPart = 2;
 // Blocks of base and runs that a recovery reads for a sample.
 constexpr int kSampledRecords = 64;
+// Of a found file, written back between two looks at whether to stop.
+constexpr std::uint64_t kWriteBackStep = 4 << 20;
 // Below it, a measured rate says more of the clock than of the disk.
 constexpr std::uint64_t kMeasurableBytes = 4 << 20;
 
-Pulse pulse_of(StageContext& context, std::uint64_t total, std::string_view what) {
-  return [&context, total, what = std::string(what)](std::uint64_t done) -> Result<> {
-    if (context.should_stop()) return context.stop_error();
-    context.progress(done, total, what);
+// Tells a stage's progress, which never goes back and never beyond its end.
+class StagePulse {
+ public:
+  StagePulse(StageContext& context, std::uint64_t total, std::string_view what)
+      : context_(context), total_(total), what_(what) {
+    if (total_ > 0) context_.progress(0, total_, what_);
+  }
+  Result<> operator()(std::uint64_t done) {
+    if (context_.should_stop()) return context_.stop_error();
+    done_ = std::max(done_, std::min(done, total_));
+    if (total_ > 0) context_.progress(done_, total_, what_);
     return {};
-  };
+  }
+  Result<> finish() { return (*this)(total_); }
+  // Precondition: this outlives it.
+  Pulse pulse() {
+    return [this](std::uint64_t done) { return (*this)(done); };
+  }
+
+ private:
+  StageContext& context_;
+  const std::uint64_t total_;
+  const std::string what_;
+  std::uint64_t done_ = 0;
+};
+
+Result<> go_on(const StageContext& context) {
+  if (context.should_stop()) return context.stop_error();
+  return {};
 }
 
 std::string number(std::uint64_t value) {
@@ -117,6 +142,7 @@ class Opening {
   Result<Opened> run();
 
  private:
+  Result<> check_timeouts(const recovery::Procedure& procedure) const;
   void add_stages(recovery::Procedure& procedure);
   Result<> initialize(StageContext& context);
   Result<> acquire_lock(StageContext& context);
@@ -137,10 +163,11 @@ class Opening {
   Result<> check_descriptors() const;
   Result<> check_clean_record() const;
   Result<> check_sample(StageContext& context) const;
-  Result<> sync_found_files();
+  Result<> sync_found_files(StageContext& context);
+  Result<> check_overlay(StageContext& context) const;
   Result<> note_failure(Result<> done) const;
   void note_failures(const recovery::ProcedureResult& result) const;
-  Result<> cut_tail();
+  Result<> cut_tail(StageContext& context);
   Result<> settle_log_head();
   Result<> remove_leftovers(StageContext& context);
   Result<> mark_recovery_needed(std::string_view reason);
@@ -148,6 +175,7 @@ class Opening {
     return options_.executor != nullptr ? *options_.executor : *opened_.executors.heavy;
   }
   Error classify(const recovery::ProcedureResult& result) const;
+  Error stopped(const recovery::ProcedureResult& result) const;
 
   std::string dir_;
   std::string wal_dir_;
@@ -155,6 +183,7 @@ class Opening {
   os::Files& files_;
 
   bool needed_ = false;
+  bool created_ = false;  // there was no store
   std::string needed_because_;
   Opened opened_;
   std::vector<std::string> segment_names_;
@@ -193,7 +222,9 @@ void Opening::add_stages(recovery::Procedure& procedure) {
   };
   for (const Row& row : rows) {
     auto stage = procedure.add(row.name);
-    stage.critical(row.is_critical).timeout(options_.stage_timeout);
+    const auto own_limit = options_.stage_timeouts.find(row.name);
+    const bool has_own = own_limit != options_.stage_timeouts.end();
+    stage.critical(row.is_critical).timeout(has_own ? own_limit->second : options_.stage_timeout);
     stage.run([this, run = row.run](StageContext& context) { return (this->*run)(context); });
     if (row.needs != nullptr) stage.after(row.needs);
     // The undo of each stage. Stages 5 to 9 hold memory only; cleanup keeps what it cuts.
@@ -246,7 +277,8 @@ Result<> Opening::check_file_system() const {
 
 Result<> Opening::acquire_lock(StageContext& context) {
   DEFIB_TRY_ASSIGN(StoreLock lock,
-                   StoreLock::acquire(files_, dir_, *options_.clock, options_.lock_wait));
+                   StoreLock::acquire(files_, dir_, *options_.clock, options_.lock_wait,
+                                      [&] { return context.should_stop(); }));
   opened_.lock = std::make_unique<StoreLock>(std::move(lock));
   // Only now nobody else changes the files: the plan is made under the lock.
   if (files_.exists(os::join_path(dir_, kIdentityFile))) {
@@ -289,7 +321,10 @@ Result<> Opening::validate_configuration(StageContext& context) {
   }
   if (!files_.exists(os::join_path(dir_, kIdentityFile))) {
     DEFIB_TRY_ASSIGN(const bool unused, is_unused(files_, dir_));
-    if (unused && options_.create) return create_store();
+    if (unused && options_.create) {
+      created_ = true;
+      return create_store();
+    }
   }
   DEFIB_TRY_ASSIGN(opened_.identity, read_identity(files_, dir_));
   distrusts_cache_ = distrusts_cache(files_, *options_.clock, dir_, opened_.identity.uuid);
@@ -332,6 +367,7 @@ Result<> Opening::check_resources(StageContext& context) {
   segment_names_ = *std::move(names);
   std::uint64_t last_segment = 0;
   for (const std::string& name : segment_names_) {
+    DEFIB_TRY(go_on(context));
     DEFIB_TRY_ASSIGN(const auto file,
                      files_.open(os::join_path(wal_dir_, name), os::OpenMode::kRead));
     DEFIB_TRY_ASSIGN(last_segment, file->size());
@@ -388,7 +424,7 @@ Result<> Opening::discover_log(StageContext& context) {
   std::vector<std::string> strangers;
   DEFIB_TRY_ASSIGN(segment_names_, list_segments(files_, dir_, &strangers));
   for (const std::string& name : strangers) context.metric("stranger", name);
-  if (needed_) DEFIB_TRY(note_failure(sync_found_files()));
+  if (needed_) DEFIB_TRY(note_failure(sync_found_files(context)));
   log_context_ = log_context(files_, *options_.clock, dir_, opened_.identity);
   DEFIB_TRY_ASSIGN(pages_, read_page_file(files_, dir_, opened_.identity.uuid));
   for (const std::string& note : pages_.notes) context.metric("pages", note);
@@ -403,7 +439,7 @@ Result<> Opening::discover_log(StageContext& context) {
 // must be durable before anybody sees it, for a power failure could still take it back. After a
 // failed write or sync it may be nowhere else, for ever: then everything is read from the device,
 // also what counts as written long ago.
-Result<> Opening::sync_found_files() {
+Result<> Opening::sync_found_files(StageContext& context) {
   std::vector<std::string> paths;
   paths.reserve(segment_names_.size() + 2);
   for (const std::string& name : segment_names_) paths.push_back(os::join_path(wal_dir_, name));
@@ -422,14 +458,23 @@ Result<> Opening::sync_found_files() {
       if (parse_sorted_file_name(name)) paths.push_back(os::join_path(data, name));
     }
   }
+  StagePulse pulse(context, log_size_, "bytes of log made durable");
+  std::uint64_t done = 0;
   for (const std::string& path : paths) {
     DEFIB_TRY_ASSIGN(const auto file, files_.open(path, os::OpenMode::kWrite));
+    DEFIB_TRY_ASSIGN(const std::uint64_t size, file->size());
+    for (std::uint64_t at = 0; at < size; at += kWriteBackStep) {
+      DEFIB_TRY(pulse(done + at));
+      DEFIB_TRY(file->write_back(at, std::min(kWriteBackStep, size - at)));
+    }
+    done += size;
     DEFIB_TRY(file->sync());
     if (distrusts_cache_) DEFIB_TRY(file->drop_cache());
   }
   if (distrusts_cache_) {
     DEFIB_TRY_ASSIGN(opened_.identity, read_identity(files_, dir_));
   }
+  DEFIB_TRY(pulse.finish());
   DEFIB_TRY(files_.sync_dir(wal_dir_));
   DEFIB_TRY(files_.sync_dir(os::join_path(dir_, kDataDir)));
   return files_.sync_dir(dir_);
@@ -437,10 +482,11 @@ Result<> Opening::sync_found_files() {
 
 Result<> Opening::validate_log(StageContext& context) {
   const std::int64_t begin = options_.clock->mono_ns();
-  DEFIB_TRY_ASSIGN(
-      segments_, scan_segments(files_, dir_, segment_names_, opened_.identity,
-                               {.mode = ReadMode::kMap, .executor = &executor()},
-                               pulse_of(context, 2 * log_size_, "bytes of log read and checked")));
+  StagePulse pulse(context, log_size_, "bytes of log read and checked");
+  DEFIB_TRY_ASSIGN(segments_,
+                   scan_segments(files_, dir_, segment_names_, opened_.identity,
+                                 {.mode = ReadMode::kMap, .executor = &executor()}, pulse.pulse()));
+  DEFIB_TRY(pulse.finish());
   log_context_.base = log_base(opened_.manifest);
   DEFIB_TRY_ASSIGN(opened_.log, assess_log(segments_, log_context_));
   replay_ns_ = options_.clock->mono_ns() - begin;
@@ -461,10 +507,11 @@ Result<> Opening::recover_transactions(StageContext& context) {
     opened_.mapped_segments.push_back(segment.name);
   }
   DEFIB_TRY_ASSIGN(TableNames names, table_names(opened_.manifest));
-  DEFIB_TRY_ASSIGN(
-      replayed_,
-      replay_log(std::move(segments_), opened_.log, opened_.manifest.checkpoint_commit, names,
-                 executor(), pulse_of(context, opened_.tail_bytes, "bytes of log replayed")));
+  StagePulse pulse(context, opened_.tail_bytes, "bytes of log replayed");
+  DEFIB_TRY_ASSIGN(replayed_,
+                   replay_log(std::move(segments_), opened_.log, opened_.manifest.checkpoint_commit,
+                              names, executor(), pulse.pulse()));
+  DEFIB_TRY(pulse.finish());
   segments_.clear();
   opened_.names = std::make_shared<const TableNames>(std::move(names));
   opened_.overlay = replayed_.overlay;
@@ -482,8 +529,11 @@ Result<> Opening::recover_transactions(StageContext& context) {
 // Base and runs open as they are, and with them the indexes, which are tables like all others; an
 // index that is not complete is built by the store as soon as it is open.
 Result<> Opening::reconstruct_indexes(StageContext& context) {
-  DEFIB_TRY_ASSIGN(opened_.files,
-                   open_sorted_files(files_, dir_, opened_.manifest, opened_.identity));
+  const auto& named = opened_.manifest.files;
+  StagePulse pulse(context, named.size(), "files of base and runs opened");
+  DEFIB_TRY_ASSIGN(opened_.files, open_sorted_files(files_, dir_, opened_.manifest,
+                                                    opened_.identity, pulse.pulse()));
+  DEFIB_TRY(pulse.finish());
   std::uint64_t records = opened_.overlay->records();
   for (const auto& file : opened_.files) records += file->info().records;
   context.metric("files", number(opened_.files.size()));
@@ -508,13 +558,23 @@ Result<> Opening::validate_consistency(StageContext& context) {
     return failed("last_commit", fmt::format("replay ended at commit {}, the log ends at {}",
                                              replayed_.last_commit, opened_.log.last_lsn));
   }
-  if (needed_ && opened_.overlay->records() <= kFullCheckRecords) {
-    if (auto sound = opened_.overlay->check(); !sound) {
-      return failed("table_order", sound.error().message());
-    }
-  }
+  if (needed_) DEFIB_TRY(check_overlay(context));
   DEFIB_TRY(check_clean_record());
   return needed_ ? check_sample(context) : Result<>();
+}
+
+Result<> Opening::check_overlay(StageContext& context) const {
+  const std::uint64_t records = opened_.overlay->records();
+  if (records > kFullCheckRecords) return {};
+  StagePulse pulse(context, records, "records in memory checked");
+  Result<> sound = opened_.overlay->check(pulse.pulse());
+  if (sound) return pulse.finish();
+  if (context.should_stop()) return sound;
+  const std::string details = sound.error().message();
+  return Error(Code::kRecoveryVerificationFailed, details)
+      .with("check_name", "table_order")
+      .with("details", details)
+      .with("critical", "true");
 }
 
 // Some records of each declared index: whether the index and its table agree.
@@ -582,7 +642,7 @@ Result<> Opening::clean_up(StageContext& context) {
   }
   if (opened_.log.cut) {
     DEFIB_TRY(mark_recovery_needed("a recovery is cutting the log's torn tail"));
-    DEFIB_TRY(cut_tail());
+    DEFIB_TRY(cut_tail(context));
     context.metric("cut_bytes", number(opened_.log.cut->bytes));
   }
   if (needed_ && !log_context_.newest_unknown.empty()) DEFIB_TRY(settle_log_head());
@@ -596,10 +656,11 @@ Result<> Opening::mark_recovery_needed(std::string_view reason) {
 }
 
 // The copy is durable before the original goes.
-Result<> Opening::cut_tail() {
+Result<> Opening::cut_tail(StageContext& context) {
   const LogCut& cut = *opened_.log.cut;
   const std::string path = os::join_path(wal_dir_, cut.segment);
-  DEFIB_TRY_ASSIGN(std::string bytes, read_whole(files_, path, nullptr));
+  DEFIB_TRY_ASSIGN(std::string bytes,
+                   read_whole(files_, path, [&](std::uint64_t) { return go_on(context); }));
   bytes.erase(0, std::min<std::size_t>(cut.offset, bytes.size()));
   const std::size_t last = bytes.find_last_not_of('\0');
   bytes.resize(last == std::string::npos ? 0 : last + 1);
@@ -646,6 +707,7 @@ Result<> Opening::remove_leftovers(StageContext& context) {
       {from_log, wal_dir_}, {from_data, data}, {from_store, dir_}};
   for (const auto& [paths, folder] : places) {
     for (const std::string& path : paths) {
+      DEFIB_TRY(go_on(context));
       DEFIB_TRY(files_.remove(path));
       context.metric("removed", path.substr(path.rfind('/') + 1));
     }
@@ -716,7 +778,7 @@ Error Opening::classify(const recovery::ProcedureResult& result) const {
   if (code <= -70 && code >= -91) return error;
   switch (error.code()) {
     case Code::kProcedureAborted:
-      return error;
+      return stopped(result);
     case Code::kStageTimedOut:
       return Error(Code::kRecoveryTimeout, error.message())
           .with("stage", failed)
@@ -754,9 +816,58 @@ Error Opening::classify(const recovery::ProcedureResult& result) const {
   }
 }
 
+// Where it stopped, what it left, and that another opening is all that it takes.
+Error Opening::stopped(const recovery::ProcedureResult& result) const {
+  const Error& error = *result.error;
+  const bool is_clean = result.find("resource_cleanup")->outcome == StageOutcome::kNotRun;
+  const bool unchanged = is_clean && !created_;
+  const std::string_view left =
+      created_    ? "the store that it was creating is not complete"
+      : unchanged ? "no file has changed but the lock's own record"
+                  : "what it had begun to clean up, the next opening goes on with";
+  const std::string_view stage = error.field("stage");
+  const std::string_view progress = error.field("progress");
+  return Error(Code::kProcedureAborted,
+               fmt::format("opening '{}' was stopped on request at stage {} ({}); {}", dir_, stage,
+                           progress, left))
+      .with("stage", stage)
+      .with("progress", progress)
+      .with("files_changed", unchanged ? "no" : "yes")
+      .with("path", dir_)
+      .suggest(needed_ ? fmt::format("open it again when there is time, or run `defib store "
+                                     "recover {}`; recovery then begins anew",
+                                     dir_)
+                       : "open it again when there is time")
+      .because(error);
+}
+
+Result<> Opening::check_timeouts(const recovery::Procedure& procedure) const {
+  const auto wrong = [](const std::string& setting, std::string issue, std::string_view fix) {
+    return Error(Code::kRecoveryConfigurationError, fmt::format("{}: {}", setting, issue))
+        .with("setting", setting)
+        .with("issue", issue)
+        .with("fix", fix);
+  };
+  if (options_.stage_timeout <= os::Duration::zero()) {
+    return wrong("stage_timeout", "it is not positive", "choose a positive duration");
+  }
+  for (const auto& [name, limit] : options_.stage_timeouts) {
+    const std::string setting = fmt::format("stage_timeouts[\"{}\"]", name);
+    if (!procedure.has_stage(name)) {
+      return wrong(setting, "there is no such stage", "choose one of the twelve stages' names");
+    }
+    if (limit <= os::Duration::zero()) {
+      return wrong(setting, "it is not positive", "choose a positive duration");
+    }
+  }
+  return {};
+}
+
 Result<Opened> Opening::run() {
   recovery::Procedure procedure("store recovery");
   add_stages(procedure);
+  DEFIB_TRY(check_timeouts(procedure));
+  const std::stop_callback stop(options_.stop, [&procedure] { procedure.abort(); });
   // A store without any sign of trouble opens unobserved; there is nothing to tell.
   const bool announce = files_.exists(os::join_path(dir_, kIdentityFile)) &&
                         any_present(read_indicators(files_, *options_.clock, dir_));

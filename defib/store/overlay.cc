@@ -352,11 +352,12 @@ void MemoryOverlay::release(ViewRecord& record) {
   free_records_ = &record;
 }
 
-Result<> MemoryOverlay::check() const {
+Result<> MemoryOverlay::check(const Pulse& pulse) const {
   std::uint64_t nodes = memory_.free_nodes();
   std::uint64_t records = 0;
   for (const Table& table : tables_) {
-    DEFIB_TRY_ASSIGN(const TreeCounts counts, check_tree(table.root));
+    const Pulse from_here = [&](std::uint64_t more) { return pulse(records + more); };
+    DEFIB_TRY_ASSIGN(const TreeCounts counts, check_tree(table.root, pulse ? from_here : Pulse()));
     if (counts.records != table.records || counts.records == 0) {
       return Error(Code::kCorrupted, "the overlay's count of a table's records is wrong")
           .with("table", static_cast<std::int64_t>(table.id));

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "defib/store/layer.h"
+#include "defib/store/pulse.h"
 
 namespace defib::store {
 
@@ -62,8 +63,10 @@ class Overlay : public std::enable_shared_from_this<Overlay> {
   virtual std::uint64_t records() const = 0;
   // Bytes of memory held: records and nodes, free ones included. Any thread.
   virtual std::uint64_t memory() const = 0;
-  // Walks everything: order, counts, fill, separators. A problem is Corrupted, and a bug.
-  virtual Result<> check() const = 0;
+  // Walks everything: order, counts, fill, separators. A problem is Corrupted, and a bug. `pulse`
+  // hears of records.
+  virtual Result<> check(const Pulse& pulse) const = 0;
+  Result<> check() const { return check({}); }
 };
 
 // Builds one table of a fresh overlay from records in ascending order, in one pass and with full

@@ -59,7 +59,8 @@ class MemoryOverlay final : public Overlay {
   std::optional<LayerEntry> find(TableId table, std::string_view key) const override;
   std::uint64_t records() const override { return records_; }
   std::uint64_t memory() const override { return memory_.bytes(); }
-  Result<> check() const override;
+  using Overlay::check;
+  Result<> check(const Pulse& pulse) const override;
 
   // Of a view that goes. Any thread.
   void drop(ViewRecord& record);

@@ -250,7 +250,8 @@ Result<> check_inner(const Inner& node, const Fences& fences) {
 }
 
 // Bounded by the level, which falls by one from a node to its child.
-Result<> check_node(const Node* node, const Fences& fences, TreeCounts& counts) {
+Result<> check_node(const Node* node, const Fences& fences, TreeCounts& counts,
+                    const Pulse& pulse) {
   ++counts.nodes;
   if (node->count == 0) return broken("an empty node");
   if (node->count > (node->level == 0 ? kLeafSize : kInnerSize)) return broken("too full a node");
@@ -261,19 +262,20 @@ Result<> check_node(const Node* node, const Fences& fences, TreeCounts& counts) 
   }
   const Inner& inner = *as_inner(node);
   DEFIB_TRY(check_inner(inner, fences));
+  if (pulse) DEFIB_TRY(pulse(counts.records));
   for (int i = 0; i < inner.count; ++i) {
-    DEFIB_TRY(check_node(inner.children[i], child_fences(fences, inner, i), counts));
+    DEFIB_TRY(check_node(inner.children[i], child_fences(fences, inner, i), counts, pulse));
   }
   return {};
 }
 
 }  // namespace
 
-Result<TreeCounts> check_tree(const Node* root) {
+Result<TreeCounts> check_tree(const Node* root, const Pulse& pulse) {
   TreeCounts counts;
   if (root == nullptr) return counts;
   if (root->level > kMaxHeight) return broken("too high a tree");
-  DEFIB_TRY(check_node(root, {}, counts));
+  DEFIB_TRY(check_node(root, {}, counts, pulse));
   return counts;
 }
 

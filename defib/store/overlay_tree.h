@@ -35,6 +35,7 @@
 #include "defib/base/bytes.h"
 #include "defib/os/memory.h"
 #include "defib/store/layer.h"
+#include "defib/store/pulse.h"
 
 namespace defib::store::overlay_tree {
 
@@ -279,6 +280,7 @@ struct TreeCounts {
   std::uint64_t records = 0;
 };
 // Walks the whole tree and checks the invariants above. Corrupted names the first that is broken.
-Result<TreeCounts> check_tree(const Node* root);
+// `pulse` hears of its records.
+Result<TreeCounts> check_tree(const Node* root, const Pulse& pulse);
 
 }  // namespace defib::store::overlay_tree

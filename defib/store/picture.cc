@@ -272,11 +272,12 @@ Result<std::vector<TransactionView>> live_transactions(const std::vector<Segment
 }
 
 Result<> stream_log(os::Files& files, const std::string& dir, const Identity& identity,
-                    std::uint64_t from, std::uint64_t last,
+                    std::uint64_t unbroken_from, std::uint64_t from, std::uint64_t last,
                     const std::function<bool(const CommittedTransaction&)>& sink) {
   if (from > last) return {};
   DEFIB_TRY_ASSIGN(const std::vector<std::string> names, list_segments(files, dir));
-  const std::uint64_t first = names.empty() ? last + 1 : parse_segment_name(names[0])->first_lsn;
+  const std::uint64_t first =
+      names.empty() ? last + 1 : std::max(parse_segment_name(names[0])->first_lsn, unbroken_from);
   if (from < first) {
     return Error(Code::kNotFound, fmt::format("the log reaches back to commit {} only", first))
         .with("first", static_cast<std::int64_t>(first));
@@ -288,7 +289,7 @@ Result<> stream_log(os::Files& files, const std::string& dir, const Identity& id
     auto segments = scan_segments(files, dir, {names[i]}, identity, {}, nullptr);
     if (!segments && segments.error().code() == Code::kFileNotFound) {
       // A checkpoint let it go meanwhile; the answer is NotFound now.
-      return stream_log(files, dir, identity, from, last, sink);
+      return stream_log(files, dir, identity, unbroken_from, from, last, sink);
     }
     if (!segments) return Error(std::move(segments.error()));
     LogAssessment log;
@@ -318,10 +319,12 @@ Result<> stream_log(os::Files& files, const std::string& dir, const Identity& id
 Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(os::Files& files,
                                                                          const std::string& dir,
                                                                          const Manifest& manifest,
-                                                                         const Identity& identity) {
+                                                                         const Identity& identity,
+                                                                         const Pulse& pulse) {
   std::vector<std::shared_ptr<const SortedFile>> opened;
   const std::string data = os::join_path(dir, kDataDir);
   for (auto info = manifest.files.rbegin(); info != manifest.files.rend(); ++info) {
+    if (pulse) DEFIB_TRY(pulse(opened.size()));
     const std::string path = os::join_path(data, sorted_file_name(*info));
     auto file = SortedFile::open(files, path, *info, identity.uuid);
     if (file) {

@@ -47,17 +47,19 @@ std::string names_of_present(const std::vector<Indicator>& indicators);
 Result<std::vector<TransactionView>> live_transactions(const std::vector<Segment>& segments,
                                                        const LogAssessment& log,
                                                        std::uint64_t after_lsn);
-// What store.h says of Store::stream(), up to commit `last`.
+// What store.h says of Store::stream(), up to commit `last`, of a log without a hole after
+// `unbroken_from`.
 Result<> stream_log(os::Files& files, const std::string& dir, const Identity& identity,
-                    std::uint64_t from, std::uint64_t last,
+                    std::uint64_t unbroken_from, std::uint64_t from, std::uint64_t last,
                     const std::function<bool(const CommittedTransaction&)>& sink);
 
 // The base and the runs that the manifest names, newest first. RecoveryImpossible (path, reason)
-// where one is missing or is not the file that was written.
+// where one is missing or is not the file that was written. `pulse` hears of files.
 Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(os::Files& files,
                                                                          const std::string& dir,
                                                                          const Manifest& manifest,
-                                                                         const Identity& identity);
+                                                                         const Identity& identity,
+                                                                         const Pulse& pulse = {});
 // InconsistentState where a name or number stands twice.
 Result<TableNames> table_names(const Manifest& manifest);
 // What the manifest says to whoever judges the log.

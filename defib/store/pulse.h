@@ -1,7 +1,8 @@
 // Pulse: how long work tells that it goes on, and hears that it is to stop.
 //
 // Called about every MiB or every 10 ms, whichever comes first, with the bytes done so far; an
-// Error ends the work with it. SharedPulse carries one into work that several threads share.
+// Error ends the work with it. SharedPulse carries one into work that several threads share;
+// share_work() does so for a loop, and keeps the pulse going while its caller waits for the others.
 //
 // Thread rule: a Pulse is called on the thread that was given it only; SharedPulse from any.
 
@@ -15,6 +16,7 @@
 #include <utility>
 
 #include "defib/base/error.h"
+#include "defib/store/executor.h"
 
 namespace defib::store {
 
@@ -53,5 +55,11 @@ class SharedPulse {
   std::atomic<bool> stopped_ = false;
   std::optional<Error> error_;
 };
+
+// parallel_for() on the pulse's own thread.
+inline void share_work(Executor& executor, SharedPulse& pulse, std::size_t n,
+                       const std::function<void(std::size_t)>& work) {
+  parallel_for(executor, n, work, [&pulse] { pulse.add(0); });
+}
 
 }  // namespace defib::store

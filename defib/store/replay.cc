@@ -25,6 +25,18 @@ constexpr std::size_t kFirstKeys = 2048;          // room for those of a chunk o
 constexpr std::size_t kFetchAhead = 32;           // records
 constexpr std::uint32_t kPulseChanges = 1 << 16;  // of one transaction
 
+// What the steps of a replay take of its time, in sixteenths, as measured with small records of one
+// table in random order: so much of the log's bytes counts as done when a step has done its share.
+constexpr std::uint64_t kDecodePart = 4;
+constexpr std::uint64_t kSpreadPart = 2;  // to give each key its range, and to bring it there: each
+constexpr std::uint64_t kBuildPart = 8;
+static_assert(kDecodePart + 2 * kSpreadPart + kBuildPart == 16);
+
+// Of one of so many units of such a step.
+std::uint64_t share_of(std::uint64_t bytes, std::uint64_t part, std::size_t units) {
+  return bytes * part / 16 / std::max<std::size_t>(units, 1);
+}
+
 // The changes of one table in one chunk of log, in the order of the log.
 struct ChunkTable {
   std::string_view name;
@@ -68,7 +80,7 @@ class ChunkDecoder {
     for (ChunkTable& table : chunk_.tables) {
       for (KeyRef& key : table.keys) key.load_prefix(table.shared);
     }
-    pulse.add(chunk_.bytes);
+    pulse.add(share_of(chunk_.bytes, kDecodePart, 1));
   }
 
  private:
@@ -339,23 +351,26 @@ std::vector<std::unique_ptr<TableReplay>> gather_tables(std::vector<Chunk>& chun
 }
 
 // Sorted parts of all tables, in ascending order within each; short where the pulse stops it.
+// `bytes` of log hold them.
 std::vector<OverlayPart> build_parts(std::vector<std::unique_ptr<TableReplay>>& tables,
-                                     Executor& executor, SharedPulse& pulse) {
-  parallel_for(executor, tables.size(), [&](std::size_t i) { tables[i]->plan(); });
+                                     std::uint64_t bytes, Executor& executor, SharedPulse& pulse) {
+  share_work(executor, pulse, tables.size(), [&](std::size_t i) { tables[i]->plan(); });
   auto pieces = all_units(tables, [](const TableReplay& table) { return table.pieces(); });
-  parallel_for(executor, pieces.size(), [&](std::size_t i) {
-    if (pulse.add(0)) pieces[i].table->classify(pieces[i].index);
+  const std::uint64_t piece_share = share_of(bytes, kSpreadPart, pieces.size());
+  share_work(executor, pulse, pieces.size(), [&](std::size_t i) {
+    if (pulse.add(piece_share)) pieces[i].table->classify(pieces[i].index);
   });
   if (pulse.stopped()) return {};
   for (const auto& table : tables) table->lay_out();
-  parallel_for(executor, pieces.size(), [&](std::size_t i) {
-    if (pulse.add(0)) pieces[i].table->scatter(pieces[i].index);
+  share_work(executor, pulse, pieces.size(), [&](std::size_t i) {
+    if (pulse.add(piece_share)) pieces[i].table->scatter(pieces[i].index);
   });
   if (pulse.stopped()) return {};
   const auto ranges = all_units(tables, [](const TableReplay& table) { return table.ranges(); });
   std::vector<OverlayPart> parts(ranges.size());
-  parallel_for(executor, ranges.size(), [&](std::size_t i) {
-    if (!pulse.add(0)) return;
+  const std::uint64_t range_share = share_of(bytes, kBuildPart, ranges.size());
+  share_work(executor, pulse, ranges.size(), [&](std::size_t i) {
+    if (!pulse.add(range_share)) return;
     parts[i].table = ranges[i].table->id();
     parts[i].builder = ranges[i].table->build(ranges[i].index, pulse);
   });
@@ -381,7 +396,7 @@ Result<Replayed> replay_log(std::vector<Segment> segments, const LogAssessment& 
     replayed.last_commit = segment.next_lsn - 1;
   }
   SharedPulse shared(pulse);
-  parallel_for(executor, chunks.size(), [&](std::size_t i) {
+  share_work(executor, shared, chunks.size(), [&](std::size_t i) {
     if (!shared.stopped()) ChunkDecoder(chunks[i], after_commit).run(shared);
   });
   DEFIB_TRY(shared.result());
@@ -392,7 +407,7 @@ Result<Replayed> replay_log(std::vector<Segment> segments, const LogAssessment& 
     replayed.bytes += chunk.bytes;
   }
   auto tables = gather_tables(chunks, names);
-  auto parts = build_parts(tables, executor, shared);
+  auto parts = build_parts(tables, replayed.bytes, executor, shared);
   DEFIB_TRY(shared.result());
   replayed.overlay = join_overlay(std::move(parts), std::move(views));
   return replayed;

@@ -113,7 +113,7 @@ Result<bool> SegmentSupply::State::fill(std::uint64_t bytes) {
   while (zeroed < end) {
     const std::uint64_t step = std::min(kWriteStep, end - zeroed);
     DEFIB_TRY(making.file->write_at(zeroed, std::string_view(zeros).substr(0, step)));
-    making.file->write_back(zeroed, step);
+    DEFIB_TRY(making.file->write_back(zeroed, step));
     zeroed += step;
   }
   if (zeroed < settings.segment_size) return false;

@@ -12,8 +12,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -77,12 +79,19 @@ struct Options {
   std::uint64_t checkpoint_rate = 200 << 20;  // bytes written a second; 0: as fast as it goes
   // Files are read through the page cache; this bounds what of it counts as this process's memory.
   std::uint64_t cache_size = 1 << 30;
-  std::uint64_t log_retention = 0;  // bytes of log kept behind the checkpoint, for stream()
+  // Bytes of log, in whole segments, that are kept at least behind the checkpoint, for stream().
+  std::uint64_t log_retention = 0;
   std::vector<IndexDefinition> indexes;
   os::Duration background_sync = std::chrono::milliseconds(100);
-  os::Duration stage_timeout = std::chrono::minutes(10);
+  os::Duration stage_timeout = std::chrono::minutes(10);  // of each stage of the recovery
+  // Of the stages named here instead; -76 for a name that no stage has.
+  std::map<std::string, os::Duration> stage_timeouts;
   os::Duration lock_wait = std::chrono::seconds(10);  // for a holder that is dying
   recovery::Procedure::Observer* observer = nullptr;  // of the recovery
+  // Ends the opening within some 50 ms, from any thread: ProcedureAborted, whose fields `stage` and
+  // `progress` say how far it was, and `files_changed` whether anything is other than it was found
+  // ("no" before resource_cleanup). Another opening begins anew. Without effect once it is open.
+  std::stop_token stop;
 };
 
 // Reads one table in key order, either way. Valid while its snapshot or transaction is.
@@ -231,6 +240,12 @@ class Store {
   virtual Result<> close() = 0;
   // Writes the current state beside the log and lets the log behind it go. The writer goes on.
   virtual Result<> checkpoint() = 0;
+  // A checkpoint, and then base and runs merged into one new base that holds no erased record; what
+  // it replaces is removed, and so is log that is not to be kept. Reads and writes everything once,
+  // at `checkpoint_rate` and in bounded memory, and needs room for the new base beside the old one;
+  // the writer goes on meanwhile. close() ends it with Cancelled, and nothing is lost. Nothing is
+  // written where there is one base already.
+  virtual Result<> compact() = 0;
   // Waits until every commit so far is on disk.
   virtual Result<> sync() = 0;
   virtual Result<VerifyReport> verify() = 0;

@@ -6,11 +6,17 @@
 //   - what is found is the state after exactly one commit p (transactions are atomic, no holes);
 //   - p is at least the last commit acknowledged before n (as durable against this kind of crash),
 //     and at most the last one begun;
+//   - the indexes that were complete after p are complete, and are what the records say;
+//   - where some of the log is kept, stream() tells the commits up to p as they were made, without
+//   a
+//     hole, and reaches back as far as it has to;
 // and for one image in `continue_every` also:
 //   - recovery has cut what was torn: nothing is left for verification to find;
 //   - a second and a third recovery show the same state, and the third leaves the files byte for
 //     byte as the second did (canonical_files() says what is excepted);
-//   - the recovered store takes further commits, closes, and reopens without recovery, unchanged.
+//   - the recovered store takes further commits, closes, and reopens without recovery, unchanged;
+//   - opened with its indexes declared, it builds those that are not complete or of a version
+//   before.
 // The same holds when the recovery is crashed after each of its operations, and the recovery from
 // that, and the one from that; and what a recovered store has once shown, no later one takes back.
 //
@@ -211,7 +217,8 @@ class Campaign {
     SteppedExecutor executor;
     const auto wrapped = settings_.wrapper ? settings_.wrapper(image) : nullptr;
     os::Files& files = wrapped != nullptr ? *wrapped : static_cast<os::Files&>(image);
-    const Options options = small_store(files, clock, executor);
+    Options options = small_store(files, clock, executor);
+    options.log_retention = workload_->log_retention;
     Recovered recovered;
     State state;
     {
@@ -229,17 +236,13 @@ class Campaign {
         return std::nullopt;
       }
       state = *std::move(shown);
-    }
-    if (recovered.position > recording_->last()) {
-      violation(crash, fmt::format("commit {} was never begun", recovered.position));
-      return std::nullopt;
-    }
-    if (state != recording_->state(recovered.position)) {
-      violation(crash, fmt::format("the state is not that of commit {}", recovered.position));
-      return std::nullopt;
+      if (auto problem = wrong_state(**store, *snapshot, state, crash)) {
+        violation(crash, *problem);
+        return std::nullopt;
+      }
     }
     if (may_go_on && distinct_images_ % settings_.continue_every == 0) {
-      if (auto problem = go_on(image, options, std::move(state))) {
+      if (auto problem = go_on(image, options, std::move(state), workload_->has_indexes)) {
         violation(crash, *problem);
         return std::nullopt;
       }
@@ -247,9 +250,33 @@ class Campaign {
     return recovered;
   }
 
+  // What a recovered store shows that no commit left.
+  std::optional<std::string> wrong_state(Store& store, const Snapshot& snapshot, const State& state,
+                                         const Crash& crash) const {
+    const std::uint64_t position = snapshot.position();
+    if (position > recording_->last()) return fmt::format("commit {} was never begun", position);
+    if (state != recording_->state(position)) {
+      return fmt::format("the state is not that of commit {}", position);
+    }
+    if (complete_indexes(snapshot) != recording_->complete(position)) {
+      return fmt::format("other indexes are complete than after commit {}", position);
+    }
+    if (auto problem = index_problem(snapshot, state)) return problem;
+    if (workload_->log_retention == 0) return std::nullopt;
+    const History history =
+        told_history(store, position,
+                     [this](std::uint64_t lsn) -> const State& { return recording_->state(lsn); });
+    if (history.problem) return history.problem;
+    const Crash* first = &crash;
+    while (first->before != nullptr) first = first->before;
+    const std::uint64_t wanted = recording_->must_reach_back_to(first->operation);
+    if (wanted == 0 || history.first <= wanted) return std::nullopt;
+    return fmt::format("the history begins with commit {} instead of {}", history.first, wanted);
+  }
+
   // Recovers again and again, and works on; what recovery left must carry it. The first problem.
-  static std::optional<std::string> go_on(const os::SimFiles& image, const Options& options,
-                                          State state) {
+  static std::optional<std::string> go_on(const os::SimFiles& image, Options options, State state,
+                                          bool has_indexes) {
     const auto recovered = Store::verify_files(kDir, options);
     if (!recovered) return "verification fails: " + recovered.error().to_line();
     if (!recovered->findings.empty()) {
@@ -268,22 +295,37 @@ class Campaign {
         return "the third recovery changes files: " + difference(files, left);
       }
     }
+    if (has_indexes) options.indexes = index_definitions(2);
     for (int round = 0; round < 2; ++round) {
       auto store = Store::open(kDir, options);
       if (!store) return "a further opening fails: " + store.error().to_line();
       if (!shows(**store, state)) return "a further opening shows another state";
+      if (has_indexes) {
+        if (auto problem = incomplete(**store, state)) return problem;
+      }
       const std::string value = fmt::format("round {}", round);
-      if (const auto put = defib::store::put(**store, "z", "after", value, Durability::kPower);
+      const std::string table = has_indexes ? "a" : "z";
+      if (const auto put = defib::store::put(**store, table, "after", value, Durability::kPower);
           !put) {
         return "no commit after recovery: " + put.error().to_line();
       }
-      state[{"z", "after"}] = value;
+      state[{table, "after"}] = value;
+      if (auto problem = index_problem(**(*store)->snapshot(), state)) return problem;
       if (round == 0) continue;  // Dropped: the next opening recovers.
       if (auto closed = (*store)->close(); !closed) {
         return "it does not close: " + closed.error().to_line();
       }
     }
     return after_close(options, state);
+  }
+
+  // Whether an opening that declares the indexes has left one unbuilt, or built it wrongly.
+  static std::optional<std::string> incomplete(Store& store, const State& state) {
+    const auto snapshot = *store.snapshot();
+    if (complete_indexes(*snapshot) != CompleteIndexes{{kBySize, 2}, {kByTicket, 2}}) {
+      return "an opening leaves a declared index unbuilt";
+    }
+    return index_problem(*snapshot, state);
   }
 
   static bool shows(Store& store, const State& expected) {

@@ -22,6 +22,9 @@ class PassThroughFile : public os::File {
     return file_->write_at(offset, bytes);
   }
   Result<> sync() override { return file_->sync(); }
+  Result<> write_back(std::uint64_t offset, std::uint64_t size) override {
+    return file_->write_back(offset, size);
+  }
   Result<> truncate(std::uint64_t size) override { return file_->truncate(size); }
   Result<std::uint64_t> size() override { return file_->size(); }
   Result<> drop_cache() override { return file_->drop_cache(); }

@@ -2,7 +2,8 @@
 //
 // Every commit has a state of its own, so that the state that a recovery shows names its commit.
 // What was begun and acknowledged is noted with the number of disk operations at that moment;
-// required() and possible() bound what a crash after operation n may show.
+// required() and possible() bound what a crash after operation n may show. Of each commit is known
+// which indexes are complete after it, and of each moment how far back the log must reach.
 //
 // Thread rule: one thread, except that executors of the workload may run the store's own tasks.
 
@@ -16,6 +17,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -24,7 +26,9 @@
 #include "defib/os/clock.h"
 #include "defib/os/random.h"
 #include "defib/os/sim_files.h"
+#include "defib/store/format.h"
 #include "defib/store/store.h"
+#include "defib/store/testing/derived.h"
 #include "defib/store/testing/store_util.h"
 
 namespace defib::store::testing_util {
@@ -86,7 +90,7 @@ using Wrapper = std::function<std::unique_ptr<os::Files>(os::SimFiles&)>;
 inline const std::string kDir = "/s";
 
 // What all stores of the campaigns have in common, while recording and while recovering. Files and
-// segments are small, so that few commits fill them. Secondary indexes are declared here.
+// segments are small, so that few commits fill them.
 inline Options small_store(os::Files& files, const os::Clock& clock, Executor& executor) {
   Options options;
   options.files = &files;
@@ -125,6 +129,7 @@ class Recording {
       : disk_(std::make_unique<os::SimFiles>()), random_(seed), wrapper_(std::move(wrapper)) {
     if (wrapper_) wrapped_ = wrapper_(*disk_);
     states_.push_back({});
+    complete_.emplace_back();
   }
   ~Recording() { drop(); }
   Recording(const Recording&) = delete;
@@ -139,6 +144,7 @@ class Recording {
   Store& store() { return *store_; }
   const State& state(std::uint64_t lsn) const { return states_.at(lsn); }
   std::uint64_t last() const { return states_.size() - 1; }
+  const CompleteIndexes& complete(std::uint64_t lsn) const { return complete_.at(lsn); }
 
   Options options() {
     return small_store(wrapped_ != nullptr ? *wrapped_ : static_cast<os::Files&>(*disk_), clock_,
@@ -146,9 +152,12 @@ class Recording {
   }
   void open() { open(options()); }
   void open(const Options& with) {
+    const std::size_t before = disk_->operations();
     auto store = Store::open(kDir, with);
     require(store, "it does not open");
     store_ = *std::move(store);
+    declared_.clear();
+    if (!with.indexes.empty()) note_builds(with.indexes, before);
   }
 
   // A random transaction over few tables and keys, so that overwriting and erasing are common.
@@ -163,8 +172,9 @@ class Recording {
       const std::string key = fmt::format("k{}", random_.below(shape.keys));
       if (random_.below(100) < shape.erased_percent) {
         require((*transaction)->erase(table, key), "erase");
-        after.erase({table, key});
+        if (after.erase({table, key}) > 0) touched_.insert(table);
       } else {
+        touched_.insert(table);
         const std::string value =
             fmt::format("{}:{}", number, std::string(random_.below(shape.value_size + 1), 'v'));
         require((*transaction)->put(table, key, value), "put");
@@ -182,8 +192,39 @@ class Recording {
     if (!transaction) return Error(transaction.error());
     for (const auto& [key, value] : states_.back()) {
       require((*transaction)->erase(key.first, key.second), "erase");
+      touched_.insert(key.first);
     }
     return finish(**transaction, {}, durability);
+  }
+  // Tickets change hands, and one that has an owner is refused to others by the unique index.
+  Result<std::uint64_t> commit_tickets(Durability durability) {
+    auto transaction = store_->begin();
+    if (!transaction) return Error(transaction.error());
+    State after = states_.back();
+    for (std::uint64_t i = random_.below(5) + 1; i > 0; --i) {
+      const std::string key = fmt::format("owner {}", random_.below(6));
+      const std::string ticket = fmt::format("{}:", random_.below(8));
+      if (random_.below(4) == 0) {
+        require((*transaction)->erase("tickets", key), "erase");
+        if (after.erase({"tickets", key}) > 0) touched_.insert("tickets");
+        continue;
+      }
+      const bool has_owner = std::ranges::any_of(after, [&](const auto& record) {
+        const auto& [place, value] = record;
+        return place.first == "tickets" && place.second != key && value.starts_with(ticket);
+      });
+      if (has_owner && !declared_.contains(kByTicket)) continue;  // Nobody would refuse it.
+      const std::string value = fmt::format("{}{}", ticket, states_.size());
+      const Result<> put = (*transaction)->put("tickets", key, value);
+      if (has_owner) {
+        require(!put && put.error().code() == Code::kIndexViolation, "a ticket has two owners");
+        continue;
+      }
+      require(put, "put");
+      touched_.insert("tickets");
+      after[{"tickets", key}] = value;
+    }
+    return finish(**transaction, std::move(after), durability);
   }
   void must_commit(Durability durability, std::size_t value_size = 40) {
     must(commit(durability, value_size));
@@ -198,6 +239,31 @@ class Recording {
   void close() {
     all_durable(store_->close());
     drop();
+  }
+  // After each checkpoint of a store that keeps some of its log: what it tells is right, and
+  // reaches back far enough.
+  void note_history(std::uint64_t retention) {
+    const auto state_after = [this](std::uint64_t lsn) -> const State& { return state(lsn); };
+    const History history = told_history(*store_, last(), state_after);
+    require(!history.problem, history.problem.value_or(""));
+    std::uint64_t kept = 0;
+    const auto names = disk_->list(kDir + "/wal");
+    for (const std::string& name : *names) {
+      if (parse_segment_name(name)) kept += disk_->content(kDir + "/wal/" + name).size();
+    }
+    require(history.first == 1 || kept >= retention,
+            fmt::format("{} bytes of log are kept instead of {}", kept, retention));
+    reaches_back_.push_back({disk_->operations(), history.first});
+  }
+  // How far the log must reach back after a crash at that operation: the log is let go in steps,
+  // and whatever the next step has left was there before it. 0: nobody knows.
+  std::uint64_t must_reach_back_to(std::size_t operation) const {
+    std::uint64_t first = 0;
+    for (const auto& [noted_at, noted] : reaches_back_) {
+      first = noted;
+      if (noted_at >= operation) break;
+    }
+    return first;
   }
   // As a killed process: nothing more is written.
   void drop() {
@@ -233,8 +299,10 @@ class Recording {
                         required_now, highest));
     require(shows(position), fmt::format("after a crash the state is not that of {}", position));
     states_.resize(position + 1);
+    complete_.resize(position + 1);
     begun_ = {{0, position}};
     acknowledged_.push_back({disk_->operations(), position, true});  // What was shown stays.
+    reaches_back_.clear();
   }
 
   // Whether the open store has the state after that commit.
@@ -271,12 +339,15 @@ class Recording {
     // Every commit changes something, so that each has a state of its own.
     require(transaction.put("a", "number", std::to_string(number)), "put");
     after[{"a", "number"}] = std::to_string(number);
+    touched_.insert("a");
     begun_.push_back({disk_->operations(), number});
     states_.push_back(std::move(after));
+    note_drops();
     auto committed = transaction.commit(durability);
     if (!committed) {
       if (committed.error().code() == Code::kStoreFull) {
         states_.pop_back();  // It never happened.
+        complete_.pop_back();
         begun_.pop_back();
       }
       return committed;
@@ -284,6 +355,37 @@ class Recording {
     require(*committed == number, fmt::format("commit {} is told as {}", number, *committed));
     acknowledged_.push_back({disk_->operations(), number, durability == Durability::kPower});
     return committed;
+  }
+
+  // A commit for each index that the opening had to build, in the order of their declaration.
+  void note_builds(const std::vector<IndexDefinition>& indexes, std::size_t begun_at) {
+    const std::uint64_t position = (*store_->snapshot())->position();
+    CompleteIndexes complete = complete_.back();
+    for (const IndexDefinition& index : indexes) {
+      declared_.insert(index.name);
+      const auto found = complete.find(index.name);
+      if (found != complete.end() && found->second == index.version) continue;
+      complete[index.name] = index.version;
+      if (last() >= position) break;
+      begun_.push_back({begun_at, last() + 1});
+      states_.push_back(State(states_.back()));
+      complete_.push_back(complete);
+    }
+    require(last() == position && complete_.back() == complete,
+            fmt::format("after opening it shows commit {} instead of {}", position, last()));
+    acknowledged_.push_back({disk_->operations(), position, true});
+    const auto problem = index_problem(**store_->snapshot(), states_.back());
+    require(!problem, problem.value_or(""));
+  }
+  // The complete indexes after the commit that is about to be made.
+  void note_drops() {
+    CompleteIndexes complete = complete_.back();
+    std::erase_if(complete, [this](const auto& index) {
+      const std::string table = index_definition(index.first, 1).table;
+      return !declared_.contains(index.first) && touched_.contains(table);
+    });
+    complete_.push_back(std::move(complete));
+    touched_.clear();
   }
 
   std::unique_ptr<os::SimFiles> disk_;
@@ -294,7 +396,11 @@ class Recording {
   std::unique_ptr<os::Files> wrapped_;
   std::unique_ptr<Store> store_;
   int boots_ = 0;
-  std::vector<State> states_;  // by commit number
+  std::vector<State> states_;              // by commit number
+  std::vector<CompleteIndexes> complete_;  // by commit number
+  std::set<std::string> declared_;         // indexes of the open store
+  std::set<std::string> touched_;          // tables, by the transaction that is being made
+  std::vector<std::pair<std::size_t, std::uint64_t>> reaches_back_;  // operation, first commit
   std::vector<std::pair<std::size_t, std::uint64_t>> begun_;
   std::vector<Ack> acknowledged_;
 };
@@ -302,7 +408,9 @@ class Recording {
 struct Workload {
   std::string name;
   std::function<void(Recording&)> run;
-  bool is_small = false;  // few operations: crashed exhaustively, inside recovery too
+  bool is_small = false;            // few operations: crashed exhaustively, inside recovery too
+  std::uint64_t log_retention = 0;  // of every opening
+  bool has_indexes = false;         // version 2 of them, at its end
 };
 
 }  // namespace defib::store::testing_util

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <optional>
+#include <thread>
 #include <vector>
 
 #include "defib/store/executor.h"
@@ -221,6 +223,155 @@ inline void full_disk_at_a_checkpoint(Recording& r) {
   r.close();
 }
 
+// Indexes that follow their tables through log, runs and base.
+inline void secondary_indexes(Recording& r) {
+  Options options = r.options();
+  options.indexes = index_definitions(2);
+  r.open(options);
+  for (int i = 0; i < 14; ++i) {
+    const Durability durability = i % 3 == 0 ? Durability::kPower : Durability::kProcess;
+    if (i % 2 == 0) {
+      r.must(r.commit_tickets(durability));
+    } else {
+      r.must_commit(durability);
+    }
+    if (i % 5 == 4) r.all_durable(r.store().checkpoint());
+  }
+  r.all_durable(r.store().compact());
+  r.must(r.commit_tickets(Durability::kPower));
+  r.close();
+  r.open(options);
+  r.must(r.commit_tickets(Durability::kProcess));
+  r.must_commit(Durability::kPower);
+}
+
+// Indexes come to records that are there, get another version, are dropped by a program that does
+// not know them, and are built once more.
+inline void indexes_built_anew(Recording& r) {
+  const auto work = [&r](int commits) {
+    for (int i = 0; i < commits; ++i) {
+      r.must(r.commit_tickets(i % 2 == 0 ? Durability::kPower : Durability::kProcess));
+      r.must_commit(Durability::kProcess);
+    }
+  };
+  Options options = r.options();
+  r.open();
+  work(2);
+  for (const std::uint32_t version : {1U, 2U}) {
+    r.drop();
+    options.indexes = index_definitions(version);
+    r.open(options);
+    work(2);
+    r.all_durable(r.store().checkpoint());
+  }
+  r.close();
+  r.open();
+  r.must_commit(Durability::kProcess);  // Drops one of the two.
+  r.drop();
+  r.open(options);
+  work(1);
+  r.close();
+  r.open();
+  r.must(r.commit_tickets(Durability::kPower));  // Both, mostly.
+  r.drop();
+  r.open(options);
+  r.all_durable(r.store().compact());
+  work(1);
+}
+
+// Everything becomes one base, again and again.
+inline void compactions(Recording& r) {
+  const auto compact = [&r] {
+    r.all_durable(r.store().compact());
+    const auto names = r.disk().list(kDir + "/data");
+    require(names->size() == 1, "compaction leaves another file than one base");
+    require(r.shows(r.last()), "compaction changes what is read");
+  };
+  r.open();
+  const Recording::Shape shape{.changes = 8, .tables = 3, .keys = 15, .erased_percent = 45};
+  for (int round = 0; round < 5; ++round) {
+    r.must_commit(Durability::kProcess, shape);
+    r.all_durable(r.store().checkpoint());
+    r.must_commit(Durability::kPower, shape);
+    if (round % 2 == 1) r.all_durable(r.store().checkpoint());
+    r.must_commit(Durability::kProcess, shape);
+    if (round == 3) r.must(r.erase_all(Durability::kProcess));
+    compact();
+  }
+  r.close();
+  r.open();
+  compact();  // Nothing to do.
+  r.must_commit(Durability::kProcess, shape);
+  r.all_durable(r.store().checkpoint());
+  r.drop();
+  r.open();
+  compact();  // Without anything new since the opening.
+  r.must_commit(Durability::kPower, shape);
+}
+
+inline void compaction_beside_the_writer(Recording& r) {
+  r.open();
+  for (int round = 0; round < 3; ++round) {
+    r.must_commit(Durability::kProcess, {.value_size = 60, .changes = 12, .keys = 30});
+    r.all_durable(r.store().checkpoint());
+  }
+  std::optional<Result<>> compacted;
+  {
+    const std::jthread other([&] { compacted = r.store().compact(); });
+    for (int i = 0; i < 12; ++i) {
+      r.must_commit(i % 4 == 0 ? Durability::kPower : Durability::kProcess, 500);
+    }
+  }
+  require(*compacted, "compaction");
+}
+
+// A base that is heavy, so that runs are merged with each other only: what they erase must stay
+// erased in what they become.
+inline void merges_of_runs_alone(Recording& r) {
+  Options options = r.options();
+  options.page_size = 4096;
+  r.open(options);
+  r.must_commit(Durability::kProcess,
+                {.value_size = 30000, .changes = 90, .tables = 1, .keys = 40, .erased_percent = 0});
+  r.all_durable(r.store().checkpoint());
+  for (int round = 0; round < 10; ++round) {
+    r.must_commit(Durability::kProcess,
+                  {.changes = 3, .tables = 1, .keys = 40, .erased_percent = 60});
+    r.all_durable(r.store().checkpoint());
+    r.executor().run_all();
+  }
+  r.must_commit(Durability::kPower);
+  r.all_durable(r.store().compact());
+}
+
+inline constexpr std::uint64_t kRetention = 40 << 10;  // not a multiple of a segment
+
+// Log that is kept behind checkpoints, over closing, killing and compacting.
+inline void retained_log(Recording& r) {
+  Options options = r.options();
+  options.log_retention = kRetention;
+  r.open(options);
+  for (int round = 0; round < 9; ++round) {
+    for (int i = 0; i < 5; ++i) {
+      r.must_commit(i % 2 == 0 ? Durability::kProcess : Durability::kPower, 5000);
+    }
+    if (round % 4 == 3) {
+      r.all_durable(r.store().compact());
+    } else {
+      r.all_durable(r.store().checkpoint());
+    }
+    r.note_history(kRetention);
+    r.must_commit(Durability::kProcess, 100);
+    if (round % 3 == 1) r.close();
+    if (round % 3 == 2) r.drop();
+    if (round % 3 != 0) {
+      r.open(options);
+      r.note_history(kRetention);
+    }
+  }
+  r.must_commit(Durability::kPower, 5000);
+}
+
 inline void few_commits(Recording& r) {
   r.open();
   r.must_commit(Durability::kPower);
@@ -249,7 +400,15 @@ inline std::vector<Workload> workloads() {
           {"killed again and again", workload::killed_again_and_again},
           {"generations", workload::generations},
           {"full disk", workload::full_disk},
-          {"full disk at a checkpoint", workload::full_disk_at_a_checkpoint}};
+          {"full disk at a checkpoint", workload::full_disk_at_a_checkpoint},
+          {.name = "secondary indexes", .run = workload::secondary_indexes, .has_indexes = true},
+          {.name = "indexes built anew", .run = workload::indexes_built_anew, .has_indexes = true},
+          {"compactions", workload::compactions},
+          {"compaction beside the writer", workload::compaction_beside_the_writer},
+          {"merges of runs alone", workload::merges_of_runs_alone},
+          {.name = "retained log",
+           .run = workload::retained_log,
+           .log_retention = workload::kRetention}};
 }
 
 }  // namespace defib::store::testing_util
