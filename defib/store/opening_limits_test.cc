@@ -34,8 +34,7 @@ constexpr os::Duration kOvershoot = milliseconds(100);
 constexpr os::Duration kLongestSilence = milliseconds(100);  // ten times a second
 // Other programs may take the processor at the wrong moment: of so many attempts one has to do.
 constexpr int kAttempts = 4;
-const char* const kLongStages[] = {"wal_discovery", "wal_validation", "transaction_recovery",
-                                   "consistency_validation"};
+const char* const kLongStages[] = {"wal_discovery", "wal_validation", "transaction_recovery"};
 
 std::int64_t now() {
   return os::real_clock().mono_ns();
