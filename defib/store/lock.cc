@@ -14,6 +14,8 @@ namespace defib::store {
 namespace {
 
 constexpr std::string_view kRecordStart = "defib-lock 1 ";
+constexpr std::string_view kClosed = "closed";
+constexpr std::string_view kDropped = "dropped";
 constexpr std::size_t kRecordSize = 512;  // padded, so that it is replaced in one write
 constexpr os::Duration kPoll = std::chrono::milliseconds(1);
 // How long a holder may take between locking the file and saying who it is.
@@ -127,7 +129,7 @@ std::optional<LockRecord> read_lock_record(os::Files& files, const std::string& 
 }
 
 HolderState holder_state(const LockRecord& record, const os::Clock& clock) {
-  if (record.state == "closed") return HolderState::kNone;
+  if (record.state == kClosed || record.state == kDropped) return HolderState::kNone;
   if (record.boot_id != clock.boot_id()) return HolderState::kDead;
   const auto start = os::process_start_time(record.pid);
   if (!start || *start != record.start_time) return HolderState::kDead;
@@ -168,7 +170,11 @@ Result<StoreLock> StoreLock::acquire(os::Files& files, const std::string& dir,
   }
 }
 
-Result<> StoreLock::set_state(std::string_view state) {
+StoreLock::~StoreLock() {
+  if (file_ != nullptr && is_named_) (void)file_->write_at(0, encode(record(kDropped)));
+}
+
+LockRecord StoreLock::record(std::string_view state) const {
   LockRecord record;
   record.state = state;
   record.pid = own_pid();
@@ -176,7 +182,12 @@ Result<> StoreLock::set_state(std::string_view state) {
   record.boot_id = clock_->boot_id();
   record.since = os::format_time(clock_->wall_ns());
   record.program = own_program();
-  DEFIB_TRY(file_->write_at(0, encode(record)));
+  return record;
+}
+
+Result<> StoreLock::set_state(std::string_view state) {
+  is_named_ = state != kClosed;
+  DEFIB_TRY(file_->write_at(0, encode(record(state))));
   return file_->sync();
 }
 

@@ -21,7 +21,7 @@
 namespace defib::store {
 
 struct LockRecord {
-  std::string state;  // recovering, open, closed
+  std::string state;  // recovering, open, closed; dropped: let go without a clean end
   int pid = 0;
   std::uint64_t start_time = 0;  // clock ticks since boot
   std::string boot_id;
@@ -47,6 +47,11 @@ class StoreLock {
   static Result<StoreLock> acquire(os::Files& files, const std::string& dir, const os::Clock& clock,
                                    os::Duration wait,
                                    const std::function<bool()>& should_stop = {});
+  StoreLock(StoreLock&&) = default;
+  StoreLock& operator=(StoreLock&&) = delete;
+  // A process that lives on without the store is not to be taken for its holder: the record says
+  // so, for what that is worth without a sync.
+  ~StoreLock();
   // Rewrites and syncs the record.
   Result<> set_state(std::string_view state);
   // What stood there before.
@@ -56,9 +61,12 @@ class StoreLock {
   StoreLock(std::unique_ptr<os::File> file, std::optional<LockRecord> previous,
             const os::Clock& clock)
       : file_(std::move(file)), previous_(std::move(previous)), clock_(&clock) {}
-  std::unique_ptr<os::File> file_;
+  LockRecord record(std::string_view state) const;
+
+  std::unique_ptr<os::File> file_;  // null: moved from
   std::optional<LockRecord> previous_;
   const os::Clock* clock_;
+  bool is_named_ = false;  // the record names this process as the holder
 };
 
 }  // namespace defib::store
