@@ -30,7 +30,8 @@ Checkpointer::Checkpointer(os::Files& files, const os::Clock& clock, Start start
       identity_(std::move(start.identity)),
       manifest_(std::move(start.manifest)),
       next_generation_(manifest_.next_generation),
-      files_(std::move(start.files)) {}
+      files_(std::move(start.files)),
+      mapped_(std::move(start.mapped)) {}
 
 std::optional<CheckpointFailure> Checkpointer::write_run(const CheckpointStart& start,
                                                          std::uint64_t replay_rate,
@@ -56,7 +57,7 @@ std::optional<CheckpointFailure> Checkpointer::write_run(const CheckpointStart& 
       return failed;
     }
     auto opened = SortedFile::open(disk_, os::join_path(data_dir_, sorted_file_name(info)), info,
-                                   identity_.uuid);
+                                   identity_.uuid, mapped_);
     if (!opened) return CheckpointFailure{std::move(opened.error()), true};
     added = *std::move(opened);
     next.files.push_back(info);
@@ -115,7 +116,7 @@ std::optional<CheckpointFailure> Checkpointer::merge_newest(std::size_t count, c
     return failed;
   }
   auto opened = SortedFile::open(disk_, os::join_path(data_dir_, sorted_file_name(info)), info,
-                                 identity_.uuid);
+                                 identity_.uuid, mapped_);
   if (!opened) return CheckpointFailure{std::move(opened.error()), true};
   Manifest next = manifest_;
   next.files.resize(whole ? 0 : 1);

@@ -47,6 +47,7 @@ class Checkpointer {
     Identity identity;
     Manifest manifest;
     std::vector<std::shared_ptr<const SortedFile>> files;  // newest first
+    std::shared_ptr<MappedMemory> mapped;                  // that new files take part in
   };
   Checkpointer(os::Files& files, const os::Clock& clock, Start start);
 
@@ -86,7 +87,8 @@ class Checkpointer {
   std::uint64_t next_generation_;
   std::optional<PageFile> page_file_;                     // opened at the first write
   std::vector<std::shared_ptr<const SortedFile>> files_;  // newest first
-  std::vector<std::string> replaced_;                     // paths
+  std::shared_ptr<MappedMemory> mapped_;
+  std::vector<std::string> replaced_;  // paths
   std::uint64_t bytes_written_ = 0;
 };
 

@@ -22,7 +22,7 @@ constexpr std::size_t kApplyAtOnce = 2048;
 constexpr std::size_t kKeptBytes = 4 << 20;  // of change sets whose memory is used again
 constexpr os::Duration kBehindPause = std::chrono::milliseconds(1);
 constexpr os::Duration kSleepSlice = std::chrono::milliseconds(5);  // how long close() may wait
-constexpr std::uint64_t kPaceStep = 8 << 20;                        // bytes
+constexpr std::uint64_t kPaceStep = 256 << 10;                      // bytes
 // Until a replay was measured: a cautious guess for a machine of today.
 constexpr std::uint64_t kAssumedReplayRate = 400 << 20;  // bytes a second
 
@@ -69,7 +69,9 @@ Engine::Engine(std::string dir, const Options& options, Opened opened)
                     {.dir = dir_,
                      .identity = opened.identity,
                      .manifest = opened.manifest,
-                     .files = opened.files}),
+                     .files = opened.files,
+                     .mapped = opened.mapped}),
+      mapped_(opened.mapped),
       last_numbered_(opened.log.last_lsn),
       published_(opened.log.last_lsn),
       names_(opened.names),
@@ -183,17 +185,7 @@ Result<std::unique_ptr<Snapshot>> Engine::snapshot() {
     if (closed_) return is_closed();
     now = view(lock);
   }
-  trim_cache(now->files);
   return make_snapshot(std::move(now));
-}
-
-// The kernel keeps the pages as long as it has room for them; they are only no part of this
-// process any more, and checked again when they are touched again.
-void Engine::trim_cache(const std::vector<std::shared_ptr<const SortedFile>>& files) const {
-  std::uint64_t touched = 0;
-  for (const auto& file : files) touched += file->touched_bytes();
-  if (touched <= options_.cache_size) return;
-  for (const auto& file : files) file->release_memory();
 }
 
 // The state of the last published commit.
@@ -579,7 +571,6 @@ Pace Engine::make_pace() {
   return [this, state](std::uint64_t bytes) -> Result<> {
     if (stopping_) return Error(Code::kCancelled, "the store is being closed");
     state->bytes += bytes;
-    trim_cache(checkpointer_.files());
     // Executors of one thread: what that thread would do stays done.
     if (clock_.mono_ns() - state->synced >= options_.background_sync.count()) {
       (void)log_.sync();  // Its failure is found by the next commit.
@@ -742,7 +733,7 @@ Statistics Engine::statistics() const {
   now.log_bytes = log_.appended_bytes();
   now.tail_bytes = tail_bytes(lock);
   now.memory_bytes = active_->memory();
-  for (const auto& file : sorted_files_) now.mapped_bytes += file->touched_bytes();
+  now.mapped_bytes = mapped_->bytes();
   now.runs = static_cast<std::uint32_t>(sorted_files_.empty() ? 0 : sorted_files_.size() - 1);
   now.replay_bytes_per_second = replay_rate_;
   now.estimated_recovery = estimated_replay(now.tail_bytes);

@@ -108,7 +108,6 @@ class Engine final : public Store {
   ViewPtr view(Lock& lock);
   std::vector<PendingPtr> take_unapplied(std::vector<OverlayChange>& changes, const Lock& lock);
   void background_apply();
-  void trim_cache(const std::vector<std::shared_ptr<const SortedFile>>& files) const;
   Result<> refuse_if_unusable() const;
   Error poisoned(const Error& cause) const;
   Error full(const Error& cause) const;
@@ -161,6 +160,7 @@ class Engine final : public Store {
 
   std::mutex checkpoint_mutex_;  // one checkpoint or merge at a time, and close() after it
   Checkpointer checkpointer_;    // guarded by it
+  const std::shared_ptr<MappedMemory> mapped_;
 
   mutable std::mutex mutex_;         // guards all below
   std::condition_variable changed_;  // a write ended

@@ -164,7 +164,8 @@ Result<std::unique_ptr<Snapshot>> Store::open_read_only(const std::string& dir, 
   const Environment env = environment(options);
   const auto attempt = [&]() -> Result<ViewPtr> {
     DEFIB_TRY_ASSIGN(Picture picture, take_picture(env.files, env.clock, dir));
-    return build_view(env.files, dir, std::move(picture));
+    return build_view(env.files, dir, std::move(picture),
+                      std::make_shared<MappedMemory>(options.cache_size));
   };
   auto view = look_until(env, dir, attempt, [](const auto& r) { return r.has_value(); });
   if (!view) return Error(std::move(view.error()));

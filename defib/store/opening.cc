@@ -531,8 +531,10 @@ Result<> Opening::recover_transactions(StageContext& context) {
 Result<> Opening::reconstruct_indexes(StageContext& context) {
   const auto& named = opened_.manifest.files;
   StagePulse pulse(context, named.size(), "files of base and runs opened");
-  DEFIB_TRY_ASSIGN(opened_.files, open_sorted_files(files_, dir_, opened_.manifest,
-                                                    opened_.identity, pulse.pulse()));
+  opened_.mapped = std::make_shared<MappedMemory>(options_.cache_size);
+  DEFIB_TRY_ASSIGN(opened_.files,
+                   open_sorted_files(files_, dir_, opened_.manifest, opened_.identity,
+                                     pulse.pulse(), opened_.mapped));
   DEFIB_TRY(pulse.finish());
   std::uint64_t records = opened_.overlay->records();
   for (const auto& file : opened_.files) records += file->info().records;

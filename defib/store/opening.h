@@ -37,6 +37,7 @@ struct Opened {
   Manifest manifest;
   std::shared_ptr<const TableNames> names;
   std::vector<std::shared_ptr<const SortedFile>> files;  // newest first
+  std::shared_ptr<MappedMemory> mapped;                  // of files
   std::shared_ptr<Overlay> overlay;                      // what the log adds to them
   LogAssessment log;
   std::vector<std::string> mapped_segments;  // whose bytes the overlay refers to

@@ -316,17 +316,15 @@ Result<> stream_log(os::Files& files, const std::string& dir, const Identity& id
   return commits_missing(from, last, names.back());
 }
 
-Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(os::Files& files,
-                                                                         const std::string& dir,
-                                                                         const Manifest& manifest,
-                                                                         const Identity& identity,
-                                                                         const Pulse& pulse) {
+Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(
+    os::Files& files, const std::string& dir, const Manifest& manifest, const Identity& identity,
+    const Pulse& pulse, const std::shared_ptr<MappedMemory>& memory) {
   std::vector<std::shared_ptr<const SortedFile>> opened;
   const std::string data = os::join_path(dir, kDataDir);
   for (auto info = manifest.files.rbegin(); info != manifest.files.rend(); ++info) {
     if (pulse) DEFIB_TRY(pulse(opened.size()));
     const std::string path = os::join_path(data, sorted_file_name(*info));
-    auto file = SortedFile::open(files, path, *info, identity.uuid);
+    auto file = SortedFile::open(files, path, *info, identity.uuid, memory);
     if (file) {
       opened.push_back(*std::move(file));
       continue;
@@ -416,11 +414,13 @@ Result<Picture> take_picture(os::Files& files, const os::Clock& clock, const std
   return picture;
 }
 
-Result<ViewPtr> build_view(os::Files& files, const std::string& dir, Picture picture) {
+Result<ViewPtr> build_view(os::Files& files, const std::string& dir, Picture picture,
+                           const std::shared_ptr<MappedMemory>& memory) {
   if (!picture.log) return picture.log.error();
   const Manifest& manifest = picture.pages.manifest;
   const auto view = std::make_shared<View>();
-  DEFIB_TRY_ASSIGN(view->files, open_sorted_files(files, dir, manifest, picture.identity));
+  DEFIB_TRY_ASSIGN(view->files,
+                   open_sorted_files(files, dir, manifest, picture.identity, {}, memory));
   DEFIB_TRY_ASSIGN(TableNames names, table_names(manifest));
   OneThread helper;
   DEFIB_TRY_ASSIGN(const Replayed replayed,

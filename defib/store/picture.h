@@ -54,12 +54,11 @@ Result<> stream_log(os::Files& files, const std::string& dir, const Identity& id
                     const std::function<bool(const CommittedTransaction&)>& sink);
 
 // The base and the runs that the manifest names, newest first. RecoveryImpossible (path, reason)
-// where one is missing or is not the file that was written. `pulse` hears of files.
-Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(os::Files& files,
-                                                                         const std::string& dir,
-                                                                         const Manifest& manifest,
-                                                                         const Identity& identity,
-                                                                         const Pulse& pulse = {});
+// where one is missing or is not the file that was written. `pulse` hears of files;
+// `memory`: see SortedFile::open().
+Result<std::vector<std::shared_ptr<const SortedFile>>> open_sorted_files(
+    os::Files& files, const std::string& dir, const Manifest& manifest, const Identity& identity,
+    const Pulse& pulse = {}, const std::shared_ptr<MappedMemory>& memory = nullptr);
 // InconsistentState where a name or number stands twice.
 Result<TableNames> table_names(const Manifest& manifest);
 // What the manifest says to whoever judges the log.
@@ -85,6 +84,7 @@ struct Picture {
 // RecoveryImpossible where the manifest cannot be read.
 Result<Picture> take_picture(os::Files& files, const os::Clock& clock, const std::string& dir);
 // The state of the last commit that the files hold; the picture's segments go into it.
-Result<ViewPtr> build_view(os::Files& files, const std::string& dir, Picture picture);
+Result<ViewPtr> build_view(os::Files& files, const std::string& dir, Picture picture,
+                           const std::shared_ptr<MappedMemory>& memory = nullptr);
 
 }  // namespace defib::store

@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "defib/base/assert.h"
+#include "defib/store/mapped_memory.h"
 #include "defib/store/sorted_file_format.h"
 #include "defib/store/sorted_file_verify.h"
 
@@ -14,6 +15,8 @@ namespace defib::store {
 namespace {
 
 using namespace sorted;
+
+constexpr std::uint64_t kWindow = 64 << 10;  // bytes that a fault maps (fault_around_bytes)
 
 // The way from a table's root to a unit: the index units above it and which child was taken.
 struct Path {
@@ -71,7 +74,8 @@ class FileCursor;
 class MappedSortedFile final : public SortedFile {
  public:
   MappedSortedFile(std::unique_ptr<os::File> file, std::unique_ptr<os::FileView> view,
-                   std::string path, SortedFileInfo info, std::string store_uuid, Frame frame)
+                   std::string path, SortedFileInfo info, std::string store_uuid, Frame frame,
+                   std::shared_ptr<MappedMemory> memory)
       : file_(std::move(file)),
         view_(std::move(view)),
         base_(view_->bytes().data()),
@@ -80,7 +84,17 @@ class MappedSortedFile final : public SortedFile {
         store_uuid_(std::move(store_uuid)),
         frame_(std::move(frame)),
         words_((std::size_t{frame_.units} + 63) / 64),
-        checked_(std::make_unique<std::atomic<std::uint64_t>[]>(words_)) {}
+        checked_(std::make_unique<std::atomic<std::uint64_t>[]>(words_)),
+        memory_(std::move(memory)),
+        window_words_(window_of(view_->bytes().size()) / 64 + 1),
+        windows_(std::make_unique<std::atomic<std::uint64_t>[]>(window_words_)) {
+    if (memory_ != nullptr) memory_->add(*this);
+  }
+  MappedSortedFile(const MappedSortedFile&) = delete;
+  MappedSortedFile& operator=(const MappedSortedFile&) = delete;
+  ~MappedSortedFile() override {
+    if (memory_ != nullptr) memory_->remove(*this);
+  }
 
   const SortedFileInfo& info() const override { return info_; }
   const std::string& path() const override { return path_; }
@@ -115,6 +129,12 @@ class MappedSortedFile final : public SortedFile {
     return at != frame_.tables.end() && at->table == table ? &*at : nullptr;
   }
   const char* first_touch(const UnitRef& ref, TableId table, Problem& problem) const;
+  void count_memory(const UnitRef& ref) const;
+  // The window of addresses that `offset` lies in.
+  std::size_t window_of(std::uint64_t offset) const {
+    const auto begin = reinterpret_cast<std::uintptr_t>(base_);
+    return static_cast<std::size_t>((begin + offset) / kWindow - begin / kWindow);
+  }
   Result<std::optional<LayerEntry>> find_again(const DirectoryEntry& entry,
                                                std::string_view key) const;
 
@@ -128,6 +148,10 @@ class MappedSortedFile final : public SortedFile {
   std::size_t words_;
   // A bit for each unit: it was checked since its memory was last released.
   std::unique_ptr<std::atomic<std::uint64_t>[]> checked_;
+  std::shared_ptr<MappedMemory> memory_;  // null: nobody counts
+  // A bit for each window of addresses: it was touched since.
+  std::size_t window_words_;
+  std::unique_ptr<std::atomic<std::uint64_t>[]> windows_;
   mutable std::atomic<std::uint64_t> touched_ = 0;
 };
 
@@ -310,10 +334,20 @@ const char* MappedSortedFile::first_touch(const UnitRef& ref, TableId table,
                                  : check_unit(scratch, frame_.owner, ref, table);
   if (!problem.text.empty()) return nullptr;
   const std::uint64_t bit = std::uint64_t{1} << (ref.number % 64);
-  if ((checked_[ref.number / 64].fetch_or(bit, std::memory_order_acq_rel) & bit) == 0) {
-    touched_.fetch_add(ref.size, std::memory_order_relaxed);
-  }
+  checked_[ref.number / 64].fetch_or(bit, std::memory_order_acq_rel);
+  count_memory(ref);
   return base_ + ref.offset;
+}
+
+// The kernel maps what it has around a touched page, too.
+void MappedSortedFile::count_memory(const UnitRef& ref) const {
+  std::uint64_t more = 0;
+  for (std::size_t i = window_of(ref.offset); i <= window_of(ref.offset + ref.size - 1); ++i) {
+    const std::uint64_t bit = std::uint64_t{1} << (i % 64);
+    if ((windows_[i / 64].fetch_or(bit, std::memory_order_relaxed) & bit) == 0) more += kWindow;
+  }
+  touched_.fetch_add(more, std::memory_order_relaxed);
+  if (more > 0 && memory_ != nullptr) memory_->grow(more);
 }
 
 std::unique_ptr<LayerCursor> MappedSortedFile::cursor(TableId table) const {
@@ -337,6 +371,7 @@ std::uint64_t MappedSortedFile::records(TableId table) const {
 void MappedSortedFile::release_memory() const {
   // In this order a reader beside it can only make the count too large.
   touched_.store(0, std::memory_order_relaxed);
+  for (std::size_t i = 0; i < window_words_; ++i) windows_[i].store(0, std::memory_order_relaxed);
   for (std::size_t i = 0; i < words_; ++i) checked_[i].store(0, std::memory_order_release);
   view_->release(0, view_->bytes().size());
 }
@@ -345,15 +380,17 @@ void MappedSortedFile::release_memory() const {
 
 Result<std::shared_ptr<SortedFile>> SortedFile::open(os::Files& files, const std::string& path,
                                                      const SortedFileInfo& expected,
-                                                     const std::string& store_uuid) {
+                                                     const std::string& store_uuid,
+                                                     std::shared_ptr<MappedMemory> memory) {
   DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files.open(path, os::OpenMode::kRead));
   DEFIB_TRY_ASSIGN(Frame frame, read_frame(*file, path, expected, store_uuid));
   DEFIB_TRY_ASSIGN(std::unique_ptr<os::FileView> view, file->map());
   if (view->bytes().size() != expected.size) {
     return Error(Code::kCorrupted, fmt::format("'{}' changes its size", path)).with("path", path);
   }
-  return std::shared_ptr<SortedFile>(std::make_shared<MappedSortedFile>(
-      std::move(file), std::move(view), path, expected, store_uuid, std::move(frame)));
+  return std::shared_ptr<SortedFile>(
+      std::make_shared<MappedSortedFile>(std::move(file), std::move(view), path, expected,
+                                         store_uuid, std::move(frame), std::move(memory)));
 }
 
 }  // namespace defib::store

@@ -27,6 +27,7 @@
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/store/layer.h"
+#include "defib/store/mapped_memory.h"
 
 namespace defib::store {
 
@@ -57,8 +58,8 @@ struct SortedFileSettings {
   std::uint64_t generation = 0;
   std::uint64_t last_commit = 0;
   std::uint32_t page_size = 16 << 10;  // aim for a block, bytes; a power of two
-  // Called with the bytes written since the last call, about every MiB and outside of all locks:
-  // paces the writer, and ends it with its error.
+  // Called with the bytes written since the last call, about every 256 KiB and outside of all
+  // locks: paces the writer, and ends it with its error.
   std::function<Result<>(std::uint64_t)> pace;
 };
 
@@ -88,14 +89,15 @@ struct SortedDamage {
   bool holds_records = true;
 };
 
-class SortedFile {
+class SortedFile : public MappedMemory::User {
  public:
   // `expected` from the manifest: Corrupted where the file's footer is not that one, FileNotFound
-  // where it is missing. InconsistentState where it belongs to another store.
+  // where it is missing. InconsistentState where it belongs to another store. `memory` bounds what
+  // of its mapping counts as this process's; null: nothing does.
   static Result<std::shared_ptr<SortedFile>> open(os::Files& files, const std::string& path,
                                                   const SortedFileInfo& expected,
-                                                  const std::string& store_uuid);
-  virtual ~SortedFile() = default;
+                                                  const std::string& store_uuid,
+                                                  std::shared_ptr<MappedMemory> memory = nullptr);
   virtual const SortedFileInfo& info() const = 0;
   virtual const std::string& path() const = 0;
   // The bytes stay valid while the SortedFile lives.
@@ -108,10 +110,10 @@ class SortedFile {
   // against the index, counts. `pulse` is called about every MiB with the bytes done.
   virtual Result<std::vector<SortedDamage>> verify(
       const std::function<Result<>(std::uint64_t)>& pulse) const = 0;
-  // Bytes of the mapping that were touched since they were last released, at most.
+  // Bytes of the mapping that are memory of this process since they were last released, at most.
   virtual std::uint64_t touched_bytes() const = 0;
-  // Gives touched memory back and checks again at the next touch. Any thread.
-  virtual void release_memory() const = 0;
+  // Gives them back; units are checked again at their next touch. Any thread.
+  void release_memory() const override = 0;
 };
 
 // Every record of every sound block of a file of which anything may be broken, in order; what is

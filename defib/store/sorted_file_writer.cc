@@ -17,7 +17,8 @@ namespace {
 
 using namespace sorted;
 
-constexpr std::size_t kBufferSize = 1 << 20;
+// One write past the page cache: what a commit's sync may have to wait for.
+constexpr std::size_t kBufferSize = 256 << 10;
 static_assert(kBufferSize % os::kDirectAlignment == 0 && kFilePage % os::kDirectAlignment == 0);
 
 // Bytes appended to a file in whole buffers whose memory is aligned for direct writes.
