@@ -64,24 +64,6 @@ std::string describe(const LockRecord& record) {
                      record.since);
 }
 
-Error locked(const std::string& path, const std::optional<LockRecord>& record, bool dying) {
-  const std::string holder = record ? describe(*record) : "an unknown process";
-  Error error =
-      Error(Code::kDatabaseLocked, fmt::format("the store is in use by {}{}", holder,
-                                               dying ? ", which does not finish dying" : ""))
-          .with("lock_holder", holder)
-          .with("path", path);
-  if (record) {
-    error = std::move(error).suggest(
-        fmt::format("stop process {}, or wait for it, and repeat", record->pid));
-  }
-  if (record && record->state == "recovering") {
-    error = std::move(error).because(
-        Error(Code::kRecoveryProgress, fmt::format("{} is recovering the store", holder)));
-  }
-  return error;
-}
-
 }  // namespace
 
 std::string encode(const LockRecord& record) {
@@ -143,6 +125,44 @@ std::string living_holder(const std::optional<LockRecord>& record, const os::Clo
                                                                       : std::string();
 }
 
+Error locked_error(const std::string& path, const std::optional<LockRecord>& record,
+                   HolderState state) {
+  const std::string holder = record ? describe(*record) : "an unknown process";
+  if (!record || state == HolderState::kNone || state == HolderState::kDead) {
+    // An open file description outlives its process in every child that inherited it.
+    return Error(Code::kDatabaseLocked,
+                 fmt::format("the store is locked by a process that did not say who it is; the "
+                             "last one that did, and is gone, was {}",
+                             holder))
+        .with("lock_holder", "an unknown process")
+        .with("path", path)
+        .suggest(fmt::format("find the process with `find /proc -lname {} 2>/dev/null`: a program "
+                             "that the last holder started may have inherited its files; end it, "
+                             "and repeat",
+                             path));
+  }
+  Error error =
+      Error(Code::kDatabaseLocked,
+            fmt::format("the store is in use by {}{}", holder,
+                        state == HolderState::kDying ? ", which does not finish dying" : ""))
+          .with("lock_holder", holder)
+          .with("pid", std::int64_t{record->pid})
+          .with("path", path);
+  if (record->state != "recovering") {
+    return std::move(error).suggest(
+        fmt::format("wait for process {} to end, or, if it should not run, end it with `kill {}`; "
+                    "then repeat",
+                    record->pid, record->pid));
+  }
+  return std::move(error)
+      .because(Error(Code::kRecoveryProgress, fmt::format("{} is recovering the store", holder))
+                   .suggest(fmt::format("wait; `defib store status {} --json` shows who recovers",
+                                        os::parent_dir(path))))
+      .suggest(fmt::format("wait for it, and repeat: `tail --pid={} -f /dev/null` returns when "
+                           "process {} has ended",
+                           record->pid, record->pid));
+}
+
 Result<StoreLock> StoreLock::acquire(os::Files& files, const std::string& dir,
                                      const os::Clock& clock, os::Duration wait,
                                      const std::function<bool()>& should_stop) {
@@ -155,13 +175,13 @@ Result<StoreLock> StoreLock::acquire(os::Files& files, const std::string& dir,
     if (taken) return StoreLock(std::move(file), std::move(record), clock);
     if (taken.error().code() != Code::kDatabaseLocked) return Error(std::move(taken.error()));
     const HolderState state = record ? holder_state(*record, clock) : HolderState::kNone;
-    if (state == HolderState::kAlive) return locked(path, record, false);
+    if (state == HolderState::kAlive) return locked_error(path, record, state);
     // The record's process is gone or going: the kernel is about to release its lock, or a new
     // holder is about to write its name.
     const os::Duration waited(clock.mono_ns() - start);
     const bool introducing = state == HolderState::kNone || state == HolderState::kDead;
     if (waited >= (introducing ? std::max(wait, kIntroduction) : wait)) {
-      return locked(path, record, state == HolderState::kDying);
+      return locked_error(path, record, state);
     }
     if (should_stop && should_stop()) {
       return Error(Code::kCancelled, "stopped while another process was letting the store go");

@@ -40,6 +40,11 @@ HolderState holder_state(const LockRecord& record, const os::Clock& clock);
 // "pid 123 (engine), since 2026-01-01T00:00:00Z"; empty where the record's process is not alive.
 std::string living_holder(const std::optional<LockRecord>& record, const os::Clock& clock);
 
+// DatabaseLocked by the process of the record, or by one that nobody knows; its cause is
+// RecoveryProgress while that one recovers.
+Error locked_error(const std::string& path, const std::optional<LockRecord>& record,
+                   HolderState state);
+
 class StoreLock {
  public:
   // Waits up to `wait` for a holder that is dying, and not after `should_stop` answers true (that
