@@ -42,10 +42,22 @@ class Contract(StoreCase):
         self.assertEqual((error["code"], error["class"]), (code, error_class), error)
         self.assert_fields(error, *fields)
 
+    def expect_planned(self, code, returncode=1, **options):
+        """The dry run foresees the error, with its exit code, and touches nothing."""
+        with self.unchanged():
+            planned = run("recover", self.dir, "--dry-run", "--json", **options)
+        self.assertEqual(planned.returncode, returncode, planned.stdout + planned.stderr)
+        stages = json.loads(planned.stdout)["stages"]
+        errors = [stage["error"] for stage in stages if "error" in stage]
+        self.assertTrue(errors, planned.stdout)
+        self.assertEqual(errors[0]["code"], code, errors[0])
+        self.check_error(errors[0])
+
     def test_minus_70_a_base_that_is_cut(self):
         self.fill()
         with open(self.one("data/*.base"), "r+b") as file:
             file.truncate(8192)
+        self.expect_planned(-70)
         with self.unchanged():
             error = self.error_of("recover", self.dir)
         self.expect(-70, CRITICAL, error, "reason", "path")
@@ -54,6 +66,7 @@ class Contract(StoreCase):
     def test_minus_71_a_flipped_byte_inside_the_log(self):
         self.killed_load(20)
         damage(self.one("wal/*.wal"), 4096 + 70)
+        self.expect_planned(-71)
         error = self.error_of("recover", self.dir)
         self.expect(-71, CRITICAL, error, "details", "path", "offset")
         command = self.cure(error)
@@ -69,6 +82,7 @@ class Contract(StoreCase):
             with open(os.path.join(place, "filler"), "wb") as file:
                 free = os.statvfs(place)
                 file.write(b"x" * (free.f_bavail * free.f_frsize - (64 << 10)))
+            self.expect_planned(-72)
             error = self.error_of("recover", self.dir)
             self.expect(-72, RETRYABLE, error, "resource", "required", "available")
             self.assertIn("disk", error["fields"]["resource"])
@@ -82,6 +96,7 @@ class Contract(StoreCase):
 
     def test_minus_72_too_few_descriptors(self):
         self.killed_load(20)
+        self.expect_planned(-72, preexec_fn=limit(resource.RLIMIT_NOFILE, 20))
         error = self.error_of("recover", self.dir, preexec_fn=limit(resource.RLIMIT_NOFILE, 20))
         self.expect(-72, RETRYABLE, error, "resource", "required", "available")
         self.assertEqual(error["fields"]["resource"], "file descriptors")
@@ -94,6 +109,9 @@ class Contract(StoreCase):
     def test_minus_72_too_little_address_space(self):
         self.killed_big_load(60)
         low = limit(resource.RLIMIT_AS, 120 << 20)
+        planned = run("recover", self.dir, "--dry-run", "--json", preexec_fn=low)
+        self.assertEqual(planned.returncode, 1, planned.stderr)
+        self.assertIn('"code":-72', planned.stdout)
         error = self.error_of("recover", self.dir, preexec_fn=low)
         self.expect(-72, RETRYABLE, error, "resource", "required", "available")
         self.assertEqual(error["fields"]["resource"], "address space")
@@ -125,6 +143,7 @@ class Contract(StoreCase):
     def test_minus_75_a_damaged_identity(self):
         self.fill()
         damage(os.path.join(self.dir, "store.id"), 20)
+        self.expect_planned(-75)
         with self.unchanged():
             error = self.error_of("put", self.dir, "t", "k", "v")
         self.expect(-75, CRITICAL, error, "description", "diagnostics", "recovery_suggestions")
@@ -134,6 +153,7 @@ class Contract(StoreCase):
         self.fill()
         for size in (5000, 2048, 131072, 0):
             rewrite_identity(self.dir, page_size=size)
+            self.expect_planned(-76, returncode=2)
             with self.unchanged():
                 error = self.error_of("recover", self.dir, returncode=2)
             self.expect(-76, RETRYABLE, error, "setting", "issue", "fix")
@@ -152,6 +172,7 @@ class Contract(StoreCase):
             self.killed_load(5)
             subprocess.run(["chown", "-R", str(NOBODY), self.dir], check=True)
             os.chmod(os.path.join(self.dir, path), rights)
+            self.expect_planned(-77, preexec_fn=as_nobody)
             error = self.error_of("recover", self.dir, preexec_fn=as_nobody)
             self.expect(-77, RETRYABLE, error, "path", "required_permissions")
             self.assertEqual(error["commands"], [["chmod", "-R", "u+rwX", self.dir]])
@@ -184,6 +205,7 @@ class Contract(StoreCase):
             self.dir = os.path.join(place, "store")
             self.killed_load(5)
             subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+            self.expect_planned(-77)
             error = self.error_of("recover", self.dir)
             self.expect(-77, RETRYABLE, error, "path", "required_permissions")
             self.assertEqual(self.cure(error), ["mount", "-o", "remount,rw", place])
@@ -193,6 +215,7 @@ class Contract(StoreCase):
     def test_minus_78_a_log_directory_that_is_gone(self):
         self.fill()
         shutil.move(os.path.join(self.dir, "wal"), os.path.join(self.folder.name, "kept"))
+        self.expect_planned(-78)
         with self.unchanged(but=("LOCK",)):  # It says who tried to recover.
             error = self.error_of("put", self.dir, "t", "k", "v")
         self.expect(-78, RETRYABLE, error, "dependency", "issue")

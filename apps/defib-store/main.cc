@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <new>
 #include <string_view>
 
 #include "apps/defib-store/commands.h"
@@ -37,12 +38,27 @@ class Program {
     for (const auto& [verb, function] : verbs_) {
       if (!verb->parsed()) continue;
       arguments_.verb = verb->get_name();
-      return function(arguments_);
+      try {
+        return function(arguments_);
+      } catch (const std::bad_alloc&) {
+        return out_of_memory();
+      }
     }
     return 2;
   }
 
  private:
+  // The kernel hands out memory that it does not have, but not above this process's limit.
+  int out_of_memory() {
+    return defib::store_program::report(
+        defib::Error(defib::Code::kInsufficientResources, "this process may not use more memory")
+            .with("resource", "address space")
+            .with("required", "unknown")
+            .with("available", "0")
+            .suggest("raise its limit (`ulimit -v` shows it)"),
+        arguments_);
+  }
+
   int wrong_usage(std::string what, int argc, char** argv) {
     std::string help = "defib store";
     const std::string first = argc > 1 ? argv[1] : "";

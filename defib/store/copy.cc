@@ -15,7 +15,6 @@
 namespace defib::store {
 namespace {
 
-constexpr int kMaxLooks = 8;                       // at a store whose writer is at work
 constexpr std::size_t kCopyBatch = 4 << 20;        // bytes in one transaction of a repair
 constexpr std::uint64_t kReleaseEvery = 64 << 20;  // bytes copied
 constexpr std::uint64_t kSpareDisk = 4 << 20;
@@ -81,12 +80,9 @@ Result<SourceState> look_once(const Environment& env, const std::string& dir) {
 
 // Files in motion may look like damage; then it looks again.
 Result<SourceState> look(const Environment& env, const std::string& dir) {
-  auto state = look_once(env, dir);
-  for (int looks = 1; looks < kMaxLooks && !state; ++looks) {
-    if (living_holder(read_lock_record(env.files, dir), env.clock).empty()) break;
-    state = look_once(env, dir);
-  }
-  return state;
+  return look_until(
+      env.files, dir, env.clock, [&] { return look_once(env, dir); },
+      [](const auto& state) { return state.has_value(); });
 }
 
 std::string origin_path(const std::string& dir) {

@@ -125,6 +125,20 @@ std::string living_holder(const std::optional<LockRecord>& record, const os::Clo
                                                                       : std::string();
 }
 
+WriterSight see_writer(os::Files& files, const std::string& dir, const os::Clock& clock) {
+  WriterSight sight;
+  if (auto text = os::read_file(files, os::join_path(dir, kLockFile), 1 << 16)) {
+    sight.text = *std::move(text);
+  }
+  sight.is_held = !living_holder(decode_lock_record(sight.text), clock).empty();
+  for (const std::string_view folder : {kWalDir, kDataDir}) {
+    const auto names = files.list(os::join_path(dir, folder));
+    if (!names) continue;
+    for (const std::string& name : *names) sight.text += "/" + name;
+  }
+  return sight;
+}
+
 Error locked_error(const std::string& path, const std::optional<LockRecord>& record,
                    HolderState state) {
   const std::string holder = record ? describe(*record) : "an unknown process";

@@ -14,8 +14,6 @@ namespace {
 
 using wire::Json;
 
-constexpr int kMaxLooks = 8;
-
 Json with_problem(const Error& error) {
   return Json::object({{"problem", error.message()}});
 }
@@ -249,12 +247,7 @@ Result<Json> inspect_store(const std::string& dir, std::string_view part, Option
   const auto is_settled = [](const Result<Json>& found) {
     return found && found->dump().find("\"problem\":") == std::string::npos;
   };
-  auto found = inspect_once(files, dir, part);
-  for (int looks = 1; looks < kMaxLooks && !is_settled(found); ++looks) {
-    if (living_holder(read_lock_record(files, dir), clock).empty()) break;
-    found = inspect_once(files, dir, part);
-  }
-  return found;
+  return look_until(files, dir, clock, [&] { return inspect_once(files, dir, part); }, is_settled);
 }
 
 }  // namespace defib::store

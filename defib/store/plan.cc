@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "defib/store/lock.h"
 #include "defib/store/picture.h"
 #include "defib/store/resources.h"
 
@@ -13,9 +14,9 @@ namespace {
 constexpr std::uint64_t kMemoryPart = 2;  // of the log's bytes, as resources.cc reckons
 constexpr std::uint64_t kAssumedReplayRate = 400 << 20;  // bytes a second, before any measurement
 constexpr std::uint64_t kAssumedReadRate = 1 << 30;      // of the log, checksums included
+constexpr std::uint64_t kOwnThreads = 2;                 // that opening starts before it looks
 constexpr std::uint64_t kSpareForRun = 1 << 20;
 constexpr double kSmallStage = 0.001;  // seconds
-constexpr int kMaxLooks = 8;
 
 constexpr std::string_view kStageNames[] = {
     "initialization",         "lock_acquisition", "config_validation",    "resource_check",
@@ -106,11 +107,9 @@ class Planner {
 
   // Everything from the manifest to the leftovers.
   void plan_files() {
-    auto picture = take_picture(files_, clock_, dir_);
-    for (int looks = 1; looks < kMaxLooks && !plan_.lock_holder.empty(); ++looks) {
-      if (picture && picture->log) break;
-      picture = take_picture(files_, clock_, dir_);
-    }
+    auto picture = look_until(
+        files_, dir_, clock_, [this] { return take_picture(files_, clock_, dir_); },
+        [](const auto& found) { return found.has_value() && found->log.has_value(); });
     const auto names = list_segments(files_, dir_);
     if (!names) return fail(kResources, missing_log(dir_, names.error()));
     if (!picture) return fail(kDiscovery, picture.error());
@@ -256,6 +255,7 @@ class Planner {
                                                 .last_segment_bytes = last_segment_,
                                                 .segments = segments_,
                                                 .segment_size = options_.segment_size,
+                                                .threads_to_start = kOwnThreads,
                                                 .is_needed = plan_.needed});
     plan_.memory = needs.memory;
     plan_.address_space = needs.address_space;

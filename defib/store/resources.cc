@@ -17,6 +17,8 @@ constexpr std::uint64_t kSpareMemory = 16 << 20;
 constexpr std::uint64_t kSpareDescriptors = 32;
 // What replaying takes for each byte of log: positions of records, and the nodes over them.
 constexpr std::uint64_t kMemoryPart = 2;
+// The stack of a thread.
+constexpr std::uint64_t kThreadSpace = 8 << 20;
 constexpr std::uint64_t kProcFileSize = 1 << 16;
 
 // The number that follows `key` in a file of /proc; none where there is no such file or line, or
@@ -93,7 +95,8 @@ ResourceNeeds resource_needs(os::Files& files, const std::string& dir, const Rec
 
   const auto space = proc_number(files, "/proc/self/limits", "Max address space");
   if (space) {
-    needs.address_space.required = needs.memory.required + size.log_bytes + data_bytes(files, dir);
+    needs.address_space.required = needs.memory.required + size.log_bytes + data_bytes(files, dir) +
+                                   size.threads_to_start * kThreadSpace;
     const std::uint64_t used = proc_number(files, "/proc/self/status", "VmSize:").value_or(0);
     needs.address_space.available = left_of(*space, used * 1024);
   }

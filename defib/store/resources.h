@@ -32,8 +32,9 @@ struct RecoverySize {
   std::uint64_t log_bytes = 0;
   std::uint64_t last_segment_bytes = 0;
   std::uint64_t segments = 0;
-  std::uint64_t segment_size = 0;  // of a new one
-  bool is_needed = false;          // false: the store was closed cleanly, and nothing is written
+  std::uint64_t segment_size = 0;      // of a new one
+  std::uint64_t threads_to_start = 0;  // of the store's own, where it has none yet
+  bool is_needed = false;  // false: the store was closed cleanly, and nothing is written
 };
 
 ResourceNeeds resource_needs(os::Files& files, const std::string& dir, const RecoverySize& size);
