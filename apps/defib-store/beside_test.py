@@ -92,7 +92,7 @@ class Beside(StoreCase):
             writer = threading.Thread(target=self.write_until, args=(ended, pids))
             writer.start()
             try:
-                end = time.monotonic() + 6
+                end = time.monotonic() + 4
                 while time.monotonic() < end:
                     for words in (["status", "--json"], ["verify", "--json"], ["inspect", "--json"],
                                   ["status"], ["verify"], ["inspect", "wal"]):
