@@ -20,6 +20,9 @@ constexpr std::size_t kRecordSize = 512;  // padded, so that it is replaced in o
 constexpr os::Duration kPoll = std::chrono::milliseconds(1);
 // How long a holder may take between locking the file and saying who it is.
 constexpr os::Duration kIntroduction = std::chrono::milliseconds(200);
+// A process that has taken its SIGKILL looks alive until the kernel marks it as exiting, for as
+// long as it does not get to run; one that is alive in so many looks in a row is.
+constexpr int kSureLooks = 20;
 constexpr std::uint64_t kExitingFlag = 0x4;  // PF_EXITING in field 9 of /proc/PID/stat
 
 std::uint64_t to_number(std::string_view text, int base = 10) {
@@ -39,16 +42,10 @@ std::string own_program() {
   return exe ? exe->substr(exe->rfind('/') + 1) : "unknown";
 }
 
+// What is pending is read before the flags: a process goes from a SIGKILL that is pending to one
+// that it has taken, and is then exiting; read the other way round, it could pass between the two
+// reads.
 bool is_dying(int pid) {
-  const auto text = os::read_file(os::real_files(), fmt::format("/proc/{}/stat", pid), 4096);
-  if (!text) return true;
-  const std::size_t close = text->rfind(')');
-  if (close == std::string::npos || close + 2 >= text->size()) return false;
-  std::string_view rest = std::string_view(*text).substr(close + 2);
-  if (rest[0] == 'Z' || rest[0] == 'X') return true;
-  for (int field = 3; field < 9; ++field) rest.remove_prefix(rest.find(' ') + 1);
-  if ((to_number(rest.substr(0, rest.find(' '))) & kExitingFlag) != 0) return true;
-  // A SIGKILL that is on its way.
   const auto status = os::read_file(os::real_files(), fmt::format("/proc/{}/status", pid), 16384);
   for (const std::string_view key : {"\nSigPnd:\t", "\nShdPnd:\t"}) {
     const std::size_t at = status ? status->find(key) : std::string::npos;
@@ -56,7 +53,14 @@ bool is_dying(int pid) {
     const std::string_view mask = std::string_view(*status).substr(at + key.size(), 16);
     if ((to_number(mask, 16) & (1U << 8)) != 0) return true;
   }
-  return false;
+  const auto text = os::read_file(os::real_files(), fmt::format("/proc/{}/stat", pid), 4096);
+  if (!text) return true;
+  const std::size_t close = text->rfind(')');
+  if (close == std::string::npos || close + 2 >= text->size()) return false;
+  std::string_view rest = std::string_view(*text).substr(close + 2);
+  if (rest[0] == 'Z' || rest[0] == 'X') return true;
+  for (int field = 3; field < 9; ++field) rest.remove_prefix(rest.find(' ') + 1);
+  return (to_number(rest.substr(0, rest.find(' '))) & kExitingFlag) != 0;
 }
 
 std::string describe(const LockRecord& record) {
@@ -183,18 +187,20 @@ Result<StoreLock> StoreLock::acquire(os::Files& files, const std::string& dir,
   const std::string path = os::join_path(dir, kLockFile);
   DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files.open(path, os::OpenMode::kCreate));
   const std::int64_t start = clock.mono_ns();
-  for (;;) {
+  for (int alive_looks = 0;;) {
     Result<> taken = file->try_lock();
     std::optional<LockRecord> record = read_lock_record(files, dir);
     if (taken) return StoreLock(std::move(file), std::move(record), clock);
     if (taken.error().code() != Code::kDatabaseLocked) return Error(std::move(taken.error()));
     const HolderState state = record ? holder_state(*record, clock) : HolderState::kNone;
-    if (state == HolderState::kAlive) return locked_error(path, record, state);
+    alive_looks = state == HolderState::kAlive ? alive_looks + 1 : 0;
+    if (alive_looks == kSureLooks) return locked_error(path, record, state);
     // The record's process is gone or going: the kernel is about to release its lock, or a new
     // holder is about to write its name.
     const os::Duration waited(clock.mono_ns() - start);
     const bool introducing = state == HolderState::kNone || state == HolderState::kDead;
-    if (waited >= (introducing ? std::max(wait, kIntroduction) : wait)) {
+    const bool is_alive = state == HolderState::kAlive;  // It is looked at again, for some ms.
+    if (!is_alive && waited >= (introducing ? std::max(wait, kIntroduction) : wait)) {
       return locked_error(path, record, state);
     }
     if (should_stop && should_stop()) {

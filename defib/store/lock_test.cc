@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "defib/os/process.h"
@@ -164,6 +165,43 @@ TEST_F(LockOfProcesses, ADyingHolderIsWaitedFor) {
   // Else nothing had to be waited for, and this test would show nothing.
   EXPECT_GT(took, 20);
   EXPECT_LT(took, 10'000);
+}
+
+TEST_F(LockOfProcesses, AKilledHolderIsNeverTakenForALivingOne) {
+  constexpr int kRounds = 150;
+  ASSERT_TRUE(os::real_files().create_dirs(dir()).has_value());
+  double slowest = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      auto lock = StoreLock::acquire(os::real_files(), dir(), os::real_clock(), milliseconds(0));
+      if (!lock || !lock->set_state("open")) ::_exit(3);
+      // Threads that are busy, so that each has to be stopped before the lock goes.
+      for (int i = 0; i < 3; ++i) {
+        std::thread([] {
+          std::atomic<std::uint64_t> turns = 0;
+          for (;;) turns.fetch_add(1);
+        }).detach();
+      }
+      if (::write(ends[1], "x", 1) != 1) ::_exit(4);
+      for (;;) ::pause();
+    }
+    char byte = 0;
+    ASSERT_EQ(::read(ends[0], &byte, 1), 1);
+    ::close(ends[0]);
+    ::close(ends[1]);
+    ::kill(pid, SIGKILL);
+    const std::int64_t begin = os::real_clock().mono_ns();
+    const auto lock =
+        StoreLock::acquire(os::real_files(), dir(), os::real_clock(), Options().lock_wait);
+    slowest = std::max(slowest, milliseconds_since(begin));
+    ASSERT_TRUE(lock.has_value()) << "round " << round << ": " << lock.error().to_text();
+    ASSERT_EQ(::waitpid(pid, nullptr, 0), pid);
+  }
+  fmt::print("{} killed holders with busy threads, the lock was free within {:.1f} ms\n", kRounds,
+             slowest);
 }
 
 TEST_F(LockOfProcesses, AHolderThatDoesNotFinishDyingIsWaitedForNoLongerThanIsAllowed) {
