@@ -12,7 +12,7 @@ from cli_util import (NOBODY, StoreCase, mounted, needs_mounts, needs_root, read
 # Every command that reads DIR, and what else it takes.
 READERS = {"status": [], "verify": [], "inspect": [], "dump": [], "get": ["t", "00001"],
            "recover --dry-run": [], "backup": ["--to", "NEW"]}
-WRITERS = {"load": [], "put": ["t", "k", "v"], "del": ["t", "k"], "recover": []}
+WRITERS = {"load": [], "put": ["t", "k", "v"], "del": ["t", "k"], "recover": [], "compact": []}
 CARERS = {"repair": ["--to", "NEW"], "migrate": []}
 ALL = {**READERS, **WRITERS, **CARERS}
 

@@ -37,6 +37,7 @@ class Beside(StoreCase):
         new = os.path.join(self.folder.name, "new")
         for words in (["load", self.dir], ["put", self.dir, "t", "k", "v"],
                       ["del", self.dir, "t", "k"], ["recover", self.dir], ["migrate", self.dir],
+                      ["compact", self.dir],
                       ["repair", self.dir, "--to", new]):
             began = time.monotonic()
             error = self.error_of(*words, code=-73, returncode=3)

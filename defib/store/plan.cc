@@ -14,7 +14,7 @@ namespace {
 constexpr std::uint64_t kMemoryPart = 2;  // of the log's bytes, as resources.cc reckons
 constexpr std::uint64_t kAssumedReplayRate = 400 << 20;  // bytes a second, before any measurement
 constexpr std::uint64_t kAssumedReadRate = 1 << 30;      // of the log, checksums included
-constexpr std::uint64_t kOwnThreads = 2;                 // that opening starts before it looks
+constexpr std::uint64_t kOwnThreads = 3;                 // that opening starts before it looks
 constexpr std::uint64_t kSpareForRun = 1 << 20;
 constexpr double kSmallStage = 0.001;  // seconds
 
