@@ -1,27 +1,20 @@
 #!/usr/bin/env python3
 """defib-store as a script meets it: output, exit codes, and a kill in the middle of a load."""
 
-import glob
 import json
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import unittest
 
-PROGRAM = sys.argv.pop(1)
+from cli_util import PROGRAM, StoreCase, damage, run, tree
+
 STAGES = ("initialization lock_acquisition config_validation resource_check wal_discovery "
           "wal_validation transaction_recovery index_reconstruction consistency_validation "
           "resource_cleanup database_unlock finalization").split()
 
-
 VERSION_1_STORES = os.path.join(os.path.dirname(__file__), "..", "..", "defib", "store", "testing",
                                 "version_1_stores.h")
-
-
-def run(*arguments, text=None):
-    return subprocess.run([PROGRAM, *arguments], input=text, capture_output=True, text=True)
 
 
 def make_version_1_store(name, folder):
@@ -47,73 +40,11 @@ def make_version_1_store(name, folder):
     os.makedirs(os.path.join(folder, "wal"), exist_ok=True)
 
 
-def tree(folder):
-    """Every file's bytes and time of change."""
-    found = {}
-    for base, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(base, name)
-            with open(path, "rb") as file:
-                found[path] = (file.read(), os.stat(path).st_mtime_ns)
-    return found
-
-
-def damage(path, offset, size=1):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        was = file.read(size)
-        file.seek(offset)
-        file.write(bytes(b ^ 0x55 for b in was))
-
-
-class Cli(unittest.TestCase):
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.dir = os.path.join(self.folder.name, "store")
-
-    def tearDown(self):
-        self.folder.cleanup()
-
-    def load(self, text, *options):
-        return run("load", self.dir, *options, text=text)
-
-    def fill(self, records=2000):
-        loaded = self.load("".join(f"put\tt\t{i:05}\tvalue {i} of this table\n"
-                                   for i in range(records)), "--batch", "100")
-        self.assertEqual(loaded.returncode, 0, loaded.stderr)
-
-    def one(self, pattern):
-        paths = sorted(glob.glob(os.path.join(self.dir, pattern)))
-        self.assertTrue(paths, pattern)
-        return paths[0]
-
-    def killed_load(self, commits, *options):
-        """Leaves the store as kill -9 does after so many acknowledged commits."""
-        child = subprocess.Popen([PROGRAM, "load", self.dir, *options], text=True,
-                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for i in range(commits):
-            child.stdin.write(f"put\tlog\t{i:05}\tv{i}\ncommit\n")
-            child.stdin.flush()
-            self.assertTrue(child.stdout.readline().startswith("ok "))
-        child.kill()
-        child.communicate()
-
-    def cure(self, *arguments):
-        """What the failing command's error suggests is run as it stands; answers its output."""
-        failed = run(*arguments, "--json")
-        self.assertNotEqual(failed.returncode, 0, failed.stdout)
-        error = json.loads(failed.stdout)["error"]
-        self.assertTrue(error["message"])
-        self.assertEqual(len(error["commands"]), 1, error)
-        command = error["commands"][0]
-        self.assertIn("`" + " ".join(command) + "`", error["suggested_action"])
-        shown = run(*arguments)
-        self.assertIn(f"error[{error['code']} {error['kind']}]: ", shown.stderr)
-        self.assertIn("\ntry: ", shown.stderr)
-        self.assertEqual(command[:2], ["defib", "store"])
-        done = run(*command[2:], text="")
-        self.assertEqual(done.returncode, 0, done.stderr)
-        return error, command
+class Cli(StoreCase):
+    def cured(self, *arguments):
+        """What the failing command's error suggests is run as it stands; answers both."""
+        error = self.error_of(*arguments, returncode=3 if "--no-recover" in arguments else None)
+        return error, self.cure(error)
 
     def test_load_acknowledges_each_commit_and_dump_shows_all_in_order(self):
         loaded = self.load("put\tt\tb\\x00\tx\\ty\nput\tt\ta\t1\ncommit\nput\ts\tk\t\ndel\tt\ta\n")
@@ -183,8 +114,8 @@ class Cli(unittest.TestCase):
         self.assertEqual((lost["kind"], lost["table"]), ("records", "t"))
         self.assertEqual(run("verify", self.dir + ".new").returncode, 0)
         # Exactly the keys of the named range are missing.
-        kept = [line for line in whole.splitlines()
-                if not (lost["after_key"] or "") < line.split("\t")[1] < (lost["before_key"] or "~")]
+        after, before = lost["after_key"] or "", lost["before_key"] or "~"
+        kept = [line for line in whole.splitlines() if not after < line.split("\t")[1] < before]
         self.assertEqual(run("dump", self.dir + ".new").stdout.splitlines(), kept)
         self.assertEqual(repaired["records"], len(kept))
 
@@ -374,7 +305,7 @@ class Cli(unittest.TestCase):
         self.fill()
         with open(self.one("data/*.base"), "r+b") as file:
             file.truncate(8192)
-        error, command = self.cure("put", self.dir, "t", "k", "v")
+        error, command = self.cured("put", self.dir, "t", "k", "v")
         self.assertEqual(error["code"], -70)
         self.assertEqual(run("verify", command[-1]).returncode, 0)
         self.assertEqual(run("put", command[-1], "t", "k", "v").returncode, 0)
@@ -382,7 +313,7 @@ class Cli(unittest.TestCase):
     def test_a_damaged_log_is_cured_as_the_error_says(self):  # -71
         self.killed_load(20)
         damage(self.one("wal/*.wal"), 4096 + 70)
-        error, command = self.cure("dump", self.dir)
+        error, command = self.cured("dump", self.dir)
         self.assertEqual(error["code"], -71)
         self.assertEqual(run("dump", command[-1]).stdout.count("\n"), 19)
 
@@ -390,19 +321,19 @@ class Cli(unittest.TestCase):
         self.fill()
         damage(os.path.join(self.dir, "store.id"), 20)
         whole = 2000
-        error, command = self.cure("put", self.dir, "t", "k", "v")
+        error, command = self.cured("put", self.dir, "t", "k", "v")
         self.assertEqual(error["code"], -75)
         self.assertEqual(run("dump", command[-1]).stdout.count("\n"), whole)
 
     def test_a_directory_that_is_no_store_is_made_one_as_the_error_says(self):  # -84
         os.makedirs(self.dir)
-        error, _ = self.cure("dump", self.dir)
+        error, _ = self.cured("dump", self.dir)
         self.assertEqual(error["code"], -84)
         self.assertEqual(run("dump", self.dir).returncode, 0)
 
     def test_an_old_store_is_migrated_as_the_error_says(self):  # -85
         make_version_1_store("closed", self.dir)
-        error, _ = self.cure("dump", self.dir)
+        error, _ = self.cured("dump", self.dir)
         self.assertEqual(error["code"], -85)
         self.assertEqual(run("dump", self.dir).stdout.count("\n"), 42)
         again = json.loads(run("migrate", self.dir, "--json").stdout)
@@ -410,7 +341,7 @@ class Cli(unittest.TestCase):
 
     def test_a_crashed_store_is_recovered_as_the_error_says(self):  # -90
         self.killed_load(5)
-        error, _ = self.cure("dump", self.dir, "--no-recover")
+        error, _ = self.cured("dump", self.dir, "--no-recover")
         self.assertEqual(error["code"], -90)
         self.assertEqual(run("dump", self.dir, "--no-recover").stdout.count("\n"), 5)
 

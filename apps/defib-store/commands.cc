@@ -2,8 +2,10 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstdio>
 
+#include "apps/defib-store/cures.h"
 #include "defib/base/bytes.h"
 #include "defib/store/maintenance.h"
 #include "defib/store/store.h"
@@ -91,16 +93,43 @@ Result<> dump_table(const Snapshot& snapshot, const std::string& table, bool jso
 Result<std::string> raw(const std::string& escaped) {
   std::string bytes;
   if (unescape(escaped, bytes)) return bytes;
-  return Error(Code::kInvalidArgument, fmt::format("'{}' has a malformed escape", escaped));
+  return Error(Code::kInvalidArgument, fmt::format("'{}' has a malformed escape", escaped))
+      .suggest("write bytes other than 0x20 to 0x7e, and the backslash, as \\t \\n \\\\ \\xHH");
+}
+
+// "the store has orders, trades".
+std::string known_tables(const Snapshot& snapshot) {
+  constexpr std::size_t kShown = 10;
+  std::string names;
+  std::size_t count = 0;
+  for (const std::string& table : snapshot.tables()) {
+    if (++count <= kShown) names += (names.empty() ? "" : ", ") + escape(table);
+  }
+  if (count == 0) return "the store has no tables yet";
+  const std::string rest = count > kShown ? fmt::format(" and {} more", count - kShown) : "";
+  return fmt::format("the store has {}{}", names, rest);
+}
+
+bool has_table(const Snapshot& snapshot, const std::string& name) {
+  const std::vector<std::string> tables = snapshot.tables();
+  return std::ranges::find(tables, name) != tables.end();
 }
 
 Result<> dump(const Arguments& arguments) {
   DEFIB_TRY_ASSIGN(const std::string only, raw(arguments.table));
   DEFIB_TRY_ASSIGN(Reading reading, Reading::begin(arguments));
+  bool is_there = only.empty();
   for (const std::string& table : reading.snapshot().tables()) {
     if (only.empty() || table == only) {
+      is_there = true;
       DEFIB_TRY(dump_table(reading.snapshot(), table, arguments.json));
     }
+  }
+  // A table is there as soon as it has a record, so one without any is no error.
+  if (!is_there) {
+    std::fflush(stdout);
+    fmt::print(stderr, "note: table '{}' has no records; {}\n", arguments.table,
+               known_tables(reading.snapshot()));
   }
   return reading.end();
 }
@@ -110,10 +139,21 @@ Result<> get(const Arguments& arguments) {
   DEFIB_TRY_ASSIGN(const std::string key, raw(arguments.key));
   DEFIB_TRY_ASSIGN(Reading reading, Reading::begin(arguments));
   DEFIB_TRY_ASSIGN(const auto value, reading.snapshot().get(table, key));
+  const bool is_known = value || has_table(reading.snapshot(), table);
+  const std::string known = is_known ? std::string() : known_tables(reading.snapshot());
   DEFIB_TRY(reading.end());
+  if (!is_known) {
+    return Error(Code::kNotFound, fmt::format("there is no table '{}'; {}", arguments.table, known))
+        .with("table", arguments.table)
+        .suggest("name one of these tables, escaped as in `defib store dump DIR`");
+  }
   if (!value) {
     return Error(Code::kNotFound,
-                 fmt::format("table '{}' has no key '{}'", arguments.table, arguments.key));
+                 fmt::format("table '{}' has no key '{}'", arguments.table, arguments.key))
+        .with("table", arguments.table)
+        .with("key", arguments.key)
+        .suggest(fmt::format("check the key; `{}` shows what the table holds",
+                             line_of({"defib", "store", "dump", arguments.dir, arguments.table})));
   }
   if (arguments.json) {
     print(Json::object({{"schema", "defib.store_record/1"},

@@ -18,6 +18,7 @@
 namespace defib::store_program {
 
 struct Arguments {
+  std::string verb;  // "load"
   std::string dir;
   bool json = false;
   std::string sync = "each";   // load: each, group or none

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <condition_variable>
 #include <cstdio>
+#include <cstring>
 #include <mutex>
 #include <optional>
 #include <string_view>
@@ -48,6 +49,7 @@ class LineReader {
       if (newline != std::string::npos) {
         const std::string_view line = std::string_view(buffer_).substr(used_, newline - used_);
         used_ = searched_ = newline + 1;
+        ++lines_;
         return std::optional(line);
       }
       searched_ = buffer_.size();
@@ -67,7 +69,11 @@ class LineReader {
     searched_ -= used_;
     used_ = 0;
     if (buffer_.size() > kLongestLine) {
-      return Error(Code::kLimitExceeded, "an input line is too long");
+      return Error(Code::kLimitExceeded,
+                   fmt::format("line {} is longer than {} bytes, which no record is", lines_ + 1,
+                               kLongestLine))
+          .with("line", static_cast<std::int64_t>(lines_ + 1))
+          .suggest("end each command with a newline; commits before this line are kept");
     }
     const std::size_t before = buffer_.size();
     buffer_.resize(before + kReadSize);
@@ -75,7 +81,9 @@ class LineReader {
     buffer_.resize(before + static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
     if (got == 0) ended_ = true;
     if (got < 0 && errno != EINTR) {
-      return Error(Code::kSystemCallFailed, "standard input cannot be read");
+      return Error(Code::kSystemCallFailed,
+                   fmt::format("standard input cannot be read after line {}: {}", lines_,
+                               std::strerror(errno)));
     }
     return {};
   }
@@ -84,6 +92,7 @@ class LineReader {
   std::size_t used_ = 0;
   std::size_t searched_ = 0;
   bool ended_ = false;
+  std::uint64_t lines_ = 0;  // handed out
 };
 
 // Tells the outside which commits are durable, in order.
@@ -184,6 +193,18 @@ class Loader {
             "with \\t \\n \\\\ \\xHH for other bytes; commits before this line are kept");
   }
 
+  // The store's own error, with the line that brought it about.
+  Error refused_line(const Error& why) const {
+    Error error(why.code(), fmt::format("line {}: {}", line_number_, why.message()));
+    for (const Error::Field& field : why.fields()) {
+      error = std::move(error).with(field.key, field.value);
+    }
+    if (why.cause() != nullptr) error = std::move(error).because(*why.cause());
+    return std::move(error)
+        .with("line", static_cast<std::int64_t>(line_number_))
+        .suggest(why.suggested_action() + "; commits before this line are kept");
+  }
+
   Result<> apply(std::string_view line) {
     std::vector<std::string> fields;
     for (std::string_view rest = line;;) {
@@ -208,7 +229,7 @@ class Loader {
     }
     const Result<> done = is_put ? transaction_->put(fields[1], fields[2], fields[3])
                                  : transaction_->erase(fields[1], fields[2]);
-    if (!done) return bad_line(done.error().message()).because(done.error());
+    if (!done) return refused_line(done.error());
     ++commands_;
     return arguments_.batch > 0 && commands_ >= arguments_.batch ? commit() : Result<>();
   }

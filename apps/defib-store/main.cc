@@ -1,7 +1,12 @@
 // defib-store: the command line of the store. `defib store VERB ...` runs this program.
 
+#include <signal.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <new>
+#include <string_view>
 
 #include "apps/defib-store/commands.h"
 
@@ -28,16 +33,51 @@ class Program {
     } catch (const CLI::Success& success) {
       return app_.exit(success);
     } catch (const CLI::ParseError& error) {
-      return defib::store_program::report(defib::Error(defib::Code::kWrongUsage, error.what()),
-                                          arguments_);
+      return wrong_usage(error.what(), argc, argv);
     }
     for (const auto& [verb, function] : verbs_) {
-      if (verb->parsed()) return function(arguments_);
+      if (!verb->parsed()) continue;
+      arguments_.verb = verb->get_name();
+      try {
+        return function(arguments_);
+      } catch (const std::bad_alloc&) {
+        return out_of_memory();
+      }
     }
     return 2;
   }
 
  private:
+  // The kernel hands out memory that it does not have, but not above this process's limit.
+  int out_of_memory() {
+    return defib::store_program::report(
+        defib::Error(defib::Code::kInsufficientResources, "this process may not use more memory")
+            .with("resource", "address space")
+            .with("required", "unknown")
+            .with("available", "0")
+            .suggest("raise its limit (`ulimit -v` shows it)"),
+        arguments_);
+  }
+
+  int wrong_usage(std::string what, int argc, char** argv) {
+    std::string help = "defib store";
+    const std::string first = argc > 1 ? argv[1] : "";
+    const auto is_it = [&first](const auto& verb) { return verb.first->get_name() == first; };
+    if (!first.empty() && first[0] != '-' && std::ranges::none_of(verbs_, is_it)) {
+      what = "there is no command '" + first + "'";
+    }
+    for (const auto& [verb, function] : verbs_) {
+      if (verb->parsed()) help += " " + verb->get_name();
+    }
+    // Where the line was not understood, neither was what came after the fault.
+    for (int i = 1; i < argc; ++i) {
+      if (std::string_view(argv[i]) == "--json") arguments_.json = true;
+    }
+    defib::Error error(defib::Code::kWrongUsage, what);
+    return defib::store_program::report(
+        std::move(error).suggest("see `" + help + " --help` for what there is"), arguments_);
+  }
+
   CLI::App* verb(const char* name, const char* text, const char* example,
                  int (*function)(const Arguments&)) {
     CLI::App* verb = app_.add_subcommand(name, text);
@@ -167,5 +207,7 @@ class Program {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A file that may not grow any more (`ulimit -f`) is an error of that write, not the end.
+  ::signal(SIGXFSZ, SIG_IGN);
   return Program().run(argc, argv);
 }

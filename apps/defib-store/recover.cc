@@ -87,6 +87,15 @@ class StageWatcher : public recovery::Procedure::Observer {
   Json stages_ = Json::array();
 };
 
+// The store is recovered, but something was not cleaned up, and the next recovery tries again.
+void show_left_undone(const recovery::ProcedureResult& result, const Arguments& arguments) {
+  std::fflush(stdout);
+  for (const recovery::StageRecord& stage : result.stages) {
+    if (!stage.error) continue;
+    fmt::print(stderr, "{}: {}\n", stage.name, for_user(*stage.error, arguments).to_text());
+  }
+}
+
 int recover(const Arguments& arguments) {
   Interrupt interrupt;
   StageWatcher watcher(arguments);
@@ -112,6 +121,7 @@ int recover(const Arguments& arguments) {
       error = snapshot.error();
     }
     if (!arguments.json && result.stages.empty()) fmt::print("nothing to recover\n");
+    if (!arguments.json) show_left_undone(result, arguments);
   }
   if (store) {
     if (const Result<> closed = (*store)->close(); !closed && !error) error = closed.error();
@@ -162,10 +172,24 @@ Json to_json(const store::RecoveryPlan& plan, const Arguments& arguments) {
                        {"verdict", plan.verdict},
                        {"possible_losses", std::move(losses)},
                        {"memory", to_json(plan.memory)},
+                       {"address_space", to_json(plan.address_space)},
                        {"disk", to_json(plan.disk)},
                        {"descriptors", to_json(plan.descriptors)},
+                       {"closing_disk", to_json(plan.closing_disk)},
                        {"seconds", plan.seconds},
                        {"stages", std::move(stages)}});
+}
+
+// "1024 bytes of memory, 2 descriptors"; empty where it takes nothing that counts.
+std::string taken_by(const store::PlannedStage& stage) {
+  std::string text;
+  const auto add = [&text](std::uint64_t amount, std::string_view what) {
+    if (amount > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", amount, what);
+  };
+  add(stage.memory_bytes, "bytes of memory");
+  add(stage.disk_bytes, "bytes of disk");
+  add(stage.descriptors, stage.descriptors == 1 ? "descriptor" : "descriptors");
+  return text;
 }
 
 // Exit code 0 where recovery would succeed, else that of its error.
@@ -181,11 +205,17 @@ int dry_run(const Arguments& arguments) {
   fmt::print("recovery needed: {}\n", plan->needed && plan->lock_holder.empty() ? "yes" : "no");
   for (const store::PlannedStage& stage : plan->stages) {
     fmt::print("{:<24} {}", stage.name, stage.action);
+    const std::string taken = taken_by(stage);
+    if (!taken.empty()) fmt::print("; takes up to {}", taken);
     if (stage.seconds >= 0.01) fmt::print(", about {:.2f} s", stage.seconds);
     fmt::print("\n");
   }
   fmt::print("needs at most {} bytes of memory, {} bytes of disk, {} descriptors; about {:.2f} s\n",
              plan->memory.required, plan->disk.required, plan->descriptors.required, plan->seconds);
+  if (plan->closing_disk.required > 0) {
+    fmt::print("closing it then writes up to {} bytes of what was replayed\n",
+               plan->closing_disk.required);
+  }
   for (const std::string& loss : plan->losses) fmt::print("possible loss: {}\n", loss);
   if (obstacle != nullptr) return report(*obstacle->obstacle, arguments);
   return 0;

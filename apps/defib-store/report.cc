@@ -2,83 +2,29 @@
 
 #include <fmt/core.h>
 
-#include <algorithm>
 #include <cstdio>
-#include <vector>
+#include <string_view>
 
 #include "apps/defib-store/commands.h"
-#include "defib/os/files.h"
+#include "apps/defib-store/cures.h"
 
 namespace defib::store_program {
 namespace {
 
 using wire::Json;
-using Command = std::vector<std::string>;
-
-constexpr std::uint32_t kMaxNames = 1000;
-
-std::string quoted(const std::string& word) {
-  const bool is_plain = !word.empty() && std::ranges::all_of(word, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           std::string_view("-_./=+:,").contains(c);
-  });
-  if (is_plain) return word;
-  std::string text = "'";
-  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return text + "'";
-}
-
-std::string line_of(const Command& command) {
-  std::string line;
-  for (const std::string& word : command) line += (line.empty() ? "" : " ") + quoted(word);
-  return line;
-}
-
-// A directory beside the store that does not exist.
-std::string new_directory(const std::string& dir) {
-  std::string base = dir;
-  while (base.size() > 1 && base.ends_with('/')) base.pop_back();
-  std::string name = base + ".repaired";
-  for (std::uint32_t i = 2; i < kMaxNames && os::real_files().exists(name); ++i) {
-    name = fmt::format("{}.repaired-{}", base, i);
-  }
-  return name;
-}
-
-// What cures the error, where a command does.
-std::vector<Command> cures(const Error& error, const Arguments& arguments) {
-  const std::string& dir = arguments.dir;
-  // A restore reads two stores; its errors say themselves which one is meant and what to do.
-  if (dir.empty() || arguments.is_restore) return {};
-  switch (error.code()) {
-    case Code::kRecoveryImpossible:
-    case Code::kWalCorrupted:
-    case Code::kInconsistentState:
-    case Code::kRecoveryVerificationFailed:
-    case Code::kCorrupted:
-      return {{"defib", "store", "repair", dir, "--to", new_directory(dir)}};
-    case Code::kRecoveryNeeded:
-      return {{"defib", "store", "recover", dir}};
-    case Code::kNotAStore:
-      return {{"defib", "store", "load", dir}};
-    case Code::kStoreFormatUnsupported:
-      if (error.suggested_action().find("migrate") == std::string::npos) return {};
-      return {{"defib", "store", "migrate", dir}};
-    default:
-      return {};
-  }
-}
-
 // Commands in `text` that name the store as it is called, quoted where a shell needs it.
 std::string with_quotes(std::string text, const std::string& dir) {
   const std::string word = quoted(dir);
   if (word == dir) return text;
   const std::string plain = " " + dir;
-  for (std::size_t at = text.find("`defib store"); at != std::string::npos;
-       at = text.find("`defib store", at + 1)) {
-    const std::size_t end = text.find('`', at + 1);
+  for (std::size_t at = text.find('`'); at != std::string::npos;) {
+    std::size_t end = text.find('`', at + 1);
     const std::size_t found = text.find(plain, at);
-    if (found < end) text.replace(found + 1, dir.size(), word);
+    if (end != std::string::npos && found < end) {
+      text.replace(found + 1, dir.size(), word);
+      end += word.size() - dir.size();
+    }
+    at = end == std::string::npos ? end : text.find('`', end + 1);
   }
   return text;
 }
@@ -132,15 +78,13 @@ int exit_code(const Error& error) {
 
 Error for_user(const Error& error, const Arguments& arguments) {
   if (arguments.dir.empty()) return error;
+  const Cure cure = cure_of(error, arguments);
+  if (!cure.action.empty()) return Error(error).suggest(cure.action);
   std::string action = with_names(with_quotes(error.suggested_action(), arguments.dir), arguments);
-  for (const Command& command : cures(error, arguments)) {
+  for (const Command& command : cure.commands) {
     const std::string line = line_of(command);
-    if (action.find(line) != std::string::npos) continue;
-    if (error.code() == Code::kNotAStore) {
-      action = fmt::format("check the path, or run `{}` to make a store there", line);
-    } else {
-      action += fmt::format("{}run `{}`", action.empty() ? "" : "; then ", line);
-    }
+    if (action.find("`" + line + "`") != std::string::npos) continue;
+    action += fmt::format("{}run `{}`", action.empty() ? "" : "; then ", line);
   }
   return Error(error).suggest(std::move(action));
 }
@@ -148,7 +92,7 @@ Error for_user(const Error& error, const Arguments& arguments) {
 Json error_json(const Error& error, const Arguments& arguments) {
   Json json = wire::to_json(for_user(error, arguments));
   Json commands = Json::array();
-  for (const Command& command : cures(error, arguments)) {
+  for (const Command& command : cure_of(error, arguments).commands) {
     Json words = Json::array();
     for (const std::string& word : command) words.push(word);
     commands.push(std::move(words));

@@ -21,6 +21,7 @@ Error system_error(std::string_view call, std::string_view path, int error_numbe
       break;
     case EACCES:
     case EPERM:
+    case EROFS:
       code = Code::kPermissionDenied;
       break;
     case ENOSPC:

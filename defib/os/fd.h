@@ -30,8 +30,8 @@ class Fd {
 };
 
 // The Error for a failed system call, from errno: "open(/x/y): No such file or directory".
-// ENOENT, EACCES/EPERM, ENOSPC/EDQUOT, EIO, EMFILE/ENFILE, EEXIST and ESRCH have codes of their
-// own; the rest is SystemCallFailed. Fields: call, path (if any), errno.
+// ENOENT, EACCES/EPERM/EROFS, ENOSPC/EDQUOT, EIO, EMFILE/ENFILE, EEXIST and ESRCH have codes of
+// their own; the rest is SystemCallFailed. Fields: call, path (if any), errno.
 Error system_error(std::string_view call, std::string_view path = {}, int error_number = 0);
 
 }  // namespace defib::os

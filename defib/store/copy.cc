@@ -15,7 +15,6 @@
 namespace defib::store {
 namespace {
 
-constexpr int kMaxLooks = 8;                       // at a store whose writer is at work
 constexpr std::size_t kCopyBatch = 4 << 20;        // bytes in one transaction of a repair
 constexpr std::uint64_t kReleaseEvery = 64 << 20;  // bytes copied
 constexpr std::uint64_t kSpareDisk = 4 << 20;
@@ -81,12 +80,9 @@ Result<SourceState> look_once(const Environment& env, const std::string& dir) {
 
 // Files in motion may look like damage; then it looks again.
 Result<SourceState> look(const Environment& env, const std::string& dir) {
-  auto state = look_once(env, dir);
-  for (int looks = 1; looks < kMaxLooks && !state; ++looks) {
-    if (living_holder(read_lock_record(env.files, dir), env.clock).empty()) break;
-    state = look_once(env, dir);
-  }
-  return state;
+  return look_until(
+      env.files, dir, env.clock, [&] { return look_once(env, dir); },
+      [](const auto& state) { return state.has_value(); });
 }
 
 std::string origin_path(const std::string& dir) {
@@ -131,14 +127,9 @@ class Backup {
         .commit = source_.view->position,
         .epoch = source_.epoch};
     DEFIB_TRY_ASSIGN(NewStore store, NewStore::create(env_.files, env_.clock, settings));
-    Result<> done = copy_tables(store);
-    if (done && with_origin) done = write_origin();
-    if (done) done = store.publish(true);
-    if (!done) {
-      store.discard();
-      if (env_.files.exists(origin_path(to_))) (void)env_.files.remove(origin_path(to_));
-      return Error(std::move(done.error()));
-    }
+    DEFIB_TRY(copy_tables(store));
+    if (with_origin) DEFIB_TRY(write_origin());
+    DEFIB_TRY(store.publish(true));
     report_.records = store.records();
     report_.commit = source_.view->position;
     return std::move(report_);
@@ -474,24 +465,18 @@ Result<> count(const Environment& env, const std::string& dir, CopyReport& repor
   return {};
 }
 
-// The kernel's lock, without a word written: null where it cannot be had because the directory
+// The kernel's lock, without a word written: none where it cannot be had because the directory
 // cannot be written to, and then only the record says who works there.
-Result<std::unique_ptr<os::File>> keep_writers_out(const Environment& env, const std::string& dir) {
-  const auto record = read_lock_record(env.files, dir);
-  const std::string holder = living_holder(record, env.clock);
-  const auto in_use = [&](const std::string& who) {
-    return Error(Code::kDatabaseLocked, "the store is in use by " + who).with("lock_holder", who);
-  };
-  if (!holder.empty() && record->state != "closed") return in_use(holder);
+Result<std::optional<StoreLock>> keep_writers_out(const Environment& env, const std::string& dir,
+                                                  os::Duration wait) {
   const std::string path = os::join_path(dir, kLockFile);
-  if (!env.files.exists(path)) return std::unique_ptr<os::File>();
-  auto file = env.files.open(path, os::OpenMode::kWrite);
-  if (!file) return std::unique_ptr<os::File>();
-  if (const Result<> taken = (*file)->try_lock(); !taken) {
-    if (taken.error().code() == Code::kDatabaseLocked) return in_use("another process");
-    return std::unique_ptr<os::File>();
-  }
-  return std::move(*file);
+  if (!env.files.exists(path)) return std::optional<StoreLock>();
+  auto lock = StoreLock::acquire(env.files, dir, env.clock, wait);
+  if (lock) return std::optional<StoreLock>(*std::move(lock));
+  if (lock.error().code() == Code::kDatabaseLocked) return lock.error();
+  const auto record = read_lock_record(env.files, dir);
+  if (living_holder(record, env.clock).empty()) return std::optional<StoreLock>();
+  return locked_error(path, record, holder_state(*record, env.clock));
 }
 
 // Numbers of commits are never used for anything else: the new store's begin after those of the
@@ -507,19 +492,50 @@ Result<> found_store(const Environment& env, const std::string& to, std::uint64_
   return store.publish(true);
 }
 
+// Takes away what a copy that failed has made. The identity first: whatever else stays, it is no
+// store that somebody could take for a whole one.
+void remove_copy(os::Files& files, const std::string& to, bool was_there) {
+  const std::string identity = os::join_path(to, kIdentityFile);
+  if (files.exists(identity) && files.remove(identity)) (void)files.sync_dir(to);
+  const auto clear = [&files](const std::string& folder) {
+    const auto names = files.list(folder);
+    if (!names) return;
+    for (const std::string& name : *names) (void)files.remove(os::join_path(folder, name));
+  };
+  for (const std::string_view folder : {kWalDir, kDataDir, kQuarantineDir}) {
+    const std::string path = os::join_path(to, folder);
+    if (files.is_dir(path)) clear(path);
+  }
+  clear(to);  // The folders as well, which are empty now.
+  if (!was_there) (void)files.remove(to);
+}
+
+// All of a copy, or nothing of it.
+template <typename Copy>
+Result<CopyReport> into_new_directory(const Environment& env, const std::string& to,
+                                      const Copy& copy) {
+  DEFIB_TRY(require_new_directory(env.files, to));
+  const bool was_there = env.files.exists(to);
+  Result<CopyReport> report = copy();
+  if (!report && env.files.exists(to)) remove_copy(env.files, to, was_there);
+  return report;
+}
+
 }  // namespace
 
 Result<CopyReport> back_up(const std::string& dir, const std::string& to, Options options) {
   const Environment env = environment(options);
-  DEFIB_TRY(require_new_directory(env.files, to));
-  DEFIB_TRY_ASSIGN(const SourceState source, look(env, dir));
-  return Backup(env, source, to).run(true);
+  return into_new_directory(env, to, [&]() -> Result<CopyReport> {
+    DEFIB_TRY_ASSIGN(const SourceState source, look(env, dir));
+    return Backup(env, source, to).run(true);
+  });
 }
 
-Result<CopyReport> restore(const std::string& backup, const std::string& to,
-                           const RestoreSettings& settings, Options options) {
-  const Environment env = environment(options);
-  DEFIB_TRY(require_new_directory(env.files, to));
+namespace {
+
+Result<CopyReport> restore_into(const Environment& env, const std::string& backup,
+                                const std::string& to, const RestoreSettings& settings,
+                                const Options& options) {
   DEFIB_TRY_ASSIGN(const SourceState source, look(env, backup));
   const std::uint64_t position = source.view->position;
   if (settings.to_commit && *settings.to_commit < position) {
@@ -552,10 +568,21 @@ Result<CopyReport> restore(const std::string& backup, const std::string& to,
   return report;
 }
 
-Result<CopyReport> repair(const std::string& dir, const std::string& to, Options options) {
+}  // namespace
+
+Result<CopyReport> restore(const std::string& backup, const std::string& to,
+                           const RestoreSettings& settings, Options options) {
   const Environment env = environment(options);
-  DEFIB_TRY(require_new_directory(env.files, to));
-  DEFIB_TRY_ASSIGN(const std::unique_ptr<os::File> lock, keep_writers_out(env, dir));
+  return into_new_directory(env, to,
+                            [&] { return restore_into(env, backup, to, settings, options); });
+}
+
+namespace {
+
+Result<CopyReport> repair_into(const Environment& env, const std::string& dir,
+                               const std::string& to, const Options& options) {
+  DEFIB_TRY_ASSIGN(const std::optional<StoreLock> lock,
+                   keep_writers_out(env, dir, options.lock_wait));
   // What there is first, so that nothing is made where there is nothing to save.
   const SalvageSink nowhere{
       .put = [](std::string_view, std::string_view, std::string_view) { return Result<>(); },
@@ -575,6 +602,13 @@ Result<CopyReport> repair(const std::string& dir, const std::string& to, Options
   DEFIB_TRY(store->close());
   DEFIB_TRY(count(env, to, report));
   return report;
+}
+
+}  // namespace
+
+Result<CopyReport> repair(const std::string& dir, const std::string& to, Options options) {
+  const Environment env = environment(options);
+  return into_new_directory(env, to, [&] { return repair_into(env, dir, to, options); });
 }
 
 }  // namespace defib::store

@@ -348,6 +348,13 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& dir, Options optio
   return std::unique_ptr<Store>(std::move(engine));
 }
 
+bool is_critical_recovery_failure(const Error& error) {
+  const int code = error.number();
+  const bool is_recovery = code <= static_cast<int>(Code::kRecoveryImpossible) &&
+                           code >= static_cast<int>(Code::kRecoveryVerificationFailed);
+  return is_recovery && is_critical(error);
+}
+
 Result<std::uint64_t> put(Store& store, std::string_view table, std::string_view key,
                           std::string_view value, Durability durability) {
   DEFIB_TRY_ASSIGN(const std::unique_ptr<Transaction> transaction, store.begin());

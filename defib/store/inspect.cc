@@ -13,8 +13,6 @@
 namespace defib::store {
 namespace {
 
-constexpr int kMaxLooks = 8;
-
 struct Environment {
   os::Files& files;
   const os::Clock& clock;
@@ -23,18 +21,6 @@ struct Environment {
 Environment environment(const Options& options) {
   return {options.files != nullptr ? *options.files : os::real_files(),
           options.clock != nullptr ? *options.clock : os::real_clock()};
-}
-
-// Repeats `attempt` while its result may come from files that a live writer was changing.
-template <typename Attempt, typename Settled>
-auto look_until(const Environment& env, const std::string& dir, const Attempt& attempt,
-                const Settled& settled) {
-  auto result = attempt();
-  for (int looks = 1; looks < kMaxLooks && !settled(result); ++looks) {
-    if (living_holder(read_lock_record(env.files, dir), env.clock).empty()) break;
-    result = attempt();
-  }
-  return result;
 }
 
 class Verification {
@@ -167,7 +153,8 @@ Result<std::unique_ptr<Snapshot>> Store::open_read_only(const std::string& dir, 
     return build_view(env.files, dir, std::move(picture),
                       std::make_shared<MappedMemory>(options.cache_size));
   };
-  auto view = look_until(env, dir, attempt, [](const auto& r) { return r.has_value(); });
+  auto view =
+      look_until(env.files, dir, env.clock, attempt, [](const auto& r) { return r.has_value(); });
   if (!view) return Error(std::move(view.error()));
   return make_snapshot(*std::move(view));
 }
@@ -175,12 +162,20 @@ Result<std::unique_ptr<Snapshot>> Store::open_read_only(const std::string& dir, 
 Result<Status> Store::status(const std::string& dir, Options options) {
   const Environment env = environment(options);
   auto looked = look_until(
-      env, dir, [&] { return take_picture(env.files, env.clock, dir); },
+      env.files, dir, env.clock, [&] { return take_picture(env.files, env.clock, dir); },
       [](const auto& r) { return r.has_value() && r->log.has_value(); });
   Status status;
   status.path = dir;
-  status.indicators = read_indicators(env.files, env.clock, dir);
-  status.lock_holder = living_holder(read_lock_record(env.files, dir), env.clock);
+  // A writer that closes in between would leave signs that are true no more.
+  status.lock_holder = look_until(
+      env.files, dir, env.clock,
+      [&] {
+        status.indicators = read_indicators(env.files, env.clock, dir);
+        return living_holder(read_lock_record(env.files, dir), env.clock);
+      },
+      [&](const std::string& holder) {
+        return !holder.empty() || !any_present(status.indicators);
+      });
   status.recovery_needed = any_present(status.indicators) && status.lock_holder.empty();
   if (!looked) {
     // What a damaged page file leaves to be said is still said.
@@ -214,7 +209,7 @@ Result<Status> Store::status(const std::string& dir, Options options) {
 Result<VerifyReport> Store::verify_files(const std::string& dir, Options options) {
   const Environment env = environment(options);
   return look_until(
-      env, dir, [&] { return Verification(env, dir).run(); },
+      env.files, dir, env.clock, [&] { return Verification(env, dir).run(); },
       [](const auto& r) { return r.has_value() && r->findings.empty(); });
 }
 

@@ -40,6 +40,41 @@ HolderState holder_state(const LockRecord& record, const os::Clock& clock);
 // "pid 123 (engine), since 2026-01-01T00:00:00Z"; empty where the record's process is not alive.
 std::string living_holder(const std::optional<LockRecord>& record, const os::Clock& clock);
 
+// What a reader, who takes no lock, sees of a store's writers at one moment.
+struct WriterSight {
+  std::string text;      // of the lock's file, and the names of log segments, base and runs
+  bool is_held = false;  // by a process that lives
+};
+WriterSight see_writer(os::Files& files, const std::string& dir, const os::Clock& clock);
+
+// Repeats `attempt` while its result is not settled and may come from files that a writer was
+// changing. Where one came, went or made a checkpoint meanwhile, that is more than likely, and it
+// is tried many times; where one only lives, a few times.
+template <typename Attempt, typename Settled>
+auto look_until(os::Files& files, const std::string& dir, const os::Clock& clock,
+                const Attempt& attempt, const Settled& settled) {
+  constexpr int kMaxMoving = 64;
+  constexpr int kMaxStill = 8;
+  WriterSight before = see_writer(files, dir, clock);
+  for (int moving = 0, still = 0;;) {
+    auto result = attempt();
+    if (settled(result)) return result;
+    WriterSight after = see_writer(files, dir, clock);
+    const bool has_moved = before.text != after.text;
+    const bool may_be_in_motion = has_moved || before.is_held || after.is_held;
+    if (!may_be_in_motion ||
+        ++(has_moved ? moving : still) >= (has_moved ? kMaxMoving : kMaxStill)) {
+      return result;
+    }
+    before = std::move(after);
+  }
+}
+
+// DatabaseLocked by the process of the record, or by one that nobody knows; its cause is
+// RecoveryProgress while that one recovers.
+Error locked_error(const std::string& path, const std::optional<LockRecord>& record,
+                   HolderState state);
+
 class StoreLock {
  public:
   // Waits up to `wait` for a holder that is dying, and not after `should_stop` answers true (that

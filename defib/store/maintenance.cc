@@ -152,9 +152,9 @@ Json inspect_files(os::Files& files, const std::string& dir, const Manifest& man
     const auto is_it = [&](const SortedFileInfo& info) { return sorted_file_name(info) == name; };
     if (std::ranges::any_of(manifest.files, is_it)) continue;
     json.push(Json::object({{"name", name},
-                            {"problem",
-                             "the manifest does not name it; the next recovery removes "
-                             "it if it is the store's"}}));
+                            {"note",
+                             "the manifest does not name it: a writer is making it, or the next "
+                             "recovery removes it if it is the store's"}}));
   }
   return json;
 }
@@ -202,8 +202,9 @@ Json inspect_checkpoint(const Manifest& manifest) {
 
 }  // namespace
 
-Result<Json> inspect_store(const std::string& dir, std::string_view part, Options options) {
-  os::Files& files = options.files != nullptr ? *options.files : os::real_files();
+namespace {
+
+Result<Json> inspect_once(os::Files& files, const std::string& dir, std::string_view part) {
   DEFIB_TRY_ASSIGN(const Identity identity, read_identity(files, dir));
   const auto wanted = [&](std::string_view name) { return part.empty() || part == name; };
   Json json = Json::object({{"uuid", identity.uuid},
@@ -234,6 +235,19 @@ Result<Json> inspect_store(const std::string& dir, std::string_view part, Option
     }
   }
   return json;
+}
+
+}  // namespace
+
+// Its parts are read one after another; what a live writer changed in between may look like damage,
+// and then it looks again.
+Result<Json> inspect_store(const std::string& dir, std::string_view part, Options options) {
+  os::Files& files = options.files != nullptr ? *options.files : os::real_files();
+  const os::Clock& clock = options.clock != nullptr ? *options.clock : os::real_clock();
+  const auto is_settled = [](const Result<Json>& found) {
+    return found && found->dump().find("\"problem\":") == std::string::npos;
+  };
+  return look_until(files, dir, clock, [&] { return inspect_once(files, dir, part); }, is_settled);
 }
 
 }  // namespace defib::store

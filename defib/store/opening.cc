@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
+#include <cerrno>
 
 #include "defib/base/bytes.h"
 #include "defib/os/notify.h"
@@ -13,6 +13,7 @@
 #include "defib/store/log_head.h"
 #include "defib/store/picture.h"
 #include "defib/store/replay.h"
+#include "defib/store/resources.h"
 #include "defib/store/secondary_index.h"
 
 namespace defib::store {
@@ -23,13 +24,8 @@ using recovery::StageOutcome;
 
 constexpr std::uint64_t kSmallestSegment = 8 << 10;
 constexpr std::uint64_t kLargestSegment = 4ULL << 30;
-constexpr std::uint64_t kSpareDisk = 2 << 20;
-constexpr std::uint64_t kSpareMemory = 16 << 20;
-constexpr std::uint64_t kSpareDescriptors = 32;
 // Above this, an overlay whose records came under checksums is not walked again.
 constexpr std::uint64_t kFullCheckRecords = 100'000;
-// What replaying takes for each byte of log: positions of records, and the nodes over them.
-constexpr std::uint64_t kMemoryPart = 2;
 // Blocks of base and runs that a recovery reads for a sample.
 constexpr int kSampledRecords = 64;
 // Of a found file, written back between two looks at whether to stop.
@@ -72,13 +68,13 @@ std::string number(std::uint64_t value) {
   return fmt::format("{}", value);
 }
 
-Error insufficient(std::string_view resource, std::uint64_t required, std::uint64_t available) {
-  return Error(Code::kInsufficientResources,
-               fmt::format("recovery needs {} bytes of {}, {} are available", required, resource,
-                           available))
-      .with("resource", resource)
-      .with("required", number(required))
-      .with("available", number(available));
+// As one of the store's errors.
+Error dependency_failed(std::string_view stage, const Error& error) {
+  return Error(Code::kRecoveryStageDependencyFailed, error.message())
+      .with("stage", stage)
+      .with("dependency", error.field("dependency"))
+      .with("dependency_error", error.field("dependency_error"))
+      .because(error);
 }
 
 // Tells a service manager that waits for this process that recovery goes on (sd_notify(3),
@@ -95,7 +91,12 @@ class Announcer final : public recovery::Procedure::Observer {
   }
   void stage_finished(const recovery::StageRecord& stage) override {
     extend("recovering the store: " + stage.name + " ended");
-    if (next_ != nullptr) next_->stage_finished(stage);
+    if (next_ == nullptr) return;
+    recovery::StageRecord told = stage;
+    if (stage.error && stage.error->code() == Code::kStageDependencyFailed) {
+      told.error = dependency_failed(stage.name, *stage.error);
+    }
+    next_->stage_finished(told);
   }
   void progressed(const recovery::Progress& progress) override {
     if (progress.total > 0 && (progress.stage != stage_ || progress.done > done_)) {
@@ -158,9 +159,6 @@ class Opening {
   Result<> finalize(StageContext& context);
 
   Result<> create_store();
-  Result<> check_file_system() const;
-  Result<> check_memory() const;
-  Result<> check_descriptors() const;
   Result<> check_clean_record() const;
   Result<> check_sample(StageContext& context) const;
   Result<> sync_found_files(StageContext& context);
@@ -191,6 +189,7 @@ class Opening {
   LogContext log_context_;
   PageFilePicture pages_;
   std::uint64_t log_size_ = 0;
+  ResourceNeeds needs_;
   std::vector<Segment> segments_;
   SegmentHeader newest_segment_;  // that is there
   Replayed replayed_;
@@ -241,38 +240,29 @@ void Opening::add_stages(recovery::Procedure& procedure) {
 }
 
 Result<> Opening::initialize(StageContext& context) {
+  DEFIB_TRY(check_is_no_file(files_, dir_));
   if (!files_.is_dir(dir_)) {
     if (!options_.create) {
-      return Error(Code::kNotAStore, fmt::format("there is no store in '{}'", dir_))
-          .with("path", dir_);
+      const auto identity = read_identity(files_, dir_);
+      if (!identity) return identity.error();
     }
     DEFIB_TRY(files_.create_dirs(dir_));
     DEFIB_TRY(files_.sync_dir(os::parent_dir(dir_)));
+  }
+  // Not even a lock is left in a directory that is somebody else's.
+  if (!files_.exists(os::join_path(dir_, kIdentityFile))) {
+    const auto unused = is_unused(files_, dir_);
+    if (!options_.create || !unused || !*unused) {
+      const auto identity = read_identity(files_, dir_);
+      if (!identity) return identity.error();  // It may have been made just now.
+    }
   }
   context.metric("directory", dir_);
   if (options_.executor == nullptr) {
     opened_.executors = {std::make_unique<Threads>(1), std::make_unique<Threads>(1),
                          std::make_unique<Threads>(1)};
   }
-  return check_file_system();
-}
-
-Result<> Opening::check_file_system() const {
-  DEFIB_TRY_ASSIGN(const os::FileSystemInfo found, files_.file_system(dir_));
-  if (found.is_read_only) {
-    return Error(Code::kRecoveryPermissionError,
-                 fmt::format("'{}' lies on a read-only file system", dir_))
-        .with("path", dir_)
-        .with("required_permissions", "a file system that is mounted for writing");
-  }
-  if (!found.is_network) return {};
-  return Error(Code::kRecoveryConfigurationError,
-               fmt::format("'{}' lies on a network file system ({}), whose locks and syncs cannot "
-                           "be relied on",
-                           dir_, found.type))
-      .with("setting", "directory")
-      .with("issue", "network file system " + found.type)
-      .with("fix", "choose a directory on a local disk");
+  return check_file_system(files_, dir_);
 }
 
 Result<> Opening::acquire_lock(StageContext& context) {
@@ -282,6 +272,8 @@ Result<> Opening::acquire_lock(StageContext& context) {
   opened_.lock = std::make_unique<StoreLock>(std::move(lock));
   // Only now nobody else changes the files: the plan is made under the lock.
   if (files_.exists(os::join_path(dir_, kIdentityFile))) {
+    // What is not of this program's kind gets no mark from it; the next stage says why.
+    if (!read_identity(files_, dir_)) return {};
     const auto indicators = read_indicators(files_, *options_.clock, dir_);
     needed_ = any_present(indicators);
     needed_because_ = names_of_present(indicators);
@@ -305,7 +297,8 @@ Result<> Opening::validate_configuration(StageContext& context) {
     return Error(Code::kRecoveryConfigurationError, fmt::format("{}: {}", setting, issue))
         .with("setting", setting)
         .with("issue", issue)
-        .with("fix", fix);
+        .with("fix", fix)
+        .suggest(fmt::format("{}, and open the store again", fix));
   };
   if (options_.segment_size < kSmallestSegment || options_.segment_size > kLargestSegment) {
     return wrong("segment_size", fmt::format("{} bytes", options_.segment_size),
@@ -357,13 +350,7 @@ Result<> Opening::create_store() {
 
 Result<> Opening::check_resources(StageContext& context) {
   auto names = list_segments(files_, dir_);
-  if (!names) {
-    return Error(Code::kRecoveryDependencyError,
-                 fmt::format("the log directory '{}' cannot be read", wal_dir_))
-        .with("dependency", "write-ahead log")
-        .with("issue", names.error().message())
-        .because(names.error());
-  }
+  if (!names) return missing_log(dir_, names.error());
   segment_names_ = *std::move(names);
   std::uint64_t last_segment = 0;
   for (const std::string& name : segment_names_) {
@@ -373,51 +360,17 @@ Result<> Opening::check_resources(StageContext& context) {
     DEFIB_TRY_ASSIGN(last_segment, file->size());
     log_size_ += last_segment;
   }
-  DEFIB_TRY(check_memory());
-  DEFIB_TRY(check_descriptors());
-  if (!needed_) return {};
-  // The worst that recovery writes: a quarantine copy of the last segment, and a new segment.
-  const std::uint64_t required = std::min(last_segment, options_.segment_size) + kSpareDisk;
-  DEFIB_TRY_ASSIGN(const std::uint64_t available, files_.free_space(dir_));
-  context.metric("disk_required", number(required));
-  context.metric("disk_available", number(available));
-  if (available < required) {
-    return insufficient("disk space in " + dir_, required, available);
-  }
-  return {};
-}
-
-Result<> Opening::check_memory() const {
-  const auto text = os::read_file(files_, "/proc/meminfo", 1 << 16);
-  if (!text) return {};  // Nothing is known about this machine's memory.
-  constexpr std::string_view kKey = "MemAvailable:";
-  const std::size_t at = text->find(kKey);
-  if (at == std::string::npos) return {};
-  const std::size_t digit = text->find_first_not_of(' ', at + kKey.size());
-  std::uint64_t available_kib = 0;
-  if (digit != std::string::npos) {
-    std::from_chars(text->data() + digit, text->data() + text->size(), available_kib);
-  }
-  const std::uint64_t required = log_size_ / kMemoryPart + kSpareMemory;
-  if (available_kib * 1024 >= required) return {};
-  return insufficient("memory", required, available_kib * 1024);
-}
-
-Result<> Opening::check_descriptors() const {
-  const auto text = os::read_file(files_, "/proc/self/limits", 1 << 16);
-  const auto open = files_.list("/proc/self/fd");
-  if (!text || !open) return {};  // Nothing is known about this process's limits.
-  constexpr std::string_view kKey = "Max open files";
-  const std::size_t at = text->find(kKey);
-  if (at == std::string::npos) return {};
-  const std::size_t digit = text->find_first_not_of(' ', at + kKey.size());
-  std::uint64_t limit = ~0ULL;  // "unlimited" is no number
-  if (digit != std::string::npos) {
-    std::from_chars(text->data() + digit, text->data() + text->size(), limit);
-  }
-  const std::uint64_t free = limit - std::min<std::uint64_t>(limit, open->size());
-  const std::uint64_t required = segment_names_.size() + kSpareDescriptors;
-  return free >= required ? Result<>() : insufficient("file descriptors", required, free);
+  needs_ = resource_needs(files_, dir_,
+                          {.log_bytes = log_size_,
+                           .last_segment_bytes = last_segment,
+                           .segments = segment_names_.size(),
+                           .segment_size = options_.segment_size,
+                           .is_needed = needed_});
+  context.metric("memory_required", number(needs_.memory.required));
+  context.metric("disk_required", number(needs_.disk.required));
+  context.metric("disk_available", number(needs_.disk.available));
+  context.metric("descriptors_required", number(needs_.descriptors.required));
+  return store::check_resources(needs_, dir_);
 }
 
 Result<> Opening::discover_log(StageContext& context) {
@@ -611,7 +564,7 @@ Result<> Opening::check_sample(StageContext& context) const {
             .with("critical", "true")
             .suggest(
                 "raise the index's version if its extractor has changed; the index is then "
-                "built anew");
+                "built anew, as it is in the copy that `defib store repair DIR --to NEWDIR` makes");
       }
     }
   }
@@ -754,14 +707,6 @@ void Opening::note_failures(const recovery::ProcedureResult& result) const {
   }
 }
 
-Error dependency_failed(std::string_view stage, const Error& error) {
-  return Error(Code::kRecoveryStageDependencyFailed, error.message())
-      .with("stage", stage)
-      .with("dependency", error.field("dependency"))
-      .with("dependency_error", error.field("dependency_error"))
-      .because(error);
-}
-
 // What the caller is told: the stage's own error where it is one of the store's, else that recovery
 // stopped there and why.
 Error Opening::classify(const recovery::ProcedureResult& result) const {
@@ -778,6 +723,10 @@ Error Opening::classify(const recovery::ProcedureResult& result) const {
   if (stage != nullptr) failed = stage->name;
   const int code = error.number();
   if (code <= -70 && code >= -91) return error;
+  // The kernel refuses a mapping where the process's address space is limited.
+  if (error.root().field("errno") == std::to_string(ENOMEM)) {
+    return memory_was_refused(needs_, dir_).because(error);
+  }
   switch (error.code()) {
     case Code::kProcedureAborted:
       return stopped(result);
@@ -796,17 +745,11 @@ Error Opening::classify(const recovery::ProcedureResult& result) const {
     case Code::kStageDependencyFailed:
       return dependency_failed(failed, error);
     case Code::kPermissionDenied:
-      return Error(Code::kRecoveryPermissionError,
-                   fmt::format("'{}' is not accessible", error.field("path")))
-          .with("path", error.field("path"))
-          .with("required_permissions", "read and write for the user who runs this program")
-          .because(error);
+      return permission_error(error);
     case Code::kNoSpace:
-      return Error(Code::kInsufficientResources, "the disk is full: recovery cannot write")
-          .with("resource", "disk space in " + dir_)
-          .with("required", number(kSpareDisk))
-          .with("available", number(files_.free_space(dir_).value_or(0)))
-          .because(error);
+      return disk_is_full(files_, dir_, needs_).because(error);
+    case Code::kTooManyDescriptors:
+      return too_few_descriptors(needs_, dir_).because(error);
     default:
       return Error(Code::kPartialRecoveryFailure,
                    fmt::format("recovery stopped in stage {}", failed))

@@ -167,6 +167,55 @@ bool has_other_byte_order(std::string_view bytes) {
 
 }  // namespace
 
+Result<> check_is_no_file(os::Files& files, const std::string& dir) {
+  if (!files.exists(dir) || files.is_dir(dir)) return {};
+  return Error(Code::kNotAStore, fmt::format("'{}' is a file; a store is a directory", dir))
+      .with("path", dir)
+      .suggest(fmt::format("name the store's directory: `ls -ld {}` shows what stands there", dir));
+}
+
+Result<> check_file_system(os::Files& files, const std::string& dir) {
+  DEFIB_TRY_ASSIGN(const os::FileSystemInfo found, files.file_system(dir));
+  if (found.is_read_only) {
+    return Error(Code::kRecoveryPermissionError,
+                 fmt::format("'{}' lies on a read-only file system", dir))
+        .with("path", dir)
+        .with("required_permissions", "a file system that is mounted for writing")
+        .suggest("see in the kernel's log (`dmesg`) why it is read-only, and mount it for writing");
+  }
+  if (!found.is_network) return {};
+  return Error(Code::kRecoveryConfigurationError,
+               fmt::format("'{}' lies on a network file system ({}), whose locks and syncs cannot "
+                           "be relied on",
+                           dir, found.type))
+      .with("setting", "directory")
+      .with("issue", "network file system " + found.type)
+      .with("fix", "choose a directory on a local disk")
+      .suggest(fmt::format("choose a directory on a local disk; `defib store backup {} --to "
+                           "NEWDIR` copies a store to one",
+                           dir));
+}
+
+Error permission_error(const Error& denied) {
+  return Error(Code::kRecoveryPermissionError,
+               fmt::format("'{}' is not accessible", denied.field("path")))
+      .with("path", denied.field("path"))
+      .with("required_permissions", "read and write for the user who runs this program")
+      .because(denied);
+}
+
+Error missing_log(const std::string& dir, const Error& cause) {
+  if (cause.code() == Code::kPermissionDenied) return permission_error(cause);
+  return Error(Code::kRecoveryDependencyError,
+               fmt::format("the log directory '{}' cannot be read", os::join_path(dir, kWalDir)))
+      .with("dependency", "write-ahead log")
+      .with("issue", cause.message())
+      .because(cause)
+      .suggest(
+          "put the directory back if it was moved; without it, what the other files hold is "
+          "saved by `defib store repair DIR --to NEWDIR`");
+}
+
 Result<bool> is_unused(os::Files& files, const std::string& dir) {
   DEFIB_TRY_ASSIGN(const std::vector<std::string> names, files.list(dir));
   for (const std::string& name : names) {
@@ -181,23 +230,57 @@ Result<bool> is_unused(os::Files& files, const std::string& dir) {
   return true;
 }
 
-Result<Identity> read_identity(os::Files& files, const std::string& dir) {
-  const std::string path = os::join_path(dir, kIdentityFile);
-  if (!files.exists(path)) {
-    const auto names = files.is_dir(dir) ? files.list(dir) : std::vector<std::string>();
-    const auto is_ours = [](const std::string& name) {
-      return name == kWalDir || name == kDataDir || name == kPageFile;
-    };
-    if (names && std::ranges::any_of(*names, is_ours) && !is_unused(files, dir).value_or(true)) {
-      return inconsistent(
-          fmt::format("'{}' holds a store's data, but its {} is missing", dir, kIdentityFile),
-          path + " does not exist");
-    }
+namespace {
+
+// There is no store.id, or nobody may look for it: which, and what that means.
+Error no_identity(os::Files& files, const std::string& dir, const std::string& path) {
+  if (const Result<> is_no_file = check_is_no_file(files, dir); !is_no_file) {
+    return is_no_file.error();
+  }
+  if (!files.is_dir(dir)) {
+    return Error(Code::kNotAStore, fmt::format("there is no store in '{}': it does not exist", dir))
+        .with("path", dir);
+  }
+  const auto names = files.list(dir);
+  if (!names) {
+    const bool denied = names.error().code() == Code::kPermissionDenied;
+    return denied ? permission_error(names.error()) : names.error();
+  }
+  const auto is_ours = [](const std::string& name) {
+    return name == kWalDir || name == kDataDir || name == kPageFile;
+  };
+  const bool is_empty = is_unused(files, dir).value_or(true);
+  if (std::ranges::any_of(*names, is_ours) && !is_empty) {
+    return inconsistent(
+        fmt::format("'{}' holds a store's data, but its {} is missing", dir, kIdentityFile),
+        path + " does not exist");
+  }
+  if (is_empty) {
     return Error(Code::kNotAStore,
                  fmt::format("'{}' is not a store: it has no {}", dir, kIdentityFile))
         .with("path", dir);
   }
-  DEFIB_TRY_ASSIGN(const std::string bytes, os::read_file(files, path, kSmallFile));
+  return Error(Code::kNotAStore, fmt::format("'{}' is not a store: it has no {}, but other files, "
+                                             "'{}' among them",
+                                             dir, kIdentityFile, escape(names->front())))
+      .with("path", dir)
+      .with("found", escape(names->front()))
+      .suggest(fmt::format("name the store's own directory, or an empty one for a new store: "
+                           "`ls -la {}` shows what this one holds",
+                           dir));
+}
+
+}  // namespace
+
+Result<Identity> read_identity(os::Files& files, const std::string& dir) {
+  const std::string path = os::join_path(dir, kIdentityFile);
+  const auto read = os::read_file(files, path, kSmallFile);
+  if (!read && read.error().code() == Code::kPermissionDenied) {
+    return permission_error(read.error());
+  }
+  if (!read && !files.exists(path)) return no_identity(files, dir, path);
+  if (!read) return read.error();
+  const std::string& bytes = *read;
   std::string problem;
   auto identity = decode_identity(bytes, problem);
   if (!identity && has_other_byte_order(bytes)) return other_byte_order(path);
@@ -221,7 +304,10 @@ Result<Identity> read_identity(os::Files& files, const std::string& dir) {
         .with("setting", "page_size")
         .with("issue", fmt::format("{} is not a power of two from {} to {}", page, kSmallestPage,
                                    kLargestPage))
-        .with("fix", "the file store.id is not one that defib wrote: restore it from a backup");
+        .with("fix", "a store.id that defib wrote: the one of a copy of this store, or a new one")
+        .suggest(
+            "put the store.id of a copy of this store back; without one, run "
+            "`defib store repair DIR --to NEWDIR`, which works without it");
   }
   return *std::move(identity);
 }

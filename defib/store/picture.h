@@ -30,8 +30,17 @@ namespace defib::store {
 
 // NotAStore where there is none, InconsistentState where it is damaged or missing beside data,
 // StoreFormatUnsupported for another version or byte order, RecoveryConfigurationError for an
-// impossible page size.
+// impossible page size, RecoveryPermissionError where nobody may look.
 Result<Identity> read_identity(os::Files& files, const std::string& dir);
+// NotAStore where something other than a directory stands at `dir`.
+Result<> check_is_no_file(os::Files& files, const std::string& dir);
+// RecoveryPermissionError on a file system that is mounted read-only, RecoveryConfigurationError on
+// one whose locks and syncs cannot be relied on.
+Result<> check_file_system(os::Files& files, const std::string& dir);
+// The directory of the log cannot be listed: RecoveryDependencyError, or RecoveryPermissionError.
+Error missing_log(const std::string& dir, const Error& cause);
+// What the operating system denied, as one of the store's errors.
+Error permission_error(const Error& denied);
 // Whether the directory holds nothing yet but what a creation that was killed leaves.
 Result<bool> is_unused(os::Files& files, const std::string& dir);
 

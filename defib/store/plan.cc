@@ -3,22 +3,20 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <charconv>
 
+#include "defib/store/lock.h"
 #include "defib/store/picture.h"
+#include "defib/store/resources.h"
 
 namespace defib::store {
 namespace {
 
-// As opening reckons.
-constexpr std::uint64_t kSpareDisk = 2 << 20;
-constexpr std::uint64_t kSpareMemory = 16 << 20;
-constexpr std::uint64_t kSpareDescriptors = 32;
-constexpr std::uint64_t kMemoryPart = 2;                 // of the log's bytes
+constexpr std::uint64_t kMemoryPart = 2;  // of the log's bytes, as resources.cc reckons
 constexpr std::uint64_t kAssumedReplayRate = 400 << 20;  // bytes a second, before any measurement
 constexpr std::uint64_t kAssumedReadRate = 1 << 30;      // of the log, checksums included
-constexpr double kSmallStage = 0.001;                    // seconds
-constexpr int kMaxLooks = 8;
+constexpr std::uint64_t kOwnThreads = 3;                 // that opening starts before it looks
+constexpr std::uint64_t kSpareForRun = 1 << 20;
+constexpr double kSmallStage = 0.001;  // seconds
 
 constexpr std::string_view kStageNames[] = {
     "initialization",         "lock_acquisition", "config_validation",    "resource_check",
@@ -39,19 +37,6 @@ enum StageIndex : std::size_t {
   kUnlock,
   kFinalization,
 };
-
-// The number that follows `key` in a file of /proc; 0 where nothing is known.
-std::uint64_t proc_number(os::Files& files, const std::string& path, std::string_view key) {
-  const auto text = os::read_file(files, path, 1 << 16);
-  const std::size_t at = text ? text->find(key) : std::string::npos;
-  if (at == std::string::npos) return 0;
-  const std::size_t digit = text->find_first_not_of(' ', at + key.size());
-  std::uint64_t number = 0;
-  if (digit != std::string::npos) {
-    std::from_chars(text->data() + digit, text->data() + text->size(), number);
-  }
-  return number;
-}
 
 class Planner {
  public:
@@ -98,9 +83,8 @@ class Planner {
         found && !found->type.empty()
             ? "look at the directory, on a file system of type " + found->type
             : "look at the directory";
-    if (found && found->is_read_only) {
-      fail(kInitialization, Error(Code::kRecoveryPermissionError,
-                                  fmt::format("'{}' lies on a read-only file system", dir_)));
+    if (const Result<> usable = check_file_system(files_, dir_); !usable) {
+      fail(kInitialization, usable.error());
     }
   }
 
@@ -110,10 +94,10 @@ class Planner {
     PlannedStage& lock = stage(kLock);
     lock.descriptors = 1;
     lock.disk_bytes = 512;
+    if (is_denied(os::join_path(dir_, kLockFile), kLock)) return;
     if (!holder.empty() && record->state != "closed") {
       plan_.lock_holder = holder;
-      fail(kLock, Error(Code::kDatabaseLocked, "the store is in use by " + holder)
-                      .with("lock_holder", holder));
+      fail(kLock, locked_error(os::join_path(dir_, kLockFile), record, HolderState::kAlive));
     } else if (record && record->state != "closed") {
       lock.action = fmt::format("take the lock over from pid {}, which is gone", record->pid);
     } else {
@@ -123,22 +107,37 @@ class Planner {
 
   // Everything from the manifest to the leftovers.
   void plan_files() {
-    auto picture = take_picture(files_, clock_, dir_);
-    for (int looks = 1; looks < kMaxLooks && !plan_.lock_holder.empty(); ++looks) {
-      if (picture && picture->log) break;
-      picture = take_picture(files_, clock_, dir_);
-    }
+    auto picture = look_until(
+        files_, dir_, clock_, [this] { return take_picture(files_, clock_, dir_); },
+        [](const auto& found) { return found.has_value() && found->log.has_value(); });
     const auto names = list_segments(files_, dir_);
-    if (!names) {
-      return fail(kResources, Error(Code::kRecoveryDependencyError,
-                                    fmt::format("the log directory '{}' cannot be read",
-                                                os::join_path(dir_, kWalDir)))
-                                  .because(names.error()));
-    }
+    if (!names) return fail(kResources, missing_log(dir_, names.error()));
     if (!picture) return fail(kDiscovery, picture.error());
     plan_log(*picture);
+    plan_access(*names);
     plan_sorted_files(*picture);
     plan_cleanup(*picture);
+  }
+
+  // Recovery opens these for writing before it changes anything. Opening alone leaves no trace.
+  void plan_access(const std::vector<std::string>& segments) {
+    std::vector<std::string> paths;
+    for (const std::string_view name : {kPageFile, kDwbFile}) {
+      paths.push_back(os::join_path(dir_, name));
+    }
+    for (const std::string& name : segments) {
+      paths.push_back(os::join_path(os::join_path(dir_, kWalDir), name));
+    }
+    for (const std::string& path : paths) {
+      if (plan_.needed && is_denied(path, kDiscovery)) return;
+    }
+  }
+
+  bool is_denied(const std::string& path, StageIndex index) {
+    const auto file = files_.open(path, os::OpenMode::kWrite);
+    if (file || file.error().code() != Code::kPermissionDenied) return false;
+    fail(index, permission_error(file.error()));
+    return true;
   }
 
   void plan_log(const Picture& picture) {
@@ -251,29 +250,24 @@ class Planner {
   }
 
   void plan_resources() {
-    plan_.memory.required = plan_.log_bytes / kMemoryPart + kSpareMemory;
-    plan_.memory.available = proc_number(files_, "/proc/meminfo", "MemAvailable:") * 1024;
-    plan_.disk.required =
-        plan_.needed ? std::min(last_segment_, options_.segment_size) + kSpareDisk : 0;
-    plan_.disk.available = files_.free_space(dir_).value_or(0);
-    plan_.descriptors.required = segments_ + kSpareDescriptors;
-    plan_.descriptors.available = proc_number(files_, "/proc/self/limits", "Max open files");
+    const ResourceNeeds needs = resource_needs(files_, dir_,
+                                               {.log_bytes = plan_.log_bytes,
+                                                .last_segment_bytes = last_segment_,
+                                                .segments = segments_,
+                                                .segment_size = options_.segment_size,
+                                                .threads_to_start = kOwnThreads,
+                                                .is_needed = plan_.needed});
+    plan_.memory = needs.memory;
+    plan_.address_space = needs.address_space;
+    plan_.disk = needs.disk;
+    plan_.descriptors = needs.descriptors;
+    // Records take no more room in a run than in the log; a page for its list, and a few to spare.
+    if (plan_.replay_bytes > 0) plan_.closing_disk.required = plan_.replay_bytes + kSpareForRun;
+    plan_.closing_disk.available = needs.disk.available;
     PlannedStage& resources = stage(kResources);
     if (resources.obstacle || stage(kConfiguration).obstacle) return;
-    const struct {
-      const char* name;
-      const Need& need;
-    } needs[] = {{"memory", plan_.memory},
-                 {"disk space", plan_.disk},
-                 {"file descriptors", plan_.descriptors}};
-    for (const auto& [name, need] : needs) {
-      if (need.available == 0 || need.available >= need.required) continue;
-      return fail(kResources, Error(Code::kInsufficientResources,
-                                    fmt::format("recovery needs {} of {}, {} are available",
-                                                need.required, name, need.available))
-                                  .with("resource", name)
-                                  .with("required", fmt::format("{}", need.required))
-                                  .with("available", fmt::format("{}", need.available)));
+    if (const Result<> enough = check_resources(needs, dir_); !enough) {
+      return fail(kResources, enough.error());
     }
     resources.action = fmt::format(
         "find enough: {} bytes of memory, {} bytes of disk, {} "

@@ -14,15 +14,10 @@
 #include <vector>
 
 #include "defib/base/error.h"
+#include "defib/store/resources.h"
 #include "defib/store/store.h"
 
 namespace defib::store {
-
-// What a recovery takes at most, and whether there is that much. 0 available: not known.
-struct Need {
-  std::uint64_t required = 0;
-  std::uint64_t available = 0;
-};
 
 struct PlannedStage {
   std::string name;
@@ -49,8 +44,10 @@ struct RecoveryPlan {
   std::vector<std::string> losses;   // possible ones
   std::vector<PlannedStage> stages;  // all twelve
   Need memory;                       // bytes
+  Need address_space;                // bytes; only where this process's is limited
   Need disk;                         // bytes
   Need descriptors;
+  Need closing_disk;  // bytes that closing the recovered store writes, for the replayed commits
   double seconds = 0;
   const PlannedStage* obstacle() const;  // the first stage that would fail; null: none
 };

@@ -94,6 +94,11 @@ struct Options {
   std::stop_token stop;
 };
 
+// Whether a recovery failed in a way that a human must act upon: a code of -70 to -83 of the class
+// `critical`. is_retryable() and is_recoverable() of base answer for the other two classes; exactly
+// one of the three holds for a failure, none for the status RecoveryProgress.
+bool is_critical_recovery_failure(const Error& error);
+
 // Reads one table in key order, either way. Valid while its snapshot or transaction is.
 class Cursor {
  public:
