@@ -384,7 +384,7 @@ class LogWriterTest : public testing::Test {
 };
 
 TEST_F(LogWriterTest, ManyTransactionsShareBlocksOfBoundedSizeInOneWrite) {
-  append({4'000});  // Worth a whole spare.
+  append({17'000});  // Worth a whole spare.
   executor_.run_all();
   ASSERT_TRUE(log_->rotate().has_value());
   append({10});  // Into a spare.
@@ -407,7 +407,7 @@ TEST_F(LogWriterTest, ManyTransactionsShareBlocksOfBoundedSizeInOneWrite) {
 }
 
 TEST_F(LogWriterTest, ASegmentBeginsInASpareAndThenNeitherGrowsNorIsZeroed) {
-  append({4'000});  // Nothing was there yet: it grows, and that is worth a whole spare.
+  append({17'000});  // Nothing was there yet: it grows, and that is worth a whole spare.
   executor_.run_all();
   EXPECT_EQ(spares().size(), 1U);
   append({30'000});  // Would have to grow: the spare is better.
@@ -492,7 +492,7 @@ TEST_F(LogWriterTest, LeftoverSparesAreZeroedBeforeTheyAreUsed) {
   const auto file = *disk_.open("/s/wal/00000001.00000099.spare", os::OpenMode::kCreate);
   ASSERT_TRUE(file->write_at(0, std::string(100'000, 'x')).has_value());
   open();
-  append({4'000});
+  append({17'000});
   executor_.run_all();
   ASSERT_EQ(spares().size(), 1U);
   EXPECT_TRUE(is_zero(disk_.content("/s/wal/" + spares()[0])));
@@ -502,7 +502,7 @@ TEST_F(LogWriterTest, LeftoverSparesAreZeroedBeforeTheyAreUsed) {
 
 TEST_F(LogWriterTest, AFullDiskTakesTheSpaceOfUnfinishedSparesBeforeACommitFails) {
   open(1 << 20);
-  append({20'000});
+  append({70'000});
   executor_.step();  // The first part of one.
   EXPECT_EQ(spares().size(), 1U);
   std::uint64_t used = 0;

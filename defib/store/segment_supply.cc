@@ -14,7 +14,7 @@ constexpr std::uint64_t kSmallestStep = 256 << 10;  // bytes that are worth waki
 constexpr std::uint64_t kLargestStep = 4 << 20;     // bytes between two looks at what is wanted
 // Zeros written for each byte of log, and while the log's segment has to grow for want of a spare.
 constexpr std::uint64_t kPace = 2;
-constexpr std::uint64_t kHastyPace = 16;
+constexpr std::uint64_t kHastyPace = 4;
 constexpr std::size_t kMaxMaterial = 2;  // files that wait to be zeroed
 constexpr std::string_view kSuffix = ".spare";
 
