@@ -198,7 +198,9 @@ Result<> SimFiles::perform(Operation operation) {
         operation.bytes = std::make_shared<const std::string>(
             operation.data().substr(0, operation.data().size() / 2));
         record(std::move(operation));
-      } else if (operation.kind == Kind::kSync) {
+        return *error;
+      }
+      if (operation.kind == Kind::kSync) {
         operation.kind = Kind::kFailedSync;
         const std::string path = operation.path;
         record(std::move(operation));

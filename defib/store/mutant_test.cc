@@ -363,10 +363,8 @@ class StoreMutant : public testing::TestWithParam<std::size_t> {};
 TEST_P(StoreMutant, IsCaught) {
   const Bug bug = bugs()[GetParam()];
   std::string how;
-  const bool caught = is_caught(bug, 300, how);
-  if (*bug.hits == 0) GTEST_SKIP() << "the store has nothing for this bug: " << bug.name;
-  EXPECT_TRUE(caught || is_caught(bug, ~0ULL, how))
-      << "not caught: " << bug.name << ", planted " << *bug.hits << " times";
+  EXPECT_TRUE(is_caught(bug, 300, how) || is_caught(bug, ~0ULL, how)) << "not caught: " << bug.name;
+  EXPECT_GT(*bug.hits, 0U) << "nothing meets this bug: " << bug.name;
   fmt::print("  {}: caught by {}\n", bug.name, how);
 }
 
