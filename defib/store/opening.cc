@@ -259,8 +259,9 @@ Result<> Opening::initialize(StageContext& context) {
   }
   context.metric("directory", dir_);
   if (options_.executor == nullptr) {
-    opened_.executors = {std::make_unique<Threads>(1), std::make_unique<Threads>(1),
-                         std::make_unique<Threads>(1)};
+    opened_.executors.light = std::make_unique<Threads>(1);
+    opened_.executors.heavy = std::make_unique<Threads>(1);
+    opened_.executors.prompt = std::make_unique<Threads>(1);
   }
   return check_file_system(files_, dir_);
 }
