@@ -30,6 +30,7 @@ constexpr std::string_view kFillerTable = "defib.restore";
 struct Environment {
   os::Files& files;
   const os::Clock& clock;
+  bool* made = nullptr;  // set once the copy begins to make files
 };
 
 Environment environment(const Options& options) {
@@ -125,7 +126,8 @@ class Backup {
         .dir = to_,
         .identity = NewStore::new_identity(env_.clock, source_.identity.page_size),
         .commit = source_.view->position,
-        .epoch = source_.epoch};
+        .epoch = source_.epoch,
+        .made = env_.made};
     DEFIB_TRY_ASSIGN(NewStore store, NewStore::create(env_.files, env_.clock, settings));
     DEFIB_TRY(copy_tables(store));
     if (with_origin) DEFIB_TRY(write_origin());
@@ -487,7 +489,8 @@ Result<> found_store(const Environment& env, const std::string& to, std::uint64_
       NewStore::create(env.files, env.clock,
                        {.dir = to,
                         .identity = NewStore::new_identity(env.clock, Options().page_size),
-                        .commit = commit}));
+                        .commit = commit,
+                        .made = env.made}));
   DEFIB_TRY(store.finish({}, 1));
   return store.publish(true);
 }
@@ -510,25 +513,26 @@ void remove_copy(os::Files& files, const std::string& to, bool was_there) {
   if (!was_there) (void)files.remove(to);
 }
 
-// All of a copy, or nothing of it.
+// All of a copy, or nothing of it. What another has made there meanwhile stays.
 template <typename Copy>
-Result<CopyReport> into_new_directory(const Environment& env, const std::string& to,
-                                      const Copy& copy) {
+Result<CopyReport> into_new_directory(Environment env, const std::string& to, const Copy& copy) {
   DEFIB_TRY(require_new_directory(env.files, to));
   const bool was_there = env.files.exists(to);
-  Result<CopyReport> report = copy();
-  if (!report && env.files.exists(to)) remove_copy(env.files, to, was_there);
+  bool made = false;
+  env.made = &made;
+  Result<CopyReport> report = copy(env);
+  if (!report && made) remove_copy(env.files, to, was_there);
   return report;
 }
 
 }  // namespace
 
 Result<CopyReport> back_up(const std::string& dir, const std::string& to, Options options) {
-  const Environment env = environment(options);
-  return into_new_directory(env, to, [&]() -> Result<CopyReport> {
+  const auto copy = [&](const Environment& env) -> Result<CopyReport> {
     DEFIB_TRY_ASSIGN(const SourceState source, look(env, dir));
     return Backup(env, source, to).run(true);
-  });
+  };
+  return into_new_directory(environment(options), to, copy);
 }
 
 namespace {
@@ -572,9 +576,9 @@ Result<CopyReport> restore_into(const Environment& env, const std::string& backu
 
 Result<CopyReport> restore(const std::string& backup, const std::string& to,
                            const RestoreSettings& settings, Options options) {
-  const Environment env = environment(options);
-  return into_new_directory(env, to,
-                            [&] { return restore_into(env, backup, to, settings, options); });
+  return into_new_directory(environment(options), to, [&](const Environment& env) {
+    return restore_into(env, backup, to, settings, options);
+  });
 }
 
 namespace {
@@ -607,8 +611,9 @@ Result<CopyReport> repair_into(const Environment& env, const std::string& dir,
 }  // namespace
 
 Result<CopyReport> repair(const std::string& dir, const std::string& to, Options options) {
-  const Environment env = environment(options);
-  return into_new_directory(env, to, [&] { return repair_into(env, dir, to, options); });
+  return into_new_directory(environment(options), to, [&](const Environment& env) {
+    return repair_into(env, dir, to, options);
+  });
 }
 
 }  // namespace defib::store

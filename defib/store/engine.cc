@@ -34,7 +34,8 @@ LogWriter::Start log_start(const std::string& dir, const Options& options, const
           .last_lsn = opened.log.last_lsn,
           .chain_crc = opened.log.chain_known ? opened.log.chain_crc : 0,
           .segment_size = options.segment_size,
-          .executor = executor};
+          .executor = executor,
+          .torn = opened.torn};
 }
 
 Error transaction_is_open() {
@@ -114,7 +115,7 @@ Error Engine::full(const Error& cause) const {
 }
 
 Error Engine::storage_error(Error error) {
-  if (error.code() == Code::kNoSpace) return full(error);
+  if (error.code() == Code::kNoSpace && !log_.failure()) return full(error);
   return poisoned(log_.fail(std::move(error)));
 }
 
@@ -279,13 +280,14 @@ Result<std::uint64_t> Engine::commit(EngineTransaction& transaction, Durability 
   own->lsn = lsn;
   own->changes.finish(lsn);
   if (names_ != transaction.names_) names_ = transaction.names_;
-  for (const std::string& table : transaction.dropped_) undeclared_.erase(table);
   unwritten_.push_back(own);
   unpublished_.push_back(own);
   end_transaction(lock);
 
   DEFIB_TRY(wait_written(own, lock));
   own = nullptr;
+  // Only now: where the write fails, the index is still there, and still not kept.
+  for (const std::string& table : transaction.dropped_) undeclared_.erase(table);
   if (durability == Durability::kPower) {
     lock.unlock();
     const Result<> synced = log_.sync();
@@ -658,8 +660,7 @@ Result<> Engine::sync() {
 
 Result<> Engine::close() {
   {
-    Lock lock(mutex_);
-    if (closed_) return {};
+    const Lock lock(mutex_);
     if (transaction_open_) return transaction_is_open();
   }
   ++waiting_to_close_;

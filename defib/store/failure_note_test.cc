@@ -51,6 +51,30 @@ TEST(FailureNote, AnyOtherWordMeansNothing) {
   EXPECT_TRUE(failure_is_noted(files, "u", kBoot));
 }
 
+// Somebody who ends a recovery says nothing about the device.
+TEST(FailureNote, IsNotMadeWhereAnOpeningIsStopped) {
+  Recording r(1, nullptr);
+  r.open();
+  r.must_commit(Durability::kPower);
+  r.drop();
+  class Stopper : public recovery::Procedure::Observer {
+   public:
+    void stage_started(const recovery::StageRecord& stage) override {
+      if (stage.name == "wal_discovery") source.request_stop();
+    }
+    std::stop_source source;
+  } stopper;
+  Options options = r.options();
+  options.observer = &stopper;
+  options.stop = stopper.source.get_token();
+  const auto stopped = Store::open(kDir, options);
+  ASSERT_FALSE(stopped.has_value());
+  EXPECT_EQ(stopped.error().code(), Code::kProcedureAborted);
+  const auto status = Store::status(kDir, r.options());
+  EXPECT_EQ(status->indicators[0].name, "recovery_marker");
+  EXPECT_FALSE(status->indicators[0].present) << status->indicators[0].evidence;
+}
+
 TEST(FailureNote, LookingForOneMakesNoPage) {
   os::SimFiles files;
   const std::size_t before = files.operations();

@@ -265,5 +265,37 @@ TEST(StoreUnreadableBlock, InANewRunFailsTheCheckpointAndNothingElse) {
   EXPECT_EQ(dump(r.store()), r.state(r.last()));
 }
 
+// A commit that would have dropped an index and found no space has not dropped it: the next one
+// must, or the index would go stale under whoever declares it again.
+TEST(StoreFullDisk, LeavesAnIndexThatAFailedCommitWouldHaveDropped) {
+  os::SimFiles disk;
+  PacedClock clock;
+  SteppedExecutor executor;
+  const Options plain = small_store(disk, clock, executor);
+  Options indexed = plain;
+  indexed.indexes = {{.name = "by_value",
+                      .table = "orders",
+                      .extract = [](auto, auto value, auto& keys) { keys.emplace_back(value); }}};
+  {
+    const auto store = *Store::open(kDir, indexed);
+    ASSERT_TRUE(put(*store, "orders", "1", "old", Durability::kPower).has_value());
+    ASSERT_TRUE(store->close().has_value());
+  }
+  {
+    const auto store = *Store::open(kDir, plain);
+    disk.set_capacity(0);
+    const auto refused = put(*store, "orders", "2", std::string(100'000, 'x'), Durability::kPower);
+    ASSERT_FALSE(refused.has_value());
+    ASSERT_EQ(refused.error().code(), Code::kStoreFull);
+    disk.set_capacity(~0ULL);
+    ASSERT_TRUE(put(*store, "orders", "1", "new", Durability::kPower).has_value());
+    ASSERT_TRUE(store->close().has_value());
+  }
+  const auto store = *Store::open(kDir, indexed);
+  const auto snapshot = *store->snapshot();
+  EXPECT_EQ(*snapshot->find_by("by_value", "new"), std::vector<std::string>{"1"});
+  EXPECT_TRUE(snapshot->find_by("by_value", "old")->empty());
+}
+
 }  // namespace
 }  // namespace defib::store

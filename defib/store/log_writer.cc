@@ -246,7 +246,13 @@ Result<> LogWriter::begin_segment(std::uint64_t first_lsn) {
     return done;
   }
   if (done) done = spare->file->sync();
-  if (done) done = files_.rename(spare->path, path);
+  if (done) {
+    done = files_.rename(spare->path, path);
+    if (!done && done.error().code() == Code::kNoSpace) {
+      (void)files_.remove(spare->path);
+      return done;
+    }
+  }
   if (done) done = files_.sync_dir(wal_dir_);
   if (!done) return fail(std::move(done.error()));
   DEFIB_TRY(name_in_head(header));
@@ -260,6 +266,8 @@ Result<> LogWriter::begin_segment(std::uint64_t first_lsn) {
 
 // NoSpace leaves an empty segment that the head does not name; the next attempt replaces it.
 Result<> LogWriter::name_in_head(const SegmentHeader& header) {
+  const std::lock_guard head(head_mutex_);
+  named_ = true;  // Also where it fails: whatever stands there, nobody else is to write it.
   Result<> named = write_log_head(files_, start_.dir, header);
   if (!named && named.error().code() == Code::kNoSpace && supply_ != nullptr &&
       supply_->discard()) {
@@ -394,7 +402,9 @@ std::shared_ptr<const void> LogWriter::hold_segments() {
 }
 
 void LogWriter::discard_spares() {
-  if (supply_ != nullptr) (void)supply_->discard();
+  if (supply_ == nullptr) return;
+  supply_->stop();
+  (void)supply_->discard();
 }
 
 Result<> LogWriter::retire(std::uint64_t boundary, std::uint64_t retain_bytes) {
@@ -410,12 +420,14 @@ Result<> LogWriter::let_go(std::uint64_t boundary, std::uint64_t retain_bytes) {
   DEFIB_TRY(keep_newest(names, retain_bytes));
   if (!names.empty() && parse_segment_name(names.back())->first_lsn > boundary) {
     // An empty one that an earlier opening left, and that log.head may name: it is not needed.
-    DEFIB_TRY(write_log_head(files_, start_.dir, no_segment(start_.identity.uuid)));
+    const std::lock_guard head(head_mutex_);
+    if (!named_) DEFIB_TRY(write_log_head(files_, start_.dir, no_segment(start_.identity.uuid)));
   }
   const bool held = !holds_.expired();
   std::vector<std::string> material;
   for (const std::string& name : names) {
     const std::string path = os::join_path(wal_dir_, name);
+    if (!keep_torn_tail(name)) continue;
     std::optional<std::string> as_material;
     if (supply_ != nullptr && !held && parse_segment_name(name)->epoch == start_.epoch) {
       as_material = supply_->wanted_material();
@@ -433,6 +445,13 @@ Result<> LogWriter::let_go(std::uint64_t boundary, std::uint64_t retain_bytes) {
   return {};
 }
 
+Result<> LogWriter::keep_torn_tail(const std::string& name) const {
+  for (const TornTail& tail : start_.torn) {
+    if (tail.segment == name) DEFIB_TRY(quarantine_tail(files_, start_.dir, tail));
+  }
+  return {};
+}
+
 // Takes out of `names` what holds commits after `boundary`, and the segment in use.
 Result<> LogWriter::keep_needed(std::vector<std::string>& names, std::uint64_t boundary) const {
   // After the listing: what ended since then is known to have ended here.
@@ -440,6 +459,9 @@ Result<> LogWriter::keep_needed(std::vector<std::string>& names, std::uint64_t b
   std::size_t covered = 0;
   for (; covered < names.size(); ++covered) {
     if (names[covered] == file_name_) break;
+    // What an attempt on a full disk left: the next one begins a segment under that very name.
+    const SegmentName name = *parse_segment_name(names[covered]);
+    if (name.epoch == start_.epoch && name.first_lsn > boundary) break;
     const bool is_last = covered + 1 == names.size();
     const std::uint64_t end =
         is_last ? ended_lsn_ : parse_segment_name(names[covered + 1])->first_lsn - 1;

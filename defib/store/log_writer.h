@@ -33,6 +33,7 @@
 #include "defib/store/ack_watermark.h"
 #include "defib/store/failure_note.h"
 #include "defib/store/format.h"
+#include "defib/store/quarantine.h"
 #include "defib/store/segment_supply.h"
 #include "defib/store/store.h"
 
@@ -53,6 +54,8 @@ class LogWriter {
     std::uint32_t chain_crc = 0;
     std::uint64_t segment_size = 0;
     Executor* executor = nullptr;  // makes spare segments; null: there are none
+    // Go to the quarantine before their segments go. One that cannot stays for the next opening.
+    std::vector<TornTail> torn{};
   };
   LogWriter(os::Files& files, const os::Clock& clock, Start start);
   LogWriter(const LogWriter&) = delete;
@@ -113,6 +116,7 @@ class LogWriter {
   Result<> sync_file();
   void gather();
   Result<> let_go(std::uint64_t boundary, std::uint64_t retain_bytes);
+  Result<> keep_torn_tail(const std::string& name) const;
   Result<> keep_needed(std::vector<std::string>& names, std::uint64_t boundary) const;
   Result<> keep_newest(std::vector<std::string>& names, std::uint64_t retain_bytes);
 
@@ -151,7 +155,10 @@ class LogWriter {
   std::string file_name_;           // of file_
   std::uint64_t ended_lsn_;         // last commit in segments before file_
 
-  std::mutex retire_mutex_;  // one retire() at a time; guards holds_
+  std::mutex head_mutex_;  // one writer of log.head at a time; guards named_
+  bool named_ = false;     // this writer has named a segment there
+
+  std::mutex retire_mutex_;  // one retire() at a time; guards holds_; before head_mutex_
   std::weak_ptr<const void> holds_;
 
   std::atomic<bool> failed_ = false;

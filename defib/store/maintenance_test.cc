@@ -17,12 +17,14 @@
 #include "defib/store/page_file.h"
 #include "defib/store/picture.h"
 #include "defib/store/plan.h"
+#include "defib/store/testing/recording.h"
 #include "defib/store/testing/store_util.h"
 
 namespace defib::store {
 namespace {
 
 using testing_util::dump;
+using testing_util::PacedClock;
 using testing_util::State;
 
 constexpr const char* kDir = "/s";
@@ -379,6 +381,26 @@ TEST(StoreRepair, IsRefusedWhileTheStoreIsOpenAndWhereTheTargetIsNotEmpty) {
   ASSERT_FALSE(nothing.has_value());
   EXPECT_EQ(nothing.error().code(), Code::kNotAStore);
   EXPECT_FALSE(files->exists("/new"));
+}
+
+TEST(StoreRepair, ThatIsRefusedLeavesWhatAnotherHasMadeAtItsTarget) {
+  const auto files = subject().killed();
+  const auto store = *Store::open(kDir, on(*files));
+  PacedClock clock;
+  bool made = false;
+  clock.on_sleep = [&] {  // While it looks whether the holder lives.
+    if (std::exchange(made, true)) return;
+    const auto other = *Store::open("/new", on(*files));
+    ASSERT_TRUE(put(*other, "t", "k", "v", Durability::kPower).has_value());
+    ASSERT_TRUE(other->close().has_value());
+  };
+  const auto report = repair(kDir, "/new", on(*files, clock));
+  ASSERT_FALSE(report.has_value());
+  EXPECT_EQ(report.error().code(), Code::kDatabaseLocked);
+  ASSERT_TRUE(made);
+  const auto other = Store::open("/new", on(*files));
+  ASSERT_TRUE(other.has_value()) << other.error().to_text();
+  EXPECT_EQ(*(*(*other)->snapshot())->get("t", "k"), "v");
 }
 
 // Whatever is done to one file of the store, each difference is told.

@@ -23,18 +23,18 @@ Identity NewStore::new_identity(const os::Clock& clock, std::uint32_t page_size)
 }
 
 Result<NewStore> NewStore::create(os::Files& files, const os::Clock& clock, Settings settings) {
-  const std::string& dir = settings.dir;
+  NewStore store(files, clock, std::move(settings));
+  const std::string& dir = store.settings_.dir;
+  for (const std::string& path : {store.base_path(), os::join_path(dir, kPageFile)}) {
+    if (!files.exists(path)) continue;
+    return Error(Code::kAlreadyExists, fmt::format("'{}' exists already", path)).with("path", path);
+  }
+  if (store.settings_.made != nullptr) *store.settings_.made = true;
   DEFIB_TRY(files.create_dirs(dir));
   for (const std::string_view folder : {kWalDir, kDataDir, kQuarantineDir}) {
     DEFIB_TRY(files.create_dirs(os::join_path(dir, folder)));
   }
   DEFIB_TRY(files.sync_dir(os::parent_dir(dir)));
-  NewStore store(files, clock, std::move(settings));
-  for (const std::string& path :
-       {store.base_path(), os::join_path(store.settings_.dir, kPageFile)}) {
-    if (!files.exists(path)) continue;
-    return Error(Code::kAlreadyExists, fmt::format("'{}' exists already", path)).with("path", path);
-  }
   return store;
 }
 

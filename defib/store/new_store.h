@@ -33,6 +33,7 @@ class NewStore {
     std::uint64_t epoch = 0;
     std::uint32_t chain_crc = 0;  // header checksum of that commit's log block, where known
     bool chain_known = false;
+    bool* made = nullptr;  // set by create() before the first change, if there is one
   };
   // An identity of its own.
   static Identity new_identity(const os::Clock& clock, std::uint32_t page_size);

@@ -12,6 +12,7 @@
 #include "defib/store/failure_note.h"
 #include "defib/store/log_head.h"
 #include "defib/store/picture.h"
+#include "defib/store/quarantine.h"
 #include "defib/store/replay.h"
 #include "defib/store/resources.h"
 #include "defib/store/secondary_index.h"
@@ -58,6 +59,14 @@ class StagePulse {
   const std::string what_;
   std::uint64_t done_ = 0;
 };
+
+// Not where somebody stopped it, or a limit did.
+bool is_of_device(const Error& failure) {
+  for (const Error* error = &failure; error != nullptr; error = error->cause()) {
+    if (error->code() == Code::kSyncFailed || error->code() == Code::kIoError) return true;
+  }
+  return false;
+}
 
 Result<> go_on(const StageContext& context) {
   if (context.should_stop()) return context.stop_error();
@@ -168,6 +177,7 @@ class Opening {
   Result<> cut_tail(StageContext& context);
   Result<> settle_log_head();
   Result<> remove_leftovers(StageContext& context);
+  Result<> keep_torn_tail(const std::string& segment);
   Result<> mark_recovery_needed(std::string_view reason);
   Executor& executor() {
     return options_.executor != nullptr ? *options_.executor : *opened_.executors.heavy;
@@ -443,6 +453,11 @@ Result<> Opening::validate_log(StageContext& context) {
   DEFIB_TRY(pulse.finish());
   log_context_.base = log_base(opened_.manifest);
   DEFIB_TRY_ASSIGN(opened_.log, assess_log(segments_, log_context_));
+  for (const Segment& segment : segments_) {
+    if (segment.header && segment.stop.kind == StopKind::kBadBlock) {
+      opened_.torn.push_back({segment.name, segment.stop.offset});
+    }
+  }
   replay_ns_ = options_.clock->mono_ns() - begin;
   for (const std::string& note : opened_.log.notes) context.metric("loss_possible", note);
   newest_segment_ = opened_.log.live.empty() ? no_segment(opened_.identity.uuid)
@@ -615,29 +630,28 @@ Result<> Opening::mark_recovery_needed(std::string_view reason) {
 Result<> Opening::cut_tail(StageContext& context) {
   const LogCut& cut = *opened_.log.cut;
   const std::string path = os::join_path(wal_dir_, cut.segment);
-  DEFIB_TRY_ASSIGN(std::string bytes,
-                   read_whole(files_, path, [&](std::uint64_t) { return go_on(context); }));
-  bytes.erase(0, std::min<std::size_t>(cut.offset, bytes.size()));
-  const std::size_t last = bytes.find_last_not_of('\0');
-  bytes.resize(last == std::string::npos ? 0 : last + 1);
-  if (!bytes.empty()) {
-    const std::string folder = os::join_path(dir_, kQuarantineDir);
-    DEFIB_TRY(files_.create_dirs(folder));
-    DEFIB_TRY(files_.sync_dir(dir_));
-    DEFIB_TRY(os::write_file_atomically(
-        files_, os::join_path(folder, fmt::format("{}-at-{}.bin", cut.segment, cut.offset)),
-        bytes));
-  }
+  DEFIB_TRY(quarantine_tail(files_, dir_, {cut.segment, cut.offset},
+                            [&context] { return go_on(context); }));
   DEFIB_TRY_ASSIGN(const auto file, files_.open(path, os::OpenMode::kWrite));
   // Shorter, then longer again: the end mark of zeros belongs to every complete log.
   DEFIB_TRY(file->truncate(cut.offset));
   DEFIB_TRY(file->truncate(align_up(cut.offset + kBlockHeaderSize, kPageSize)));
-  return file->sync();
+  DEFIB_TRY(file->sync());
+  std::erase_if(opened_.torn, [&](const TornTail& tail) { return tail.segment == cut.segment; });
+  return {};
 }
 
 // What is there now is what there is: the loss was reported once.
 Result<> Opening::settle_log_head() {
   return write_log_head(files_, dir_, newest_segment_);
+}
+
+// Of a segment that is about to go.
+Result<> Opening::keep_torn_tail(const std::string& segment) {
+  for (const TornTail& tail : opened_.torn) {
+    if (tail.segment == segment) DEFIB_TRY(quarantine_tail(files_, dir_, tail));
+  }
+  return {};
 }
 
 Result<> Opening::remove_leftovers(StageContext& context) {
@@ -664,6 +678,7 @@ Result<> Opening::remove_leftovers(StageContext& context) {
   for (const auto& [paths, folder] : places) {
     for (const std::string& path : paths) {
       DEFIB_TRY(go_on(context));
+      DEFIB_TRY(keep_torn_tail(path.substr(path.rfind('/') + 1)));
       DEFIB_TRY(files_.remove(path));
       context.metric("removed", path.substr(path.rfind('/') + 1));
     }
@@ -692,19 +707,18 @@ Result<> Opening::finalize(StageContext&) {
 // What this opening read may be in the page cache alone from now on, and the next one must not
 // believe it.
 Result<> Opening::note_failure(Result<> done) const {
-  if (!done) FailureNote(files_, opened_.identity.uuid, options_.clock->boot_id()).note();
+  if (!done && is_of_device(done.error())) {
+    FailureNote(files_, opened_.identity.uuid, options_.clock->boot_id()).note();
+  }
   return done;
 }
 
 void Opening::note_failures(const recovery::ProcedureResult& result) const {
   if (opened_.identity.uuid.empty()) return;
   for (const recovery::StageRecord& stage : result.stages) {
-    for (const Error* error = stage.error ? &*stage.error : nullptr; error != nullptr;
-         error = error->cause()) {
-      if (error->code() != Code::kSyncFailed && error->code() != Code::kIoError) continue;
-      FailureNote(files_, opened_.identity.uuid, options_.clock->boot_id()).note();
-      return;
-    }
+    if (!stage.error || !is_of_device(*stage.error)) continue;
+    FailureNote(files_, opened_.identity.uuid, options_.clock->boot_id()).note();
+    return;
   }
 }
 

@@ -17,6 +17,7 @@
 #include "defib/store/log_reader.h"
 #include "defib/store/overlay.h"
 #include "defib/store/page_file.h"
+#include "defib/store/quarantine.h"
 #include "defib/store/sorted_file.h"
 #include "defib/store/store.h"
 #include "defib/store/table_names.h"
@@ -40,6 +41,7 @@ struct Opened {
   std::shared_ptr<MappedMemory> mapped;                  // of files
   std::shared_ptr<Overlay> overlay;                      // what the log adds to them
   LogAssessment log;
+  std::vector<TornTail> torn;  // of segments that are there, and not copied to the quarantine
   std::vector<std::string> mapped_segments;  // whose bytes the overlay refers to
   std::uint64_t tail_bytes = 0;              // of log behind the checkpoint
   std::uint64_t replay_rate = 0;     // bytes of log a second, measured now or before; 0: unknown

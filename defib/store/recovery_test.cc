@@ -193,6 +193,43 @@ TEST_F(StoreRecovery, ACleanupThatFailsIsReportedAsMinus82AndTheStoreOpens) {
   EXPECT_EQ(r_.store().recovery_result().find("resource_cleanup")->error, std::nullopt);
 }
 
+// A tail that the clean-up could not cut goes to the quarantine before its segment goes: when this
+// opening is closed, or when a later one makes a checkpoint.
+TEST_F(StoreRecovery, ATornTailThatCouldNotBeCutIsKeptBeforeItsSegmentGoes) {
+  const std::string segment = only_segment();
+  std::string bytes = disk().content(segment);
+  const std::size_t end =
+      bytes.find_last_not_of('\0') / kBlockAlignment * kBlockAlignment + kBlockAlignment;
+  bytes.replace(end, 4, "torn");
+  disk().set_content(segment, bytes);
+  const auto kept = [](os::SimFiles& files) {
+    const auto names = files.list("/s/quarantine");
+    return names && names->size() == 1 ? files.content("/s/quarantine/" + names->front()) : "";
+  };
+  for (const bool is_closed : {true, false}) {
+    const auto copy = disk().killed(disk().operations(), 0);
+    Options options = r_.options();
+    options.files = copy.get();
+    copy->set_fault([](std::size_t, std::string_view what) -> std::optional<Error> {
+      if (what.find("/s/quarantine/") == std::string_view::npos) return std::nullopt;
+      return Error(Code::kIoError, "injected");
+    });
+    auto store = *Store::open(kDir, options);
+    ASSERT_TRUE(put(*store, "t", "later", "1", Durability::kPower).has_value());
+    EXPECT_EQ(kept(*copy), "");
+    copy->set_fault(nullptr);
+    if (is_closed) {
+      ASSERT_TRUE(store->close().has_value());
+    } else {
+      store.reset();
+      store = *Store::open(kDir, options);
+      ASSERT_TRUE(store->checkpoint().has_value());
+    }
+    EXPECT_EQ(kept(*copy), "torn") << is_closed;
+    EXPECT_FALSE(copy->exists(segment)) << is_closed;
+  }
+}
+
 TEST_F(StoreRecovery, TooFewDescriptorsAreMinus72) {
   ASSERT_TRUE(disk().create_dirs("/proc/self/fd").has_value());
   const auto file = *disk().open("/proc/self/limits", os::OpenMode::kCreate);

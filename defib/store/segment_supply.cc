@@ -168,6 +168,10 @@ SegmentSupply::SegmentSupply(os::Files& files, Executor& executor, Settings sett
 }
 
 SegmentSupply::~SegmentSupply() {
+  stop();
+}
+
+void SegmentSupply::stop() {
   const std::lock_guard step(state_->step_mutex);
   const std::lock_guard lock(state_->mutex);
   state_->stopped = true;
@@ -193,7 +197,8 @@ void SegmentSupply::appended(std::uint64_t bytes, bool grows) {
 
 std::optional<std::string> SegmentSupply::wanted_material() {
   const std::lock_guard lock(state_->mutex);
-  if (state_->gave_up || state_->material.size() >= kMaxMaterial) return std::nullopt;
+  const bool is_enough = state_->stopped || state_->gave_up;
+  if (is_enough || state_->material.size() >= kMaxMaterial) return std::nullopt;
   return state_->new_path();
 }
 

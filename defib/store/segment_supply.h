@@ -59,6 +59,8 @@ class SegmentSupply {
   std::optional<std::string> wanted_material();
   // ... which has happened, durably.
   void add_material(std::string path);
+  // Nothing is made any more, also by a task that comes by late.
+  void stop();
   // Gives all space back: removes what is ready, and ends making what is not. False where there was
   // nothing to give.
   bool discard();
