@@ -161,6 +161,7 @@ class BadInput(StoreCase):
                 there = os.path.join(place, verb)
                 error = self.error_of(verb, self.dir, "--to", there)
                 self.assertIn(error["code"], (-22, -72, -89))
+                self.assertEqual(error["commands"], [["df", "-h", place]])
                 self.assertFalse(os.path.exists(there))
 
     def test_keys_values_and_names_that_are_too_large(self):

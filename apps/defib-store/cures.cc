@@ -68,6 +68,13 @@ Cure cure_of_shortage(const Error& error, const Arguments& arguments) {
     command.insert(command.begin(), {"prlimit", option});
   };
   const std::string_view resource = error.field("resource");
+  if (!arguments.to.empty() && resource.starts_with("disk space in")) {
+    const Command look = {"df", "-h", os::parent_dir(arguments.to)};
+    return {{look},
+            fmt::format("free that space (`{}` shows it), or name a directory on another disk, and "
+                        "repeat",
+                        line_of(look))};
+  }
   if (resource == "file descriptors")
     under_limit(fmt::format("--nofile={}:", error.field("limit")));
   if (resource == "address space") under_limit("--as=unlimited:");

@@ -69,6 +69,7 @@ int exit_code(const Error& error) {
     case Code::kNotAStore:
     case Code::kStoreFormatUnsupported:
     case Code::kKeyOrValueTooLarge:
+    case Code::kLimitExceeded:
     case Code::kRecoveryConfigurationError:
       return 2;
     default:

@@ -21,7 +21,7 @@
 namespace defib::store {
 
 struct LockRecord {
-  std::string state;  // recovering, open, closed; dropped: let go without a clean end
+  std::string state;  // recovering, open, migrating, closed; dropped: let go without a clean end
   int pid = 0;
   std::uint64_t start_time = 0;  // clock ticks since boot
   std::string boot_id;
