@@ -27,6 +27,8 @@ Interrupt::Interrupt() {
 
 Interrupt::~Interrupt() {
   thread_.request_stop();
+  // It waits for this signal by sigwait(), and ends by returning.
+  // NOLINTNEXTLINE(bugprone-bad-signal-to-kill-thread)
   ::pthread_kill(thread_.native_handle(), SIGTERM);
 }
 
