@@ -427,7 +427,7 @@ Result<> LogWriter::let_go(std::uint64_t boundary, std::uint64_t retain_bytes) {
   std::vector<std::string> material;
   for (const std::string& name : names) {
     const std::string path = os::join_path(wal_dir_, name);
-    if (!keep_torn_tail(name)) continue;
+    if (!quarantine_tails_of(files_, start_.dir, name, start_.torn)) continue;
     std::optional<std::string> as_material;
     if (supply_ != nullptr && !held && parse_segment_name(name)->epoch == start_.epoch) {
       as_material = supply_->wanted_material();
@@ -442,13 +442,6 @@ Result<> LogWriter::let_go(std::uint64_t boundary, std::uint64_t retain_bytes) {
   if (!names.empty()) DEFIB_TRY(files_.sync_dir(wal_dir_));
   // Only now: zeros under a name that a power failure brings back would be a hole in the log.
   for (std::string& path : material) supply_->add_material(std::move(path));
-  return {};
-}
-
-Result<> LogWriter::keep_torn_tail(const std::string& name) const {
-  for (const TornTail& tail : start_.torn) {
-    if (tail.segment == name) DEFIB_TRY(quarantine_tail(files_, start_.dir, tail));
-  }
   return {};
 }
 

@@ -116,7 +116,6 @@ class LogWriter {
   Result<> sync_file();
   void gather();
   Result<> let_go(std::uint64_t boundary, std::uint64_t retain_bytes);
-  Result<> keep_torn_tail(const std::string& name) const;
   Result<> keep_needed(std::vector<std::string>& names, std::uint64_t boundary) const;
   Result<> keep_newest(std::vector<std::string>& names, std::uint64_t retain_bytes);
 

@@ -177,7 +177,6 @@ class Opening {
   Result<> cut_tail(StageContext& context);
   Result<> settle_log_head();
   Result<> remove_leftovers(StageContext& context);
-  Result<> keep_torn_tail(const std::string& segment);
   Result<> mark_recovery_needed(std::string_view reason);
   Executor& executor() {
     return options_.executor != nullptr ? *options_.executor : *opened_.executors.heavy;
@@ -646,14 +645,6 @@ Result<> Opening::settle_log_head() {
   return write_log_head(files_, dir_, newest_segment_);
 }
 
-// Of a segment that is about to go.
-Result<> Opening::keep_torn_tail(const std::string& segment) {
-  for (const TornTail& tail : opened_.torn) {
-    if (tail.segment == segment) DEFIB_TRY(quarantine_tail(files_, dir_, tail));
-  }
-  return {};
-}
-
 Result<> Opening::remove_leftovers(StageContext& context) {
   std::vector<std::string> from_log;
   // Where some of the log is to be kept, the writer lets go what is too much.
@@ -678,9 +669,10 @@ Result<> Opening::remove_leftovers(StageContext& context) {
   for (const auto& [paths, folder] : places) {
     for (const std::string& path : paths) {
       DEFIB_TRY(go_on(context));
-      DEFIB_TRY(keep_torn_tail(path.substr(path.rfind('/') + 1)));
+      const std::string name = path.substr(path.rfind('/') + 1);
+      DEFIB_TRY(quarantine_tails_of(files_, dir_, name, opened_.torn));
       DEFIB_TRY(files_.remove(path));
-      context.metric("removed", path.substr(path.rfind('/') + 1));
+      context.metric("removed", name);
     }
     if (!paths.empty()) DEFIB_TRY(files_.sync_dir(folder));
   }

@@ -24,4 +24,12 @@ Result<> quarantine_tail(os::Files& files, const std::string& dir, const TornTai
       files, os::join_path(folder, fmt::format("{}-at-{}.bin", tail.segment, tail.offset)), bytes);
 }
 
+Result<> quarantine_tails_of(os::Files& files, const std::string& dir, const std::string& segment,
+                             const std::vector<TornTail>& tails) {
+  for (const TornTail& tail : tails) {
+    if (tail.segment == segment) DEFIB_TRY(quarantine_tail(files, dir, tail));
+  }
+  return {};
+}
+
 }  // namespace defib::store

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "defib/base/error.h"
 #include "defib/os/files.h"
@@ -23,5 +24,8 @@ struct TornTail {
 // there are only zeros. `go_on` is asked between reads; its error ends the copy.
 Result<> quarantine_tail(os::Files& files, const std::string& dir, const TornTail& tail,
                          const std::function<Result<>()>& go_on = {});
+// The same for a segment that is about to go, where `tails` has one of it.
+Result<> quarantine_tails_of(os::Files& files, const std::string& dir, const std::string& segment,
+                             const std::vector<TornTail>& tails);
 
 }  // namespace defib::store

@@ -42,6 +42,16 @@ class StoreRecovery : public testing::Test {
     bytes.at(at) = static_cast<char>(bytes.at(at) ^ 1);
     disk().set_content(path, bytes);
   }
+  // Puts bytes where the next block would stand; the segment's path.
+  std::string tear(std::string_view garbage) {
+    const std::string segment = only_segment();
+    std::string bytes = disk().content(segment);
+    const std::size_t end =
+        bytes.find_last_not_of('\0') / kBlockAlignment * kBlockAlignment + kBlockAlignment;
+    bytes.replace(end, garbage.size(), garbage);
+    disk().set_content(segment, bytes);
+    return segment;
+  }
   std::map<std::string, std::string> contents() {
     std::map<std::string, std::string> all;
     for (const std::string& path : disk().all_files()) {
@@ -165,12 +175,7 @@ TEST_F(StoreRecovery, AnUndoThatFailsIsMinus81) {
 
 TEST_F(StoreRecovery, ACleanupThatFailsIsReportedAsMinus82AndTheStoreOpens) {
   // A torn tail, so that there is something to clean up.
-  const std::string segment = only_segment();
-  std::string bytes = disk().content(segment);
-  const std::size_t end =
-      bytes.find_last_not_of('\0') / kBlockAlignment * kBlockAlignment + kBlockAlignment;
-  bytes.replace(end, 4, "torn");
-  disk().set_content(segment, bytes);
+  tear("torn");
   disk().set_fault([](std::size_t, std::string_view what) -> std::optional<Error> {
     if (what.find("/s/quarantine/") == std::string_view::npos) return std::nullopt;
     return Error(Code::kIoError, "injected");
@@ -196,12 +201,7 @@ TEST_F(StoreRecovery, ACleanupThatFailsIsReportedAsMinus82AndTheStoreOpens) {
 // A tail that the clean-up could not cut goes to the quarantine before its segment goes: when this
 // opening is closed, or when a later one makes a checkpoint.
 TEST_F(StoreRecovery, ATornTailThatCouldNotBeCutIsKeptBeforeItsSegmentGoes) {
-  const std::string segment = only_segment();
-  std::string bytes = disk().content(segment);
-  const std::size_t end =
-      bytes.find_last_not_of('\0') / kBlockAlignment * kBlockAlignment + kBlockAlignment;
-  bytes.replace(end, 4, "torn");
-  disk().set_content(segment, bytes);
+  const std::string segment = tear("torn");
   const auto kept = [](os::SimFiles& files) {
     const auto names = files.list("/s/quarantine");
     return names && names->size() == 1 ? files.content("/s/quarantine/" + names->front()) : "";
@@ -369,13 +369,8 @@ TEST_F(StoreRecovery, AnotherFormatVersionIsMinus85) {
 }
 
 TEST_F(StoreRecovery, TheTornTailGoesToQuarantineBeforeItIsCut) {
-  const std::string segment = only_segment();
-  std::string bytes = disk().content(segment);
   const std::string garbage = "half a block";
-  const std::size_t end =
-      bytes.find_last_not_of('\0') / kBlockAlignment * kBlockAlignment + kBlockAlignment;
-  bytes.replace(end, garbage.size(), garbage);
-  disk().set_content(segment, bytes);
+  const std::string segment = tear(garbage);
   r_.open();
   EXPECT_EQ(dump(r_.store()), r_.state(6));
   const auto kept = disk().list("/s/quarantine");
