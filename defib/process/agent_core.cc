@@ -126,6 +126,8 @@ HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32
       continue;
     }
     stage.beats.store(0, std::memory_order_relaxed);
+    stage.beat_mono_ns.store(0, std::memory_order_relaxed);
+    stage.tid.store(0, std::memory_order_relaxed);
     stage.deadline_ms.store(deadline_ms, std::memory_order_relaxed);
     const std::size_t size = name_size < sizeof stage.name ? name_size : sizeof stage.name - 1;
     memcpy(stage.name, name, size);

@@ -33,7 +33,7 @@ Attached attach(bool crash_hook);
 // The page of this process, or nullptr where it is not attached.
 AgentPage* page();
 
-// A free slot, claimed, named (cut to 39 bytes) and not yet armed; nullptr where there is none.
+// A free slot, claimed, named (cut to 31 bytes) and not yet armed; nullptr where there is none.
 HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32_t deadline_ms);
 void release_stage(HeartbeatStage* stage);
 // Wakes the shim, so that the supervisor looks at the stages: one was armed.

@@ -6,8 +6,9 @@
 // so it survives the death of any of the three.
 //
 //   offset  size  field
-//   0       64    header: magic, version, sizes, event descriptor
-//   64      ...   stages: kMaxStages heartbeat slots of 64 bytes
+//   0       64    header: magic, version, event descriptor, role and epoch
+//   64      64    life: the robust lock that tells of the process's death
+//   128     3968  stages: kMaxStages heartbeat slots of 64 bytes
 //   4096    1024  CrashPage
 //
 // Thread rule: every field has one writer, named here. Readers trust nothing: the service may be
@@ -24,7 +25,7 @@
 namespace defib::process {
 
 inline constexpr std::uint64_t kAgentPageMagic = 0x3145474150464544;  // "DEFPAGE1"
-inline constexpr std::uint32_t kAgentPageVersion = 1;
+inline constexpr std::uint32_t kAgentPageVersion = 2;
 inline constexpr std::size_t kAgentPageSize = 8192;
 inline constexpr std::size_t kMaxStages = 62;
 
@@ -37,12 +38,22 @@ enum class StageUse : std::uint32_t {
 };
 
 // One heartbeat. beats grows by one a beat (the service, relaxed); a stage is armed by its first
-// beat, and hung when beats stands still for deadline_ms.
+// beat, and hung when it then does not beat for deadline_ms. A time-stamped beat also leaves when it
+// was, so that the deadline can be held to the millisecond; a counting one is cheaper.
 struct alignas(64) HeartbeatStage {
   std::atomic<std::uint64_t> beats;
+  std::atomic<std::int64_t> beat_mono_ns;  // CLOCK_MONOTONIC of the last stamped beat; 0: counting
   std::atomic<std::uint32_t> deadline_ms;  // 0: the supervisor's default
   std::atomic<std::uint32_t> in_use;       // a StageUse
-  char name[40];                           // NUL-terminated
+  std::atomic<std::int32_t> tid;           // the thread that beats; 0: not known
+  std::uint32_t reserved;
+  char name[32];  // NUL-terminated
+};
+
+// Whether the process may act on the outside world. Written by the shim, a futex for the service.
+enum class Role : std::uint32_t {
+  kActive = 0,
+  kStandby = 1,  // initialised, and waiting to be made active
 };
 
 struct AgentPage {
@@ -51,11 +62,19 @@ struct AgentPage {
   std::int32_t event_fd;  // in the service: 8 bytes written to it wake the shim; -1: none
   std::atomic<std::int32_t> agent_pid;  // written by the agent when it attached; 0 before
   std::atomic<std::uint32_t> image_id;  // written by the agent: which exec'd image attached
-  std::uint32_t reserved[10];
+  std::atomic<std::uint32_t> role;      // a Role; written by the shim
+  std::atomic<std::int32_t> life_tid;   // written by the agent: the thread that holds life; 0: none
+  std::atomic<std::uint64_t> epoch;     // written by the shim before role becomes kActive
+  std::uint32_t reserved[6];
+  // A robust, process-shared pthread_mutex_t (its first word is the futex), held by the main thread
+  // from attach to its end. The kernel marks and wakes it when that thread begins to die, before
+  // any memory is torn down.
+  alignas(64) unsigned char life[64];
   HeartbeatStage stages[kMaxStages];
   alignas(4096) postmortem::CrashPage crash;
 };
-static_assert(offsetof(AgentPage, stages) == 64);
+static_assert(offsetof(AgentPage, life) == 64);
+static_assert(offsetof(AgentPage, stages) == 128);
 static_assert(offsetof(AgentPage, crash) == 4096);
 static_assert(sizeof(AgentPage) <= kAgentPageSize);
 
