@@ -86,6 +86,7 @@ class Supervisor:
 
     name = "?"
     needs = ()
+    root_only = False  # needs a mount namespace of its own
     # The young child's restart is not measured where a throttle makes it a matter of half a minute.
     young = True
 
@@ -99,6 +100,8 @@ class Supervisor:
 
     @classmethod
     def available(cls):
+        if cls.root_only and os.geteuid() != 0:
+            return False
         return all(os.path.exists(path) for path in cls.needs)
 
     def prepare(self):
@@ -271,15 +274,23 @@ class Runit(Supervisor):
         time.sleep(6)  # runsvdir looks every five seconds
 
 
+def in_own_mounts(script):
+    """A command that runs `script` where its mounts concern nobody else."""
+    return ["unshare", "-m", "sh", "-c", script]
+
+
 class S6(Supervisor):
     name = "s6"
     needs = (PEERS + "/usr/bin/s6-svscan", PEERS + "/usr/bin/s6-supervise")
+    root_only = True
 
     def prepare(self):
         Runit.prepare(self)
 
     def command(self):
-        return [PEERS + "/usr/bin/s6-svscan", os.path.join(self.dir, "sv")]
+        # It executes /usr/bin/s6-supervise, wherever it lies itself.
+        return in_own_mounts(f"mount -t overlay overlay -o lowerdir={PEERS}/usr/bin:/usr/bin "
+                             f"/usr/bin && exec s6-svscan {self.dir}/sv")
 
     def environment(self):
         return dict(super().environment(), LD_LIBRARY_PATH=PEERS + "/lib/x86_64-linux-gnu:" +
@@ -338,6 +349,7 @@ class Monit(Supervisor):
 class Systemd(Supervisor):
     name = "systemd --user"
     needs = ("/lib/systemd/systemd",)
+    root_only = True
 
     def prepare(self):
         self.runtime = os.path.join(self.dir, "run")
@@ -359,7 +371,9 @@ class Systemd(Supervisor):
                     XDG_DATA_HOME=os.path.join(self.dir, "data"))
 
     def command(self):
-        return ["/lib/systemd/systemd", "--user", "--unit=default.target"]
+        # A user manager starts only where it believes that systemd is the machine's init.
+        return in_own_mounts("mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/system && "
+                             "exec /lib/systemd/systemd --user --unit=default.target")
 
 
 class Bare(Supervisor):

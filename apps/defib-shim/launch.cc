@@ -54,7 +54,9 @@ void use_default_signals() {
   setsid();
   status.record.pid = getpid();
   ProcStat self;
-  status.record.start_time = read_stat(status.record.pid, &self) ? self.start_time : 0;
+  // Without it nobody would know this process again.
+  if (!read_stat(status.record.pid, &self)) fail_child(StartStage::kDescriptors);
+  status.record.start_time = self.start_time;
   status.write_record();
   if (launch.directory()[0] != 0 && chdir(launch.directory()) != 0) {
     fail_child(StartStage::kDirectory);
