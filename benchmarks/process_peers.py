@@ -91,7 +91,7 @@ class Supervisor:
     young = True
 
     def __init__(self, directory, count):
-        self.dir = os.path.join(directory, f"{self.name}-{count}")
+        self.dir = os.path.join(directory, f"{type(self).__name__}-{count}")
         os.makedirs(self.dir)
         self.count = count
         self.process = None
