@@ -57,7 +57,9 @@ void use_default_signals() {
   // Without it nobody would know this process again.
   if (!read_stat(status.record.pid, &self)) fail_child(StartStage::kDescriptors);
   status.record.start_time = self.start_time;
-  status.write_record();
+  if (status.write_record() != 0 && status.write_record() != 0) {
+    fail_child(StartStage::kDescriptors);
+  }
   if (launch.directory()[0] != 0 && chdir(launch.directory()) != 0) {
     fail_child(StartStage::kDirectory);
   }

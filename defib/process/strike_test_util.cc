@@ -151,17 +151,31 @@ void Striker::at_call(pid_t tid, Task& task) {
   ::kill(tid, SIGKILL);
 }
 
+// A child that is traced from its birth must be waited for, even if it has not stopped yet.
+void Striker::note_child(pid_t tid, int event) {
+  if (event != PTRACE_EVENT_FORK && event != PTRACE_EVENT_VFORK && event != PTRACE_EVENT_CLONE) {
+    return;
+  }
+  unsigned long child = 0;
+  if (::ptrace(PTRACE_GETEVENTMSG, tid, nullptr, &child) != 0) return;
+  const auto pid = static_cast<pid_t>(child);
+  if (known_.insert(pid).second) tasks_.try_emplace(pid, Task{program_of(pid), false, false});
+}
+
 void Striker::handle(pid_t tid, int status) {
   if (WIFEXITED(status) || WIFSIGNALED(status)) {
     tasks_.erase(tid);
+    known_.erase(tid);
     if (tid == pid_) ended_ = true;
     return;
   }
   if (!WIFSTOPPED(status)) return;
   // A child's first stop may come before its parent tells of it.
   Task& task = tasks_.try_emplace(tid, Task{program_of(tid), false, false}).first->second;
+  known_.insert(tid);
   const int signal = WSTOPSIG(status);
   const int event = status >> 16;
+  note_child(tid, event);
   if (signal == kSyscallStop) {
     at_call(tid, task);
     return resume(tid, 0);
@@ -205,9 +219,11 @@ void Striker::let_go() {
       if (const auto task = tasks_.find(tid); task != tasks_.end() && task->second.failing) {
         at_call(tid, task->second);
       }
+      note_child(tid, status >> 16);
       ::ptrace(PTRACE_DETACH, tid, nullptr,
                reinterpret_cast<void*>(static_cast<long>(real ? signal : 0)));
       tasks_.erase(tid);
+      known_.insert(tid);
     }
   }
 }

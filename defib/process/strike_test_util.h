@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,7 @@ class Striker {
     bool failing = false;  // its return is to be replaced
   };
   void handle(pid_t tid, int status);
+  void note_child(pid_t tid, int event);
   void at_call(pid_t tid, Task& task);
   void resume(pid_t tid, int signal);
   bool counts(long number) const;
@@ -59,6 +61,7 @@ class Striker {
   Target target_;
   pid_t pid_ = -1;
   std::map<pid_t, Task> tasks_;
+  std::set<pid_t> known_;  // that were seen, also those that are not traced any more
   std::uint64_t calls_ = 0;
   long struck_call_ = -1;
   bool struck_ = false;

@@ -89,9 +89,10 @@ Strikes::View Strikes::view() const {
   view.pid = (*read)->pid;
   view.generation = (*read)->generation;
   const auto start = os::process_start_time(view.pid);
-  view.runs = (*read)->phase == shim::Phase::kRunning && start && !is_zombie(view.pid) &&
-              *start == (*read)->start_time && ::kill((*read)->shim_pid, 0) == 0 &&
-              !is_zombie((*read)->shim_pid);
+  const bool named =
+      (*read)->phase == shim::Phase::kRunning || (*read)->phase == shim::Phase::kStarting;
+  view.runs = named && start && !is_zombie(view.pid) && *start == (*read)->start_time &&
+              ::kill((*read)->shim_pid, 0) == 0 && !is_zombie((*read)->shim_pid);
   return view;
 }
 
