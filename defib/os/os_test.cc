@@ -179,6 +179,21 @@ TEST(EventLoopTest, TimersFireInOrderAndCancelledOnesNever) {
   EXPECT_THAT(fired, ElementsAre(1, 2));
 }
 
+TEST(EventLoopTest, CancelledTimersAreNotKeptUntilTheirTime) {
+  const auto loop = std::move(*EventLoop::create());
+  const auto held = std::make_shared<int>(0);
+  constexpr int kTimers = 10'000;
+  for (int i = 0; i < kTimers; ++i) loop->cancel(loop->run_after(1h, [held] { ++*held; }));
+  EXPECT_LT(held.use_count(), 100);
+  bool fired = false;
+  loop->run_after(1ms, [&] {
+    fired = true;
+    loop->stop();
+  });
+  ASSERT_TRUE(loop->run());
+  EXPECT_TRUE(fired);
+}
+
 TEST(EventLoopTest, RepeatsAndStopsFromAnotherThread) {
   auto loop = EventLoop::create().value();
   int count = 0;
