@@ -54,8 +54,12 @@ void use_default_signals() {
   setsid();
   instance.pid = getpid();
   ProcStat self;
-  instance.start_time = read_stat(instance.pid, &self) ? self.start_time : 0;
-  status.write_record();
+  // Without it nobody would know this process again.
+  if (!read_stat(instance.pid, &self)) fail_child(StartStage::kDescriptors);
+  instance.start_time = self.start_time;
+  if (status.write_record() != 0 && status.write_record() != 0) {
+    fail_child(StartStage::kDescriptors);
+  }
   launch.announce_pid(instance.pid);
   if (launch.directory()[0] != 0 && chdir(launch.directory()) != 0) {
     fail_child(StartStage::kDirectory);
