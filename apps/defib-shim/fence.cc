@@ -48,6 +48,7 @@ bool is_being_killed(pid_t pid, pid_t tid) {
 struct Pass {
   bool fenced = true;
   bool ending = true;
+  bool exiting = true;
   int threads = 0;
   int chunks = 0;
 };
@@ -81,6 +82,8 @@ Pass walk(pid_t pid) {
       char text[1024];
       ProcStat stat;
       if (read_small(path, text, sizeof text) <= 0 || !parse_stat(text, &stat)) continue;  // Gone.
+      const bool exits = (stat.flags & kExiting) != 0 || stat.state == 'Z' || stat.state == 'X';
+      pass.exiting = pass.exiting && exits;
       if (is_beyond_return(stat)) continue;
       pass.fenced = false;
       pass.ending = is_being_killed(pid, static_cast<pid_t>(tid));
@@ -116,6 +119,7 @@ FenceLook look_at_threads(pid_t pid, uint64_t start_time) {
     }
     if (pass.chunks <= 1 || pass.threads == before) {
       look.fence = Fence::kFenced;
+      look.exiting = pass.exiting;
       return look;
     }
     before = pass.threads;

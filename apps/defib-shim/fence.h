@@ -19,6 +19,8 @@ enum class Fence {
 };
 struct FenceLook {
   Fence fence = Fence::kLives;
+  // Not one of them writes a core any more, or waits for one.
+  bool exiting = true;
   // The status with which it ends, as by wait(2), where the kernel tells it early. 0 may also mean
   // that it does not.
   int exit_code = 0;

@@ -110,6 +110,11 @@ bool Agent::state(std::string_view state) {
 bool Agent::event(const wire::Json& event) {
   return notify_field("X_DEFIB_EVENT", event.dump());
 }
+bool Agent::wait_until_active(os::Duration limit) const {
+  const bool endless = limit.count() < 0;
+  return agent_core::wait_until_active(
+      endless ? -1 : std::chrono::ceil<std::chrono::milliseconds>(limit).count());
+}
 std::uint64_t Agent::dropped_messages() const {
   return os::notify::drops();
 }

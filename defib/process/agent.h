@@ -85,6 +85,14 @@ class Agent {
   // An event of the open incident: an object with an "event" member. "recovery_closed" ends the
   // incident with its "outcome".
   bool event(const wire::Json& event);
+  // Whether this process may act on the outside world: not a standby (spec.standby) that waits.
+  bool active() const { return agent_core::is_active(); }
+  // For a standby, once it is initialised: returns when it is promoted, at once where it is active.
+  // False when `limit` has passed (negative: there is none), and in a standby's forked child.
+  bool wait_until_active(os::Duration limit = os::Duration{-1}) const;
+  // Grows with every activation of the service: a token by which the outside world can refuse what
+  // an earlier active process sent. 0 while this process is not active, and without defib.
+  std::uint64_t epoch() const { return agent_core::epoch(); }
   // Messages that were meant to be sent and were not.
   std::uint64_t dropped_messages() const;
 

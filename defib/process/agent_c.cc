@@ -64,6 +64,16 @@ DEFIB_EXPORT int defib_state(const char* state) {
 DEFIB_EXPORT int defib_event(const char* json) {
   return send("X_DEFIB_EVENT", json);
 }
+DEFIB_EXPORT int defib_active(void) {
+  return agent_core::is_active() ? 1 : 0;
+}
+DEFIB_EXPORT int defib_wait_active(int64_t timeout_ms) {
+  return agent_core::wait_until_active(timeout_ms) ? 1 : 0;
+}
+DEFIB_EXPORT uint64_t defib_epoch(void) {
+  return agent_core::epoch();
+}
+
 DEFIB_EXPORT uint64_t defib_notify_drops(void) {
   return notify::drops();
 }

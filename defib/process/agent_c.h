@@ -39,6 +39,15 @@ int defib_status(const char* text);
 int defib_state(const char* state);
 /* One event of the open incident: a JSON object with an "event" member. */
 int defib_event(const char* json);
+/* 1: this process may act on the outside world. 0: it is a standby that waits. */
+int defib_active(void);
+/* For a standby, once it is initialised: blocks until it is promoted, and returns 1; at once where
+ * it is active, or there is no defib. 0: the time has passed (negative: no limit), or this is a
+ * standby's forked child, which never becomes active. */
+int defib_wait_active(int64_t timeout_ms);
+/* Grows with every activation of the service; 0 while this process is not active. */
+uint64_t defib_epoch(void);
+
 /* How many messages were meant to be sent and were not. */
 uint64_t defib_notify_drops(void);
 

@@ -2,12 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "defib/postmortem/crash_hook_sigsafe.h"
@@ -65,6 +68,26 @@ void free_all_stages(AgentPage* page) {
   }
 }
 
+// The kernel tells the shim when the thread that holds this lock ends, or executes another program:
+// before it tears down the memory. The main thread lives as long as the process, as a rule; from
+// another thread the lock is not taken, as its end would mean nothing.
+void hold_life(AgentPage* page) {
+  const auto tid = static_cast<pid_t>(syscall(SYS_gettid));
+  if (tid != getpid()) return;
+  static_assert(sizeof(pthread_mutex_t) <= sizeof page->life);
+  auto* lock = reinterpret_cast<pthread_mutex_t*>(page->life);
+  pthread_mutexattr_t attributes;
+  if (pthread_mutexattr_init(&attributes) != 0) return;
+  // Made anew: an image before this one, which is gone, may have held it.
+  const bool held = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0 &&
+                    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&
+                    pthread_mutex_init(lock, &attributes) == 0 && pthread_mutex_lock(lock) == 0;
+  pthread_mutexattr_destroy(&attributes);
+  if (!held) return;
+  page->life_tid.store(tid, std::memory_order_release);
+  ring();
+}
+
 // Makes the page ours, or says whose it is.
 Attached claim(AgentPage* page, bool crash_hook) {
   if (page->magic != kAgentPageMagic) return Attached::kNotOurs;
@@ -82,6 +105,7 @@ Attached claim(AgentPage* page, bool crash_hook) {
   if (first_in_image && crash_hook) {
     postmortem::install_crash_hook(&page->crash, page->event_fd, {.only_default = true});
   }
+  if (first_in_image) hold_life(page);
   pthread_atfork(nullptr, nullptr, detach_forked_child);
   return Attached::kYes;
 }
@@ -152,6 +176,56 @@ void ring() {
   const std::uint64_t one = 1;
   [[maybe_unused]] const auto written = write(own->event_fd, &one, sizeof one);
   errno = saved_errno;
+}
+
+namespace {
+
+bool has_role(const AgentPage& own, Role role) {
+  return own.role.load(std::memory_order_acquire) == static_cast<std::uint32_t>(role);
+}
+
+bool was_started_as_standby() {
+  const char* role = getenv("DEFIB_ROLE");
+  return role != nullptr && strcmp(role, "standby") == 0;
+}
+
+std::int64_t now_ms() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000LL + now.tv_nsec / 1'000'000;
+}
+
+}  // namespace
+
+bool is_active() {
+  const AgentPage* own = page();
+  // Without the page nobody could promote it: then it must not believe that it was.
+  return own != nullptr ? has_role(*own, Role::kActive) : !was_started_as_standby();
+}
+
+bool wait_until_active(std::int64_t timeout_ms) {
+  AgentPage* own = page();
+  if (own == nullptr) return is_active();
+  const std::int64_t until = timeout_ms < 0 ? 0 : now_ms() + timeout_ms;
+  const int saved_errno = errno;
+  while (has_role(*own, Role::kStandby)) {
+    timespec limit = {};
+    if (timeout_ms >= 0) {
+      const std::int64_t left = until - now_ms();
+      if (left <= 0) break;
+      limit = {left / 1000, left % 1000 * 1'000'000};
+    }
+    syscall(SYS_futex, &own->role, FUTEX_WAIT, static_cast<std::uint32_t>(Role::kStandby),
+            timeout_ms >= 0 ? &limit : nullptr, nullptr, 0);
+  }
+  errno = saved_errno;
+  return has_role(*own, Role::kActive);
+}
+
+std::uint64_t epoch() {
+  const AgentPage* own = page();
+  if (own == nullptr || !has_role(*own, Role::kActive)) return 0;
+  return own->epoch.load(std::memory_order_acquire);
 }
 
 }  // namespace defib::process::agent_core

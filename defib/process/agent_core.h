@@ -39,4 +39,14 @@ void release_stage(HeartbeatStage* stage);
 // Wakes the shim, so that the supervisor looks at the stages: one was armed.
 void ring();
 
+// Whether this process may act on the outside world. A process that does not run under defib may; a
+// standby may once it is promoted, and its forked children never.
+bool is_active();
+// Blocks until it may; false when so many milliseconds have passed (negative: no limit), or where
+// it never will, in a forked child of a standby.
+bool wait_until_active(std::int64_t timeout_ms);
+// Grows with every activation of the service, so that what an earlier active process left on its
+// way can be told and refused. 0 while this process is not active, and without defib.
+std::uint64_t epoch();
+
 }  // namespace defib::process::agent_core

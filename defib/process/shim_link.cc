@@ -180,13 +180,10 @@ Result<LaunchedShim> launch_shim(const ShimLaunch& launch) {
   } else if (!launch.notify_address.empty()) {
     options.argv.insert(options.argv.end(), {"--notify-address", launch.notify_address});
   }
-  if (launch.page_fd >= 0) {
-    options.argv.insert(options.argv.end(), {"--page-fd", "5"});
-    options.fds.emplace_back(launch.page_fd, 5);
-  }
-  if (launch.standby_page_fd >= 0) {
-    options.argv.insert(options.argv.end(), {"--standby-page-fd", "6"});
-    options.fds.emplace_back(launch.standby_page_fd, 6);
+  int next = 5;
+  for (const auto& [fd, pid] : launch.pages) {
+    options.argv.insert(options.argv.end(), {"--page", fmt::format("{}:{}", next, pid)});
+    options.fds.emplace_back(fd, next++);
   }
   if (launch.adopt_pid > 0) {
     options.argv.insert(options.argv.end(), {"--adopt", fmt::format("{}:{}", launch.adopt_pid,

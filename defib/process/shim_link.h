@@ -76,8 +76,7 @@ struct ShimLaunch {
   std::string notify_address;  // abstract; empty: notify.sock in the directory
   // Of a service that outlived its shim; -1 and 0 where there is none.
   int notify_fd = -1;
-  int page_fd = -1;
-  int standby_page_fd = -1;
+  std::vector<std::pair<int, pid_t>> pages;  // at most two
   pid_t adopt_pid = 0;
   std::uint64_t adopt_start_time = 0;
 };

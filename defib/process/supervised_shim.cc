@@ -87,8 +87,8 @@ Result<ShimLink> Supervised::launch() {
     launch.notify_address = address.substr(1);
   }
   if (alive()) {
-    launch.page_fd = page_.fd();
-    launch.standby_page_fd = standby_.page.fd();
+    if (page_.fd() >= 0) launch.pages.emplace_back(page_.fd(), pid_);
+    if (standby_.page.fd() >= 0) launch.pages.emplace_back(standby_.page.fd(), standby_.pid);
     launch.adopt_pid = pid_;
     launch.adopt_start_time = start_time_;
   }
