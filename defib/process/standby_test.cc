@@ -96,8 +96,8 @@ TEST_F(StandbyService, ThatDiesIsReplacedAndTheActiveOneDoesNotNotice) {
 TEST_F(StandbyService, AStopEndsBoth) {
   start_settled(pair());
   ASSERT_TRUE(supervisor_->stop("victim"));
-  run_until([&] { return status().state == ServiceState::kStopped && processes().size() == 1; });
-  EXPECT_EQ(status().standby_pid, 0);
+  run_until([&] { return status().state == ServiceState::kStopped && status().standby_pid == 0; });
+  EXPECT_EQ(processes(), std::vector<pid_t>{status().shim_pid});
   EXPECT_TRUE(seen_->promotions.empty());
   ASSERT_TRUE(supervisor_->start("victim"));
   run_until([&] { return settled(); });
@@ -199,10 +199,18 @@ TEST_F(StandbyService, KillsAtRandomTimesNeverMakeTwoActive) {
       kill_one(before.shim_pid, SIGKILL);
     }
     run_until([&] { return settled() && status().epoch > before.epoch; });
+    if (HasFatalFailure()) {
+      const ServiceStatus now = status();
+      FAIL() << fmt::format(
+          "round {}: how {}; active {} of epoch {}, standby {}, shim {}; now: active {} of epoch {}, "
+          "ready {}, standby {} ready {}, ticket {}, shim {}, {}",
+          round, how, before.pid, before.epoch, before.standby_pid, before.shim_pid, now.pid,
+          now.epoch, now.ready, now.standby_pid, now.standby_ready, now.restart_ready,
+          now.shim_pid, now.last_error ? now.last_error->to_text() : "");
+    }
     ASSERT_EQ(proof_->violations.load(), 0u) << "round " << round;
     ASSERT_EQ(status().pid, before.standby_pid) << "round " << round;
     ASSERT_EQ(status().epoch, before.epoch + 1) << "round " << round;
-    if (HasFatalFailure()) return;
   }
   EXPECT_EQ(proof_->activations.load(), kRounds + 1);
 }

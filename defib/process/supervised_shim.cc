@@ -223,6 +223,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   if (runs && (first || generation_ != active->generation || pid_ != active->pid)) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
+      standby_backoff_.reset();
       change(ServiceEvent::kExitedRestart);
       if (budget_->prepared()) account_ticket_use();
     }
@@ -377,7 +378,7 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
       !context_.programs.capture.empty()) {
     report.capture_path = capture_path("crash", exit.generation);
   }
-  report.restarts = exited.ticket_id != 0;
+  report.restarts = exited.ticket_id != 0 || exited.promotes != 0;
   report.restart_delay = os::Duration(exited.restart_delay_ns);
   report.while_away = replay_left_ > 0;
   return report;
@@ -398,7 +399,7 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   if (!requested && !report.status.success()) last_error_ = last_exit_error(report);
   const bool current = exited.exit.generation == generation_;
   if (current) end_process();
-  if (current && exited.ticket_id == 0 && !requested && !restart_requested_) {
+  if (current && !report.restarts && !requested && !restart_requested_) {
     const bool wanted = spec_.restart == RestartPolicy::kAlways ||
                         (spec_.restart == RestartPolicy::kOnFailure && !report.status.success());
     report.restarts = wanted && !exhausted_;
@@ -407,6 +408,10 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   context_.observer.exited(report);
   // The callback may have started it; what has begun anew is not ended here.
   if (!current || exited.exit.generation != generation_ || alive()) return {};
+  if (exited.promotes != 0) {
+    change(ServiceEvent::kExitedRestart);
+    return {};
+  }
   if (exited.ticket_id == 0) {
     // An end that nothing follows leaves the ticket unused: it is no restart.
     if (!report.restarts && budget_->prepared()) {
