@@ -42,10 +42,11 @@ void Shim::look_at_life(Instance& one) {
   one.look_at = 0;
   if (one.announced != 0 || saved(one).role == InstanceRole::kDying) return;
   const uint64_t start_time = saved(one).start_time;
-  FenceLook look = look_at_threads(one.pid, start_time);
+  // Of a released lock: this is the moment in which the threads end, one after the other.
+  FenceLook look = look_at_threads(one.pid, start_time, one.life.fired());
   for (int i = 0; i < kQuickLooks && look.fence == Fence::kEnding; ++i) {
     usleep(kQuickStepUs);
-    look = look_at_threads(one.pid, start_time);
+    look = look_at_threads(one.pid, start_time, i + 1 < kQuickLooks);
   }
   if (look.fence == Fence::kFenced) return fenced(one, look);
   // What is ending ends some time, and then its pidfd tells; what lives is left alone after a

@@ -200,7 +200,6 @@ Result<> Supervised::update(ServiceSpec spec) {
   standby_backoff_ =
       recovery::Backoff(standby_backoff_options(spec_), os::Random(os::random_seed()));
   if (!link_.connected()) return {};
-  DEFIB_TRY(open_sockets());
   DEFIB_TRY(configure());
   if (alive()) {
     arm_heartbeat();
