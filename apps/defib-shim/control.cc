@@ -97,8 +97,11 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
   }
   close_all(fds, fd_count);
   switch (type) {
-    case Type::kHello:
+    case Type::kHello: {
+      Hello hello;
+      if (read_body(body, size, &hello)) supervisor_pid_ = hello.supervisor_pid;
       return welcome();
+    }
     case Type::kStart: {
       Start request;
       if (!read_body(body, size, &request)) break;
@@ -305,29 +308,79 @@ void Shim::on_notify() {
   }
 }
 
+// By NOTIFYACCESS=, else by the launch description.
+bool Shim::may_notify(pid_t sender) {
+  const NotifyAccess access = access_changed_    ? notify_access_
+                              : launch_.loaded() ? notify_access_of(launch_.header())
+                                                 : NotifyAccess::kAll;
+  if (access == NotifyAccess::kAll) return true;
+  if (access == NotifyAccess::kNone) return false;
+  if (sender == pid_ || (announced_pid_ != 0 && sender == announced_pid_)) return true;
+  ProcStat stat;
+  return access == NotifyAccess::kExec && supervisor_pid_ > 0 && read_stat(sender, &stat) &&
+         stat.parent == supervisor_pid_;
+}
+
+namespace {
+
+// The value where the line (of `length` bytes) is "KEYvalue", KEY with its '='; else nullptr.
+template <size_t kSize>
+const char* value_of(const char* line, size_t length, const char (&key)[kSize]) {
+  return length >= kSize - 1 && memcmp(line, key, kSize - 1) == 0 ? line + kSize - 1 : nullptr;
+}
+
+bool equals(const char* value, size_t length, const char* word) {
+  return length == strlen(word) && memcmp(value, word, length) == 0;
+}
+
+}  // namespace
+
 void Shim::take_notification(const char* text, size_t size, pid_t sender) {
+  if (!may_notify(sender)) {
+    if (!stranger_told_) complain("a notification was refused by notify_access", 0);
+    stranger_told_ = true;
+    return;
+  }
   StatusRecord& record = status_.record;
   bool changed = false;
+  uint64_t main_pid = 0, main_pidfd_id = 0;
+  const auto keep_word = [&](const char* word, size_t length) {
+    if (length >= sizeof record.state_word) length = sizeof record.state_word - 1;
+    memset(record.state_word, 0, sizeof record.state_word);
+    memcpy(record.state_word, word, length);
+    changed = true;
+  };
   for (const char* line = text; line != nullptr && *line != 0;) {
     const char* end = find_first(line, '\n');
     const size_t length = end != nullptr ? static_cast<size_t>(end - line) : strlen(line);
-    constexpr char kStateKey[] = "X_DEFIB_STATE=";
-    constexpr size_t kStateSize = sizeof kStateKey - 1;
+    const char* value = nullptr;
+    const auto left = [&] { return length - static_cast<size_t>(value - line); };
     uint64_t number = 0;
-    if (length == 7 && memcmp(line, "READY=1", 7) == 0) {
+    if (equals(line, length, "READY=1")) {
       changed = changed || record.ready == 0;
       record.ready = 1;
-    } else if (length > kStateSize && memcmp(line, kStateKey, kStateSize) == 0) {
-      size_t word = length - kStateSize;
-      if (word >= sizeof record.state_word) word = sizeof record.state_word - 1;
-      memset(record.state_word, 0, sizeof record.state_word);
-      memcpy(record.state_word, line + kStateSize, word);
-      changed = true;
-    } else if (length > 8 && memcmp(line, "MAINPID=", 8) == 0 &&
-               parse_number(line + 8, &number) != nullptr) {
-      follow_main_pid(static_cast<pid_t>(number));
+    } else if (equals(line, length, "STOPPING=1")) {
+      keep_word("stopping", 8);  // For a supervisor that comes after this one.
+    } else if ((value = value_of(line, length, "X_DEFIB_STATE=")) != nullptr && left() > 0) {
+      keep_word(value, left());
+    } else if ((value = value_of(line, length, "MAINPID=")) != nullptr) {
+      if (parse_number(value, &number) != nullptr) main_pid = number;
+    } else if ((value = value_of(line, length, "MAINPIDFDID=")) != nullptr) {
+      if (parse_number(value, &number) != nullptr) main_pidfd_id = number;
+    } else if ((value = value_of(line, length, "EXTEND_TIMEOUT_USEC=")) != nullptr) {
+      if (parse_number(value, &number) != nullptr) extend_stop(number);
+    } else if ((value = value_of(line, length, "NOTIFYACCESS=")) != nullptr) {
+      constexpr const char* kWords[] = {"all", "main", "exec", "none"};  // as NotifyAccess
+      for (uint32_t i = 0; i < 4; ++i) {
+        if (!equals(value, left(), kWords[i])) continue;
+        notify_access_ = static_cast<NotifyAccess>(i);
+        access_changed_ = true;
+      }
     }
     line = end != nullptr ? end + 1 : nullptr;
+  }
+  if (main_pid != 0 && main_pid <= INT32_MAX) {
+    follow_main_pid(static_cast<pid_t>(main_pid), main_pidfd_id);
   }
   if (changed) status_.write_record();
   const Notify body = {record.generation, sender, static_cast<uint32_t>(size)};

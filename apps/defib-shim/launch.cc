@@ -15,6 +15,7 @@ namespace defib::process::shim {
 namespace {
 
 constexpr char kGenerationKey[] = "DEFIB_GENERATION=";
+constexpr char kWatchdogKey[] = "WATCHDOG_PID=";
 
 // The header's numbers are consistent, and the block holds exactly as many strings as they say.
 bool is_well_formed(const LaunchHeader& header, const char* strings, size_t file_size) {
@@ -49,10 +50,11 @@ void use_default_signals() {
   sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
-[[noreturn]] void run_service(const Launch& launch, char* const* env, const ProcessDescriptors& fds,
+[[noreturn]] void run_service(Launch& launch, char* const* env, const ProcessDescriptors& fds,
                               StatusFile& status) {
   setsid();
   status.record.pid = getpid();
+  launch.set_watchdog_pid(status.record.pid);
   ProcStat self;
   status.record.start_time = read_stat(status.record.pid, &self) ? self.start_time : 0;
   status.write_record();
@@ -117,10 +119,11 @@ int Launch::load(int memfd) {
   pointer_bytes_ = pointer_bytes;
   for (uint32_t i = 0; i < head.argc; ++i) argv_[i] = next();
   envp_ = pointers + head.argc + 1;
-  generation_slot_ = head.envc;
+  generation_slot_ = watchdog_slot_ = head.envc;
   for (uint32_t i = 0; i < head.envc; ++i) {
     envp_[i] = next();
     if (strncmp(envp_[i], kGenerationKey, sizeof kGenerationKey - 1) == 0) generation_slot_ = i;
+    if (strncmp(envp_[i], kWatchdogKey, sizeof kWatchdogKey - 1) == 0) watchdog_slot_ = i;
   }
   return 0;
 }
@@ -138,6 +141,14 @@ char* const* Launch::env_for(uint64_t generation) {
   append_number(generation_text_, sizeof generation_text_, generation);
   if (generation_slot_ < header().envc) envp_[generation_slot_] = generation_text_;
   return envp_;
+}
+
+void Launch::set_watchdog_pid(pid_t pid) {
+  if (watchdog_slot_ >= header().envc) return;
+  watchdog_text_[0] = 0;
+  append_text(watchdog_text_, sizeof watchdog_text_, kWatchdogKey);
+  append_number(watchdog_text_, sizeof watchdog_text_, static_cast<uint64_t>(pid));
+  envp_[watchdog_slot_] = watchdog_text_;
 }
 
 int make_page(uint32_t capture_timeout_ms, PageHandle* handle) {

@@ -29,6 +29,8 @@ class Launch {
   char* const* argv() const { return argv_; }
   // With DEFIB_GENERATION set to this number.
   char* const* env_for(uint64_t generation);
+  // For the child, which alone knows its pid in time: WATCHDOG_PID, where the environment has one.
+  void set_watchdog_pid(pid_t pid);
 
  private:
   void unload();
@@ -42,7 +44,9 @@ class Launch {
   char** argv_ = nullptr;
   char** envp_ = nullptr;
   size_t generation_slot_ = 0;
+  size_t watchdog_slot_ = 0;
   char generation_text_[48] = {};
+  char watchdog_text_[48] = {};
 };
 
 // The memory shared with the service. Made anew for each start.

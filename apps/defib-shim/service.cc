@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -139,7 +140,7 @@ void Shim::start(bool automatic, uint64_t ticket_id) {
     journal_.add(Type::kStartFailed, &failure, sizeof failure);
     return;
   }
-  if (launch_.header().agent != 0) {
+  if ((launch_.header().agent & kLaunchAgent) != 0) {
     const int failed = make_page(launch_.header().capture_timeout_ms, &page_);
     if (failed != 0) complain("no agent page", -failed);
   }
@@ -171,6 +172,7 @@ void Shim::start(bool automatic, uint64_t ticket_id) {
   reason_ = StopReason::kNone;
   crash_handled_ = false;
   announced_pid_ = 0;
+  access_changed_ = stranger_told_ = false;
   pidfd_ = pidfd_open(pid_);
   if (pidfd_ >= 0) watch(pidfd_, EPOLLIN, kServicePidfd);  // else SIGCHLD tells
   const Started started = {record.generation,      record.start_time, record.started_mono_ns,
@@ -231,6 +233,9 @@ void Shim::forget_process() {
 
 void Shim::service_ended() {
   if (!alive()) return;
+  // What it said before its end is heard before it: an error, a successor, READY=1.
+  constexpr int kRounds = 8;  // of 64; the kernel's queues hold at most 512
+  for (int i = 0; i < kRounds; ++i) on_notify();
   Exited report = {};
   ExitInfo& exit = report.exit;
   exit.noticed_mono_ns = mono_ns();
@@ -336,6 +341,9 @@ void Shim::stop(const Stop& request) {
   }
   if (!alive()) return;
   reason_ = request.reason;
+  // What hangs, or is over, gets no more time by asking for it.
+  stop_extendable_ = request.grace_ns > 0 && (request.reason == StopReason::kRequested ||
+                                              request.reason == StopReason::kLimit);
   kill_at_ = mono_ns() + (request.grace_ns > 0 ? request.grace_ns : 0);
   if (request.signal > 0 && pidfd_ >= 0) {
     pidfd_send(pidfd_, request.signal);
@@ -344,12 +352,29 @@ void Shim::stop(const Stop& request) {
   }
 }
 
+// EXTEND_TIMEOUT_USEC= while stopping: at least so long from now.
+void Shim::extend_stop(uint64_t microseconds) {
+  constexpr uint64_t kMaxExtension = 86'400'000'000;  // a day
+  if (kill_at_ == 0 || !stop_extendable_) return;
+  if (microseconds > kMaxExtension) microseconds = kMaxExtension;
+  const int64_t wanted = mono_ns() + static_cast<int64_t>(microseconds) * 1000;
+  if (wanted > kill_at_) kill_at_ = wanted;
+}
+
 // MAINPID=: a process that shall count as the service from now on, or from the end of the present
 // one on. Only one that the service started is believed.
-void Shim::follow_main_pid(pid_t pid) {
+// `pidfd_id` not 0: the inode of its pidfd, by which a number that was used again is told.
+void Shim::follow_main_pid(pid_t pid, uint64_t pidfd_id) {
   if (pid == pid_ || pid <= 1) return;
   ProcStat stat;
   if (!read_stat(pid, &stat) || (stat.parent != pid_ && stat.parent != getpid())) return;
+  if (pidfd_id != 0) {
+    const int pidfd = pidfd_open(pid);
+    struct stat info = {};
+    const bool same = pidfd >= 0 && fstat(pidfd, &info) == 0 && info.st_ino == pidfd_id;
+    if (pidfd >= 0) close(pidfd);
+    if (!same) return complain("MAINPID= names another process than MAINPIDFDID=", 0);
+  }
   announced_pid_ = pid;
 }
 

@@ -76,7 +76,7 @@ class Shim {
   bool is_capture(pid_t pid) const;
   void watch_process(pid_t pid);
   void stop(const Stop& request);
-  void follow_main_pid(pid_t pid);
+  void follow_main_pid(pid_t pid, uint64_t pidfd_id);
   void forget_process();
   void use_ticket(const ExitInfo& exit, Exited* report);
 
@@ -84,7 +84,9 @@ class Shim {
   void on_signals();
   void on_wake();
   void on_notify();
+  bool may_notify(pid_t sender);
   void take_notification(const char* text, size_t size, pid_t sender);
+  void extend_stop(uint64_t microseconds);
   void on_timers(int64_t now);
   int wait_timeout_ms(int64_t now) const;
   void on_output(int stream);
@@ -139,6 +141,12 @@ class Shim {
   bool is_child_ = false;  // ours to wait for
   bool adopted_ = false;
   bool crash_handled_ = false;
+  // Until the service changes it, that of the launch description.
+  NotifyAccess notify_access_ = NotifyAccess::kAll;
+  bool access_changed_ = false;
+  bool stranger_told_ = false;  // in this generation
+  bool stop_extendable_ = false;
+  pid_t supervisor_pid_ = 0;
   StopReason reason_ = StopReason::kNone;
   pid_t group_ = 0;       // the process group of the service
   int64_t kill_at_ = 0;   // 0: nothing is being stopped

@@ -52,7 +52,7 @@ struct RecoveryOptions {
   os::Duration callback_timeout = std::chrono::seconds(30);     // of callbacks without their own
   os::Duration attempt_delay = std::chrono::milliseconds(100);  // between two attempts
   os::Duration attempts_reset_after = std::chrono::minutes(5);  // without a failure: counted anew
-  HealthOptions health;              // its interval is health_check_interval
+  HealthOptions health{};            // its interval is health_check_interval
   bool monitor_thread = false;       // else the service calls health().check()
   bool handle_signals = true;        // SIGTERM and SIGINT (Shutdown)
   os::Files* files = nullptr;        // nullptr: the kernel's
