@@ -76,11 +76,13 @@ Result<> needs(bool given, const char* what) {
 // What a C function that failed has told.
 Error told(const char* name, int code, const defib_error& error) {
   const std::string_view message(error.message, strnlen(error.message, sizeof error.message));
-  const auto known = defib::find_code(std::to_string(error.code != 0 ? error.code : code));
-  return Error(
-      known && known->error_class != defib::ErrorClass::kNone ? known->code : Code::kCallbackThrew,
-      message.empty() ? std::string(name) + " returned " + std::to_string(code)
-                      : std::string(message));
+  // A code of defib's own is kept; -1 is what functions in C return for anything.
+  const int number = error.code != 0 ? error.code : code;
+  const auto known = number < -1 ? defib::find_code(std::to_string(number)) : std::nullopt;
+  const bool failure = known && known->error_class != defib::ErrorClass::kNone;
+  return Error(failure ? known->code : Code::kCallbackThrew,
+               message.empty() ? std::string(name) + " returned " + std::to_string(code)
+                               : std::string(message));
 }
 
 process::RecoveryCallback wrap(std::string name, defib_callback callback, void* data) {
