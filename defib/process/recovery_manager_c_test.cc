@@ -44,12 +44,14 @@ TEST(ManagerInC, AnExceptionDoesNotLeaveIt) {
 constexpr char kScript[] = R"(
 import ctypes, json, sys
 class Error(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_int32), ("recovered", ctypes.c_int32), ("kind", ctypes.c_char * 32),
+    _fields_ = [("code", ctypes.c_int32), ("recovered", ctypes.c_int32),
+                ("kind", ctypes.c_char * 32),
                 ("message", ctypes.c_char * 512), ("action", ctypes.c_char * 256)]
 class Options(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("state_file", ctypes.c_char_p),
                 ("max_restarts", ctypes.c_int32), ("max_recovery_attempts", ctypes.c_int32),
-                ("restart_delay_ms", ctypes.c_uint32), ("health_check_interval_ms", ctypes.c_uint32),
+                ("restart_delay_ms", ctypes.c_uint32),
+                ("health_check_interval_ms", ctypes.c_uint32),
                 ("callback_timeout_ms", ctypes.c_uint32), ("attempt_delay_ms", ctypes.c_uint32),
                 ("memory_percent", ctypes.c_double), ("cpu_percent", ctypes.c_double),
                 ("disk_percent", ctypes.c_double), ("monitor_thread", ctypes.c_int32),

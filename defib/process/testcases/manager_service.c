@@ -66,7 +66,7 @@ int main(int argc, char** argv) {
   int count = 4;
   EXPECT(defib_configure_logging(&count, words, &error) == -2 && count == 4);
   EXPECT(strstr(error.message, "loud") != NULL && strstr(error.action, "warning") != NULL);
-  strcpy(level, "off");
+  snprintf(level, sizeof level, "off");
   EXPECT(defib_configure_logging(&count, words, &error) == 0 && count == 2);
   EXPECT(strcmp(words[1], "--mine") == 0 && words[2] == NULL);
 
