@@ -1,4 +1,4 @@
-// The supervisor's side of the shim, and the service's notifications.
+// The supervisor's side of the shim.
 
 #include <errno.h>
 #include <signal.h>
@@ -66,7 +66,7 @@ void Shim::on_message() {
   alignas(8) static char buffer[kMaxMessage];
   constexpr int kMaxPerRound = 64;
   for (int round = 0; round < kMaxPerRound && connection_ >= 0; ++round) {
-    int fds[2];
+    int fds[kMaxMessageFds];
     int fd_count = 0;
     const ssize_t size = receive_message(connection_, buffer, sizeof buffer, fds, &fd_count);
     if (size == -EAGAIN || size == -EINTR) return;
@@ -89,7 +89,15 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     const int failed = launch_.load(fds[0]);
     if (failed != 0) return refuse(type, -failed);
     logs_.set_limits(launch_.header().log_max_bytes, launch_.header().log_files);
+    status_.record.restart = launch_.header().restart;
+    status_.record.restart_when = launch_.header().restart_when;
     return;
+  }
+  if (type == Type::kSockets) {
+    Sockets counts;
+    if (read_body(body, size, &counts)) {
+      return sockets_.replace(counts, body + sizeof counts, size - sizeof counts, fds, fd_count);
+    }
   }
   if (type == Type::kPassThrough) {
     PassThrough request;
@@ -105,8 +113,14 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     case Type::kStart: {
       Start request;
       if (!read_body(body, size, &request)) break;
+      if (request.role == InstanceRole::kStandby) {
+        if (find(InstanceRole::kStandby) != nullptr) return refuse(type, EALREADY);
+        if (!alive()) return refuse(type, ESRCH);
+        return start(InstanceRole::kStandby, request.automatic != 0, 0);
+      }
       if (alive()) return refuse(type, EALREADY);
-      return start(request.automatic != 0, 0);
+      end_standby();
+      return start(InstanceRole::kActive, request.automatic != 0, 0);
     }
     case Type::kStop: {
       Stop request;
@@ -116,11 +130,12 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     case Type::kSignal: {
       SignalRequest request;
       if (!read_body(body, size, &request)) break;
-      if (!alive()) return refuse(type, ESRCH);
-      if (request.group != 0 && group_ > 0) {
-        kill(-group_, request.signal);
-      } else if (pidfd_ >= 0) {
-        pidfd_send(pidfd_, request.signal);
+      const Instance* active = find(InstanceRole::kActive);
+      if (active == nullptr) return refuse(type, ESRCH);
+      if (request.group != 0 && active->group > 0) {
+        kill(-active->group, request.signal);
+      } else if (active->pidfd >= 0) {
+        pidfd_send(active->pidfd, request.signal);
       }
       return;
     }
@@ -148,7 +163,10 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     }
     case Type::kShutdown:
       // While it is being stopped, the end waits for its end.
-      if (alive() && reason_ != StopReason::kRequested) return refuse(type, EBUSY);
+      for (const Instance& one : instances_) {
+        if (!one.used || saved(one).role == InstanceRole::kDying) continue;
+        if (one.reason != StopReason::kRequested) return refuse(type, EBUSY);
+      }
       ending_ = true;
       cleanup_until_ = mono_ns() + kCleanupLimitNs;
       return;
@@ -161,7 +179,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
 bool Shim::send_now(Type type, const void* body, size_t body_size, const void* tail,
                     size_t tail_size, const int* fds, int fd_count) {
   if (connection_ < 0) return false;
-  static char head[sizeof(MessageHeader) + 512];
+  static char head[sizeof(MessageHeader) + sizeof(Welcome)];
   const MessageHeader header = {kMessageMagic, kProtocolVersion, type, 0};
   memcpy(head, &header, sizeof header);
   memcpy(head + sizeof header, body, body_size);
@@ -170,21 +188,50 @@ bool Shim::send_now(Type type, const void* body, size_t body_size, const void* t
 }
 
 void Shim::welcome() {
-  const Welcome body = {getpid(),
-                        adopted_ ? 1u : 0u,
-                        journal_.dropped(),
-                        logs_.dropped(),
-                        ticket_.id != 0 ? ticket_.id : pending_.id,
-                        journal_.count(),
-                        status_.record};
-  static_assert(sizeof(Welcome) <= 512);
-  const int fds[2] = {notify_, page_.fd};
+  const Instance* active = find(InstanceRole::kActive);
+  const Instance* standby = find(InstanceRole::kStandby);
+  int fds[kMaxMessageFds] = {notify_};
+  int fd_count = 1;
+  const auto add_page = [&](const Instance* one) {
+    if (one == nullptr || one->page.fd < 0) return 0u;
+    fds[fd_count++] = one->page.fd;
+    return 1u;
+  };
+  const uint32_t active_page = add_page(active), standby_page = add_page(standby);
+  sockets_.descriptors(0, fds + fd_count);
+  fd_count += sockets_.count();
+  static char names[kMaxMessageFds * kMaxFdName];
+  const size_t names_size = sockets_.names(0, names, sizeof names);
+  static Welcome body;
+  body = Welcome{
+      getpid(),
+      adopted_ ? 1u : 0u,
+      active_page,
+      standby_page,
+      {static_cast<uint32_t>(sockets_.listening()), static_cast<uint32_t>(sockets_.stored())},
+      journal_.dropped(),
+      logs_.dropped(),
+      ticket_.id != 0 ? ticket_.id : pending_.id,
+      journal_.count(),
+      status_.record};
   sent_sequence_ = 0;
-  if (!send_now(Type::kWelcome, &body, sizeof body, nullptr, 0, fds, page_.fd >= 0 ? 2 : 1)) {
+  if (!send_now(Type::kWelcome, &body, sizeof body, names, names_size, fds, fd_count)) {
     return drop_connection();
   }
   greeted_ = true;
-  page_changed_ = page_.page != nullptr;
+  stored_changed_ = false;
+  page_changed_ = active_page != 0;
+}
+
+// What the service stored, so that a supervisor can hand it to the next shim.
+void Shim::tell_stored() {
+  int fds[kMaxMessageFds];
+  sockets_.descriptors(sockets_.listening(), fds);
+  char names[kMaxStored * kMaxFdName];
+  const size_t size = sockets_.names(sockets_.listening(), names, sizeof names);
+  const Sockets counts = {0, static_cast<uint32_t>(sockets_.stored())};
+  stored_changed_ =
+      !send_now(Type::kStored, &counts, sizeof counts, names, size, fds, sockets_.stored());
 }
 
 void Shim::refuse(Type request, int error_number) {
@@ -203,7 +250,7 @@ void Shim::acknowledge(uint64_t sequence) {
     if (entry.header.type == Type::kExited &&
         read_body(entry.bytes + sizeof(MessageHeader), entry.size - sizeof(MessageHeader),
                   &exited)) {
-      acknowledged = exited.exit.generation;
+      acknowledged = exited.exit.number;
     }
   }
   journal_.acknowledge(sequence);
@@ -217,9 +264,15 @@ void Shim::flush_journal() {
   Journal::Entry entry;
   bool blocked = false;
   while (!blocked && journal_.next_after(sent_sequence_, &entry)) {
-    const bool with_page = entry.header.type == Type::kStarted && page_.fd >= 0;
-    const int sent = send_message(connection_, entry.bytes, entry.size, nullptr, 0, &page_.fd,
-                                  with_page ? 1 : 0);
+    Started started;
+    const Instance* of_page = entry.header.type == Type::kStarted &&
+                                      read_body(entry.bytes + sizeof(MessageHeader),
+                                                entry.size - sizeof(MessageHeader), &started)
+                                  ? find_generation(started.generation)
+                                  : nullptr;
+    const bool with_page = of_page != nullptr && of_page->page.fd >= 0;
+    const int sent = send_message(connection_, entry.bytes, entry.size, nullptr, 0,
+                                  with_page ? &of_page->page.fd : nullptr, with_page ? 1 : 0);
     if (sent == 0) {
       sent_sequence_ = entry.header.sequence;
     } else if (sent == -EAGAIN) {
@@ -231,6 +284,10 @@ void Shim::flush_journal() {
   if (!blocked && page_changed_) {
     page_changed_ = !send_now(Type::kPageChanged, "", 0, nullptr, 0, nullptr, 0);
     blocked = page_changed_;
+  }
+  if (!blocked && stored_changed_) {
+    tell_stored();
+    blocked = stored_changed_;
   }
   epoll_event event = {};
   event.events = EPOLLIN | (blocked ? EPOLLOUT : 0u);
@@ -264,127 +321,6 @@ void Shim::set_pass_through(const PassThrough& request, int* fds, int fd_count) 
     logs_.pass_through(-1, -1);
   }
   for (int stream = 0; stream < 2; ++stream) on_terminal(stream);
-}
-
-void Shim::on_notify() {
-  constexpr size_t kMaxText = 12 * 1024;
-  static char text[kMaxText + 1];
-  constexpr int kMaxPerRound = 64;
-  for (int round = 0; round < kMaxPerRound; ++round) {
-    iovec part = {text, kMaxText};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int) * 16)];
-    msghdr message = {};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    const ssize_t size = recvmsg(notify_, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (size < 0) return;
-    ucred sender = {};
-    bool known = false;
-    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
-         header = CMSG_NXTHDR(&message, header)) {
-      if (header->cmsg_level != SOL_SOCKET) continue;
-      if (header->cmsg_type == SCM_CREDENTIALS) {
-        memcpy(&sender, CMSG_DATA(header), sizeof sender);
-        known = true;
-      } else if (header->cmsg_type == SCM_RIGHTS) {
-        // A barrier (sd_notify_barrier) ends when its descriptor is closed.
-        const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; ++i) {
-          int fd;
-          memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
-          close(fd);
-        }
-      }
-    }
-    if (!known || (sender.uid != geteuid() && sender.uid != 0) || size == 0) continue;
-    if ((message.msg_flags & MSG_TRUNC) != 0) {
-      complain("a notification of more than 12 KiB was dropped", 0);
-      continue;
-    }
-    text[size] = 0;
-    take_notification(text, static_cast<size_t>(size), sender.pid);
-  }
-}
-
-// By NOTIFYACCESS=, else by the launch description.
-bool Shim::may_notify(pid_t sender) {
-  const NotifyAccess access = access_changed_    ? notify_access_
-                              : launch_.loaded() ? notify_access_of(launch_.header())
-                                                 : NotifyAccess::kAll;
-  if (access == NotifyAccess::kAll) return true;
-  if (access == NotifyAccess::kNone) return false;
-  if (sender == pid_ || (announced_pid_ != 0 && sender == announced_pid_)) return true;
-  ProcStat stat;
-  return access == NotifyAccess::kExec && supervisor_pid_ > 0 && read_stat(sender, &stat) &&
-         stat.parent == supervisor_pid_;
-}
-
-namespace {
-
-// The value where the line (of `length` bytes) is "KEYvalue", KEY with its '='; else nullptr.
-template <size_t kSize>
-const char* value_of(const char* line, size_t length, const char (&key)[kSize]) {
-  return length >= kSize - 1 && memcmp(line, key, kSize - 1) == 0 ? line + kSize - 1 : nullptr;
-}
-
-bool equals(const char* value, size_t length, const char* word) {
-  return length == strlen(word) && memcmp(value, word, length) == 0;
-}
-
-}  // namespace
-
-void Shim::take_notification(const char* text, size_t size, pid_t sender) {
-  if (!may_notify(sender)) {
-    if (!stranger_told_) complain("a notification was refused by notify_access", 0);
-    stranger_told_ = true;
-    return;
-  }
-  StatusRecord& record = status_.record;
-  bool changed = false;
-  uint64_t main_pid = 0, main_pidfd_id = 0;
-  const auto keep_word = [&](const char* word, size_t length) {
-    if (length >= sizeof record.state_word) length = sizeof record.state_word - 1;
-    memset(record.state_word, 0, sizeof record.state_word);
-    memcpy(record.state_word, word, length);
-    changed = true;
-  };
-  for (const char* line = text; line != nullptr && *line != 0;) {
-    const char* end = find_first(line, '\n');
-    const size_t length = end != nullptr ? static_cast<size_t>(end - line) : strlen(line);
-    const char* value = nullptr;
-    const auto left = [&] { return length - static_cast<size_t>(value - line); };
-    uint64_t number = 0;
-    if (equals(line, length, "READY=1")) {
-      changed = changed || record.ready == 0;
-      record.ready = 1;
-    } else if (equals(line, length, "STOPPING=1")) {
-      keep_word("stopping", 8);  // For a supervisor that comes after this one.
-    } else if ((value = value_of(line, length, "X_DEFIB_STATE=")) != nullptr && left() > 0) {
-      keep_word(value, left());
-    } else if ((value = value_of(line, length, "MAINPID=")) != nullptr) {
-      if (parse_number(value, &number) != nullptr) main_pid = number;
-    } else if ((value = value_of(line, length, "MAINPIDFDID=")) != nullptr) {
-      if (parse_number(value, &number) != nullptr) main_pidfd_id = number;
-    } else if ((value = value_of(line, length, "EXTEND_TIMEOUT_USEC=")) != nullptr) {
-      if (parse_number(value, &number) != nullptr) extend_stop(number);
-    } else if ((value = value_of(line, length, "NOTIFYACCESS=")) != nullptr) {
-      constexpr const char* kWords[] = {"all", "main", "exec", "none"};  // as NotifyAccess
-      for (uint32_t i = 0; i < 4; ++i) {
-        if (!equals(value, left(), kWords[i])) continue;
-        notify_access_ = static_cast<NotifyAccess>(i);
-        access_changed_ = true;
-      }
-    }
-    line = end != nullptr ? end + 1 : nullptr;
-  }
-  if (main_pid != 0 && main_pid <= INT32_MAX) {
-    follow_main_pid(static_cast<pid_t>(main_pid), main_pidfd_id);
-  }
-  if (changed) status_.write_record();
-  const Notify body = {record.generation, sender, static_cast<uint32_t>(size)};
-  journal_.add(Type::kNotify, &body, sizeof body, text, size);
 }
 
 void Shim::on_output(int stream) {

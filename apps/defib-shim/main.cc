@@ -59,6 +59,8 @@ bool parse_options(int argc, char** argv, ShimOptions* options) {
       options->notify_fd = fd;
     } else if (strcmp(argv[i], "--page-fd") == 0) {
       options->page_fd = fd;
+    } else if (strcmp(argv[i], "--standby-page-fd") == 0) {
+      options->standby_page_fd = fd;
     } else {
       return false;
     }

@@ -1,7 +1,6 @@
 #include "defib/daemon/supervise.h"
 
 #include <fmt/core.h>
-#include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include "defib/daemon/host.h"
 #include "defib/obs/log.h"
 #include "defib/os/files.h"
+#include "defib/os/memory.h"
 #include "defib/os/process.h"
 
 namespace defib::daemon {
@@ -26,6 +26,12 @@ Result<> ignore_broken_pipes() {
   action.sa_handler = SIG_IGN;
   if (sigaction(SIGPIPE, &action, nullptr) != 0) return os::system_error("sigaction");
   return {};
+}
+
+// What the start needed once is not held for months.
+void release_memory_when_quiet(os::EventLoop& loop) {
+  constexpr os::Duration kStartupTime = std::chrono::seconds(2);
+  loop.run_after(kStartupTime, [] { os::release_startup_memory(); });
 }
 
 // Stops everything at the first request; at the second one, services are killed.
@@ -87,7 +93,7 @@ Result<int> run_in_foreground(const RunOptions& options) {
   if (status.pid == 0 && status.state != ServiceState::kBackingOff) {
     DEFIB_TRY(host->supervisor().start(name));
   }
-  malloc_trim(0);
+  release_memory_when_quiet(*loop);
   DEFIB_TRY(loop->run());
   host.reset();
   return exit_code;
@@ -131,7 +137,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
   }
   obs::log(obs::Level::kInfo, kComponent, "supervising",
            {{"state_dir", options.state_dir}, {"services", options.config.services.size()}});
-  malloc_trim(0);
+  release_memory_when_quiet(*loop);
   DEFIB_TRY(loop->run());
   host.reset();
   return 0;

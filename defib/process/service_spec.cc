@@ -7,10 +7,13 @@
 #include <array>
 #include <span>
 
+#include "defib/process/kept_sockets.h"
+
 namespace defib::process {
 namespace {
 
 constexpr std::array<std::string_view, 3> kRestartWords = {"always", "on-failure", "never"};
+constexpr std::array<std::string_view, 2> kWhenWords = {"gone", "dying"};
 constexpr std::array<std::string_view, 4> kCaptureWords = {"live", "ptrace", "core", "none"};
 constexpr std::array<std::string_view, 2> kActionWords = {"alert", "restart"};
 
@@ -76,6 +79,10 @@ Result<> validate(const ServiceSpec& spec) {
     return bad_value("restart_delay_cap", "must not be less than restart_delay");
   }
   if (spec.healthy_after < kNone) return bad_value("healthy_after", "must be 0 or more");
+  if (spec.standby && spec.restart == RestartPolicy::kNever) {
+    return bad_value("standby", "needs a restart policy other than never");
+  }
+  DEFIB_TRY(parse_sockets(spec.sockets));
   if (spec.ready_timeout < kNone) return bad_value("ready_timeout", "must be 0 or more");
   if (spec.max_runtime < kNone) return bad_value("max_runtime", "must be 0 or more");
   if (spec.heartbeat_timeout < kNone) return bad_value("heartbeat_timeout", "must be 0 or more");
@@ -101,6 +108,8 @@ wire::Json to_json(const ServiceSpec& spec) {
   const auto nanoseconds = [](os::Duration duration) { return wire::Json(duration.count()); };
   wire::Json argv = wire::Json::array();
   for (const std::string& argument : spec.argv) argv.push(argument);
+  wire::Json sockets = wire::Json::array();
+  for (const std::string& socket : spec.sockets) sockets.push(socket);
   wire::Json env = wire::Json::array();
   for (const auto& [key, value] : spec.env) env.push(key);
   return wire::Json::object({
@@ -115,6 +124,9 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"restart_delay_ns", nanoseconds(spec.restart_delay)},
       {"restart_delay_cap_ns", nanoseconds(spec.restart_delay_cap)},
       {"healthy_after_ns", nanoseconds(spec.healthy_after)},
+      {"restart_when", to_string(spec.restart_when)},
+      {"standby", spec.standby},
+      {"sockets", std::move(sockets)},
       {"expects_ready", spec.expects_ready},
       {"ready_timeout_ns", nanoseconds(spec.ready_timeout)},
       {"heartbeat_timeout_ns", nanoseconds(spec.heartbeat_timeout)},
@@ -138,6 +150,9 @@ wire::Json to_json(const ServiceSpec& spec) {
 std::string_view to_string(RestartPolicy policy) {
   return kRestartWords[static_cast<std::size_t>(policy)];
 }
+std::string_view to_string(RestartWhen when) {
+  return kWhenWords[static_cast<std::size_t>(when)];
+}
 std::string_view to_string(CaptureMode mode) {
   return kCaptureWords[static_cast<std::size_t>(mode)];
 }
@@ -150,6 +165,9 @@ std::string_view to_string(LimitAction action) {
 
 Result<RestartPolicy> parse_restart_policy(std::string_view word) {
   return parse_word<RestartPolicy>("restart policy", kRestartWords, word);
+}
+Result<RestartWhen> parse_restart_when(std::string_view word) {
+  return parse_word<RestartWhen>("time of a restart", kWhenWords, word);
 }
 Result<CaptureMode> parse_capture_mode(std::string_view word) {
   return parse_word<CaptureMode>("capture mode", kCaptureWords, word);

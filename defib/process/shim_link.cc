@@ -25,7 +25,7 @@ extern char** environ;
 namespace defib::process {
 namespace {
 
-constexpr std::size_t kMaxFds = 8;
+constexpr std::size_t kMaxFds = shim::kMaxMessageFds;
 constexpr std::size_t kMaxSocketPath = 107;
 
 Error gone(std::string_view what) {
@@ -184,6 +184,10 @@ Result<LaunchedShim> launch_shim(const ShimLaunch& launch) {
     options.argv.insert(options.argv.end(), {"--page-fd", "5"});
     options.fds.emplace_back(launch.page_fd, 5);
   }
+  if (launch.standby_page_fd >= 0) {
+    options.argv.insert(options.argv.end(), {"--standby-page-fd", "6"});
+    options.fds.emplace_back(launch.standby_page_fd, 6);
+  }
   if (launch.adopt_pid > 0) {
     options.argv.insert(options.argv.end(), {"--adopt", fmt::format("{}:{}", launch.adopt_pid,
                                                                     launch.adopt_start_time)});
@@ -243,6 +247,18 @@ bool can_preload(const std::string& program) {
   return false;
 }
 
+shim::ShimRestart shim_policy(RestartPolicy policy) {
+  switch (policy) {
+    case RestartPolicy::kAlways:
+      return shim::ShimRestart::kAlways;
+    case RestartPolicy::kOnFailure:
+      return shim::ShimRestart::kOnFailure;
+    case RestartPolicy::kNever:
+      return shim::ShimRestart::kNever;
+  }
+  DEFIB_UNREACHABLE("restart policy");
+}
+
 std::string encode_launch(const shim::LaunchHeader& header, const std::vector<std::string>& fixed,
                           const std::vector<std::string>& argv,
                           const std::vector<std::string>& env) {
@@ -292,6 +308,10 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
   env["DEFIB_AGENT_FD"] = std::to_string(shim::kAgentPageFd);
   env["DEFIB_SERVICE"] = spec.name;
   env["DEFIB_GENERATION"] = "0";
+  // The shim's to set, and perhaps meant for us.
+  for (const char* own : {"DEFIB_ROLE", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+    env.erase(own);
+  }
   env["DEFIB_STATE_DIR"] = state_dir;
   if (spec.heartbeat_timeout.count() > 0) {
     env["WATCHDOG_USEC"] = std::to_string(spec.heartbeat_timeout.count() / 1000);
@@ -308,6 +328,9 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
       captures && !programs.capture.empty() ? static_cast<std::uint32_t>(wait.count()) : 0;
   header.log_files = static_cast<std::uint32_t>(spec.log_files);
   header.log_max_bytes = spec.log_max_bytes;
+  header.restart = shim_policy(spec.restart);
+  header.restart_when = spec.restart_when == RestartWhen::kDying ? shim::ShimRestartWhen::kDying
+                                                                 : shim::ShimRestartWhen::kGone;
   const std::string bytes = encode_launch(
       header, {program, directory, captures ? programs.capture : ""}, spec.argv, entries);
   if (bytes.size() > shim::kMaxLaunchBytes) {

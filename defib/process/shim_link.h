@@ -77,6 +77,7 @@ struct ShimLaunch {
   // Of a service that outlived its shim; -1 and 0 where there is none.
   int notify_fd = -1;
   int page_fd = -1;
+  int standby_page_fd = -1;
   pid_t adopt_pid = 0;
   std::uint64_t adopt_start_time = 0;
 };
@@ -98,6 +99,9 @@ struct Programs {
 };
 // ProgramNotFound where there is no defib-shim.
 Result<Programs> find_programs(const std::string& program_dir);
+
+// The policy in the shim's words.
+shim::ShimRestart shim_policy(RestartPolicy policy);
 
 // The launch description (shim_protocol.h) as a sealed memfd. ProgramNotFound names the command.
 Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& programs,

@@ -25,16 +25,13 @@ recovery::BackoffOptions backoff_options(const ServiceSpec& spec) {
   return options;
 }
 
-shim::ShimRestart shim_policy(RestartPolicy policy) {
-  switch (policy) {
-    case RestartPolicy::kAlways:
-      return shim::ShimRestart::kAlways;
-    case RestartPolicy::kOnFailure:
-      return shim::ShimRestart::kOnFailure;
-    case RestartPolicy::kNever:
-      return shim::ShimRestart::kNever;
-  }
-  DEFIB_UNREACHABLE("restart policy");
+// A standby that fails again and again must not take the machine from the active process, also
+// where the active one is restarted without a delay.
+recovery::BackoffOptions standby_backoff_options(const ServiceSpec& spec) {
+  recovery::BackoffOptions options = backoff_options(spec);
+  options.base = std::max<os::Duration>(options.base, std::chrono::milliseconds(100));
+  options.cap = std::max(options.base, options.cap);
+  return options;
 }
 
 shim::ExitInfo exit_info(const ExitReport& report) {
@@ -66,12 +63,14 @@ Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
       spec_(std::move(spec)),
       dir_(context.dir.service_dir(spec_.name)),
       backoff_(backoff_options(spec_), os::Random(os::random_seed())),
+      standby_backoff_(standby_backoff_options(spec_), os::Random(os::random_seed())),
       heartbeat_(spec_.heartbeat_timeout) {}
 
 Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_, &start_timer_,
-        &relaunch_timer_, &capture_timer_, &reload_timer_, &self_stop_timer_, &runtime_timer_}) {
+        &relaunch_timer_, &capture_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_,
+        &runtime_timer_}) {
     cancel(*timer);
   }
   if (link_.connected()) context_.loop.unwatch(link_.fd());
@@ -112,9 +111,10 @@ void Supervised::change(ServiceEvent event) {
 Result<> Supervised::send_start(bool automatic) {
   DEFIB_TRY_ASSIGN(const os::Fd description,
                    make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
-  start_asked_ = shim::Start{automatic ? 1u : 0u, 0};
+  DEFIB_TRY(open_sockets());
+  start_asked_ = shim::Start{automatic ? 1u : 0u, shim::InstanceRole::kActive};
   const int fds[] = {description.get()};
-  if (link_.connected() && link_.send_bytes(shim::Type::kConfigure, {}, fds)) {
+  if (link_.connected() && send_sockets() && link_.send_bytes(shim::Type::kConfigure, {}, fds)) {
     static_cast<void>(link_.send(shim::Type::kStart, *start_asked_).has_value());
   }
   return {};
@@ -144,7 +144,9 @@ Result<> Supervised::stop(StopReason reason) {
   cancel(start_timer_);
   next_start_mono_ns_ = 0;
   const bool requested = reason == StopReason::kRequested;
-  const shim::Stop request = {reason, spec_.stop_signal, spec_.stop_timeout.count()};
+  const shim::Stop request = {reason, spec_.stop_signal, spec_.stop_timeout.count(),
+                              requested ? 0 : generation_};
+  if (requested) cancel(standby_timer_);
   if (!alive()) {
     if (!requested) return {};
     // The shim's own delayed start is called off too; and should it have happened just now, the
@@ -198,11 +200,15 @@ Result<> Supervised::update(ServiceSpec spec) {
   budget_->set_limit(spec_.max_restarts, spec_.restart_window);
   backoff_ = recovery::Backoff(backoff_options(spec_), os::Random(os::random_seed()));
   heartbeat_ = HeartbeatWatch(spec_.heartbeat_timeout);
+  standby_backoff_ =
+      recovery::Backoff(standby_backoff_options(spec_), os::Random(os::random_seed()));
   if (!link_.connected()) return {};
+  DEFIB_TRY(open_sockets());
   DEFIB_TRY(configure());
   if (alive()) {
     arm_heartbeat();
     grant_ticket();
+    ensure_standby();
   }
   return {};
 }
@@ -222,7 +228,6 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   ready_ = false;
   killing_ = false;
   limit_told_ = false;
-  orphaned_ = false;
   status_text_.clear();
   reset_said();
   memory_bytes_ = 0;
@@ -251,7 +256,6 @@ void Supervised::end_process() {
   reset_said();
   started_wall_ns_ = 0;
   page_ = PageView{};
-  service_pidfd_ = os::Fd{};
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_}) {
     cancel(*timer);
@@ -381,6 +385,10 @@ ServiceStatus Supervised::status() const {
   status.max_restarts = spec_.max_restarts;
   status.restart_ready = alive() && ticket_id_ != 0;
   status.ready = ready_;
+  status.epoch = epoch_;
+  status.standby_pid = standby_.pid;
+  status.standby_generation = standby_.generation;
+  status.standby_ready = standby_.ready;
   status.status_text = status_text_;
   status.reloading = said_.reloading_since_ns != 0;
   status.reported_error = said_.error;

@@ -14,6 +14,7 @@
 
 #include "defib/os/event_loop.h"
 #include "defib/process/heartbeat.h"
+#include "defib/process/kept_sockets.h"
 #include "defib/process/shim_link.h"
 #include "defib/process/supervisor.h"
 #include "defib/recovery/policy.h"
@@ -49,6 +50,16 @@ class PageView {
  private:
   os::Fd fd_;
   const AgentPage* page_ = nullptr;
+};
+
+// The process that waits to be promoted.
+struct Standby {
+  std::uint64_t generation = 0;
+  pid_t pid = 0;  // 0: none
+  std::int64_t started_mono_ns = 0;
+  bool ready = false;
+  std::string state_word;
+  PageView page;
 };
 
 class Supervised {
@@ -97,7 +108,9 @@ class Supervised {
   Result<> on_start_failed(const ShimMessage& message);
   Result<> on_exited(const ShimMessage& message);
   ExitReport make_report(const shim::Exited& exited) const;
-  void adopt(const shim::StatusRecord& record, std::uint64_t ticket_id);
+  void adopt(const shim::StatusInstance& active, std::uint64_t ticket_id);
+  void take_pages_and_sockets(ShimMessage& message, const shim::Welcome& welcome);
+  Result<> on_dying(const ShimMessage& message);
   Result<> on_crash_flag(const ShimMessage& message);
   Result<> on_captured(const ShimMessage& message);
   Result<> on_refused(const ShimMessage& message);
@@ -114,6 +127,15 @@ class Supervised {
   void replayed();
   void ask_again(bool runs);
   Result<> send_stop(const shim::Stop& request);
+
+  // The standby, and the sockets that are kept (supervised_standby.cc).
+  Result<> on_standby_started(ShimMessage& message, const shim::Started& started);
+  void on_standby_exited(const ExitReport& report);
+  Result<> on_promoted(const ShimMessage& message);
+  void ensure_standby();
+  Result<> open_sockets();
+  Result<> send_sockets();
+  Result<> on_stored(ShimMessage& message);
 
   // Life.
   void change(ServiceEvent event);
@@ -169,8 +191,13 @@ class Supervised {
   std::int64_t started_wall_ns_ = 0;
   std::uint64_t restarts_ = 0;
   bool ready_ = false;
-  bool orphaned_ = false;  // its shim died: we may be the one who waits for it
-  os::Fd service_pidfd_;   // of an orphaned service
+  std::uint64_t epoch_ = 0;
+  // Processes whose shim died: we may be the one who waits for them.
+  struct Orphan {
+    pid_t pid = 0;
+    os::Fd pidfd;
+  };
+  std::vector<Orphan> orphans_;
   bool restart_requested_ = false;
   // Asked of a shim that has not answered yet: asked again of the next one, should it be killed.
   std::optional<shim::Start> start_asked_;
@@ -194,6 +221,12 @@ class Supervised {
   std::uint64_t delay_generation_ = 0;  // whose next delay ticket_delay_ is
   std::uint64_t next_ticket_ = 1;
   std::int64_t next_start_mono_ns_ = 0;
+
+  Standby standby_;
+  recovery::Backoff standby_backoff_;
+  bool standby_by_ticket_ = false;  // the shim starts the next one by itself
+  os::EventLoop::TimerId standby_timer_ = 0;
+  KeptSockets sockets_;
 
   PageView page_;
   HeartbeatWatch heartbeat_;

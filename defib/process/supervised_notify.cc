@@ -48,7 +48,12 @@ Result<> Supervised::on_notify(const ShimMessage& message) {
       continue;
     }
     const std::string_view key = line.substr(0, equals), value = line.substr(equals + 1);
-    if (current && !on_notify_field(key, value)) ++said_.unknown;
+    if (current) {
+      if (!on_notify_field(key, value)) ++said_.unknown;
+    } else if (notify.generation == standby_.generation && standby_.pid != 0) {
+      if (key == "READY" && value == "1") standby_.ready = true;
+      if (key == "X_DEFIB_STATE") standby_.state_word = value;
+    }
     context_.observer.notified(
         {spec_.name, notify.generation, notify.pid, std::string(key), std::string(value)});
   }
@@ -137,6 +142,7 @@ void Supervised::on_says_ready() {
   cancel(ready_timer_);
   change(ServiceEvent::kReady);
   context_.observer.ready(spec_.name);
+  ensure_standby();
 }
 
 // It runs on while it reads its configuration again. A reload that does not end is an error to be

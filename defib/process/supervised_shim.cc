@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -24,8 +25,13 @@ constexpr os::Duration kQuick = std::chrono::seconds(10);
 constexpr os::Duration kRelaunchDelay = std::chrono::milliseconds(200);
 constexpr int kMaxMessagesPerRound = 256;
 
-bool is_alive_phase(shim::Phase phase) {
-  return phase == shim::Phase::kRunning || phase == shim::Phase::kStarting;
+// Whose exits count as those of the service: the active process's, or that of the last one.
+std::uint64_t service_generation(const shim::StatusRecord& record) {
+  if (const auto* active = find_instance(record, shim::InstanceRole::kActive)) {
+    return active->generation;
+  }
+  const shim::ExitInfo* last = last_service_exit(record);
+  return last != nullptr ? last->generation : record.generation;
 }
 
 std::string_view start_stage_text(shim::StartStage stage) {
@@ -82,6 +88,7 @@ Result<ShimLink> Supervised::launch() {
   }
   if (alive()) {
     launch.page_fd = page_.fd();
+    launch.standby_page_fd = standby_.page.fd();
     launch.adopt_pid = pid_;
     launch.adopt_start_time = start_time_;
   }
@@ -118,6 +125,7 @@ Result<> Supervised::wait_for_welcome() {
 Result<> Supervised::configure() {
   DEFIB_TRY_ASSIGN(const os::Fd description,
                    make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
+  DEFIB_TRY(send_sockets());
   const int fds[] = {description.get()};
   return link_.send_bytes(shim::Type::kConfigure, {}, fds);
 }
@@ -145,6 +153,15 @@ void Supervised::handle(ShimMessage message) {
       break;
     case shim::Type::kExited:
       done = on_exited(message);
+      break;
+    case shim::Type::kDying:
+      done = on_dying(message);
+      break;
+    case shim::Type::kPromoted:
+      done = on_promoted(message);
+      break;
+    case shim::Type::kStored:
+      done = on_stored(message);
       break;
     case shim::Type::kCrashFlag:
       done = on_crash_flag(message);
@@ -187,8 +204,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   const pid_t old_shim = std::exchange(shim_pid_, welcome.shim_pid);
   events_dropped_ = welcome.events_dropped;
   log_bytes_dropped_ = welcome.log_bytes_dropped;
-  if (!message.fds.empty()) notify_fd_ = std::move(message.fds[0]);
-  if (message.fds.size() > 1) page_ = PageView::map(std::move(message.fds[1]));
+  take_pages_and_sockets(message, welcome);
   const char* const fifos[2] = {shim::kStdoutName, shim::kStderrName};
   for (int i = 0; i < 2; ++i) {
     if (output_[i].valid()) continue;
@@ -198,24 +214,26 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   replay_left_ = welcome.pending_events;
   const shim::StatusRecord& record = welcome.status;
   if (first) {
-    generation_ = record.generation;
+    generation_ = service_generation(record);
     restarts_ = record.restarts;
     reported_exit_ = record.acknowledged;
   }
-  const bool runs = is_alive_phase(record.phase);
-  if (runs && (first || generation_ != record.generation || pid_ != record.pid)) {
+  const shim::StatusInstance* const active = find_instance(record, shim::InstanceRole::kActive);
+  const bool runs = active != nullptr;
+  if (runs && (first || generation_ != active->generation || pid_ != active->pid)) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
       change(ServiceEvent::kExitedRestart);
       if (budget_->prepared()) account_ticket_use();
     }
-    generation_ = record.generation;
+    generation_ = active->generation;
     restarts_ = record.restarts;
-    adopt(record, welcome.ticket_id);
+    adopt(*active, welcome.ticket_id);
   } else if (!runs && first && welcome.ticket_id != 0) {
     change(ServiceEvent::kExitedRestart);
-  } else if (!runs && first && record.exits[0].generation == generation_ && budget_->exhausted() &&
-             record.exits[0].reason != StopReason::kRequested && record.exits[0].wait_status != 0) {
+  } else if (const auto* last = last_service_exit(record);
+             !runs && first && last != nullptr && budget_->exhausted() &&
+             last->reason != StopReason::kRequested && last->wait_status != 0) {
     change(ServiceEvent::kExitedFailed);  // It was given up, and still is.
   }
   if (runs) {
@@ -231,22 +249,23 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   return {};
 }
 
-void Supervised::adopt(const shim::StatusRecord& record, std::uint64_t ticket_id) {
-  begin_process(record.pid, record.start_time, record.started_mono_ns, record.started_wall_ns);
-  if (record.ready != 0) {
+void Supervised::adopt(const shim::StatusInstance& active, std::uint64_t ticket_id) {
+  begin_process(active.pid, active.start_time, active.started_mono_ns, active.started_wall_ns);
+  epoch_ = active.epoch;
+  if (active.ready != 0) {
     ready_ = true;
     cancel(ready_timer_);
     change(ServiceEvent::kReady);
   }
-  if (const auto said = event_for_word(record.state_word)) change(*said);
-  if (std::string_view(record.state_word) == "stopping") on_says_stopping();
+  if (const auto said = event_for_word(active.state_word)) change(*said);
+  if (std::string_view(active.state_word) == "stopping") on_says_stopping();
   if (ticket_id != 0) {
     // Held by the shim from an earlier supervisor: taken back, and granted anew by our count.
     if (link_.send_bytes(shim::Type::kRevoke, {})) {
       if (auto back = budget_->give_back(); !back) last_error_ = back.error();
     }
   }
-  context_.observer.adopted(spec_.name, record.pid, record.generation);
+  context_.observer.adopted(spec_.name, active.pid, active.generation);
 }
 
 // All events of the time before are known.
@@ -257,6 +276,7 @@ void Supervised::replayed() {
   }
   if (alive()) grant_ticket();
   ask_again(alive());
+  ensure_standby();
 }
 
 // What was asked of a shim that was killed before it could do it.
@@ -277,13 +297,15 @@ void Supervised::ask_again(bool runs) {
 
 Result<> Supervised::on_started(ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Started started, message.body<shim::Started>());
+  if (started.role == shim::InstanceRole::kStandby) return on_standby_started(message, started);
   const StartInfo info = {spec_.name,
                           started.generation,
                           started.pid,
                           started.started_mono_ns,
                           started.started_wall_ns,
                           started.automatic != 0,
-                          started.ticket_id != 0};
+                          started.ticket_id != 0,
+                          started.epoch};
   const bool known = started.generation < generation_ ||
                      (started.generation == generation_ && (pid_ == started.pid || pid_ == 0));
   if (started.ticket_id != 0) account_ticket_use();
@@ -291,19 +313,26 @@ Result<> Supervised::on_started(ShimMessage& message) {
     context_.observer.started(info);
     return {};
   }
+  // Where the one before is still dying, its exit comes later.
+  if (alive()) change(ServiceEvent::kExitedRestart);
   generation_ = started.generation;
+  epoch_ = started.epoch;
   restarts_ = started.automatic != 0 ? restarts_ + 1 : 0;
   page_ = message.fds.empty() ? PageView{} : PageView::map(std::move(message.fds[0]));
   begin_process(started.pid, started.start_time, started.started_mono_ns, started.started_wall_ns);
   context_.observer.started(info);
-  if (alive() && generation_ == started.generation && replay_left_ == 0) grant_ticket();
+  if (alive() && generation_ == started.generation && replay_left_ == 0) {
+    grant_ticket();
+    ensure_standby();
+  }
   return {};
 }
 
 Result<> Supervised::on_start_failed(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::StartFailed failed, message.body<shim::StartFailed>());
-  start_asked_.reset();
   if (failed.ticket_id != 0) account_ticket_use();
+  const bool standby = failed.role == shim::InstanceRole::kStandby;
+  if (!standby) start_asked_.reset();
   const bool directory = failed.stage == shim::StartStage::kDirectory;
   Error error = Error(Code::kStartFailed, fmt::format("the service '{}' could not be started: {}",
                                                       spec_.name, start_stage_text(failed.stage)))
@@ -313,6 +342,12 @@ Result<> Supervised::on_start_failed(const ShimMessage& message) {
                                               failed.error_number));
   last_error_ = error;
   context_.observer.start_failed(spec_.name, error);
+  if (standby) {
+    standby_by_ticket_ = false;
+    if (failed.ticket_id != 0 && alive() && replay_left_ == 0) grant_ticket();
+    ensure_standby();
+    return {};
+  }
   // By request: the caller knows, and decides. By itself: the program may be being replaced.
   if (failed.ticket_id != 0 || state_ == ServiceState::kBackingOff) {
     start_later(backoff_.next());
@@ -355,10 +390,14 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
 
 Result<> Supervised::on_exited(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Exited exited, message.body<shim::Exited>());
-  if (exited.exit.generation <= reported_exit_) return {};  // Told before its shim died.
-  reported_exit_ = exited.exit.generation;
+  if (exited.exit.number <= reported_exit_) return {};  // Told before its shim died.
+  reported_exit_ = exited.exit.number;
   ExitReport report = make_report(exited);
-  if (orphaned_ && report.pid == pid_) wait_for_orphan(&report);
+  wait_for_orphan(&report);
+  if (exited.exit.role == shim::InstanceRole::kStandby) {
+    on_standby_exited(report);
+    return {};
+  }
   last_exit_ = report;
   const bool requested = report.reason == StopReason::kRequested;
   if (!requested && !report.status.success()) last_error_ = last_exit_error(report);
@@ -384,6 +423,13 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   }
   next_start_mono_ns_ = report.noticed_mono_ns + report.restart_delay.count();
   change(ServiceEvent::kExitedRestart);
+  return {};
+}
+
+Result<> Supervised::on_dying(const ShimMessage& message) {
+  DEFIB_TRY_ASSIGN(const shim::Dying dying, message.body<shim::Dying>());
+  context_.observer.dying(
+      {spec_.name, dying.generation, dying.pid, dying.sign, dying.noticed_mono_ns});
   return {};
 }
 
@@ -420,7 +466,8 @@ Result<> Supervised::on_refused(const ShimMessage& message) {
   if (refused.request == shim::Type::kStart && refused.error_number == EALREADY) return {};
   if (refused.request == shim::Type::kShutdown && shim_ended_) {
     // A restart crossed our stop.
-    DEFIB_TRY(send_stop({StopReason::kRequested, spec_.stop_signal, spec_.stop_timeout.count()}));
+    DEFIB_TRY(
+        send_stop({StopReason::kRequested, spec_.stop_signal, spec_.stop_timeout.count(), 0}));
     return link_.send_bytes(shim::Type::kShutdown, {});
   }
   return os::system_error(fmt::format("request {} to the shim", static_cast<int>(refused.request)),
@@ -440,10 +487,11 @@ void Supervised::lost_shim() {
     }
     return std::exchange(shim_ended_, nullptr)();
   }
-  if (alive() && !service_pidfd_.valid()) {
-    // It is our child now (we are a subreaper), unless another supervisor had started its shim.
-    orphaned_ = true;
-    if (auto pidfd = os::open_pidfd(pid_)) service_pidfd_ = std::move(*pidfd);
+  // They are our children now (we are a subreaper), unless another supervisor had started the shim.
+  for (const pid_t pid : {pid_, standby_.pid}) {
+    const auto same = [pid](const Orphan& one) { return one.pid == pid; };
+    if (pid <= 0 || std::ranges::any_of(orphans_, same)) continue;
+    if (auto pidfd = os::open_pidfd(pid)) orphans_.push_back({pid, std::move(*pidfd)});
   }
   const std::int64_t now = context_.clock.mono_ns();
   if (os::Duration(now - last_loss_mono_ns_) > kQuick) shim_losses_ = 0;
@@ -472,12 +520,14 @@ void Supervised::relaunch() {
 // The shim of this service was not its parent. If we are, the status is ours to collect; the zombie
 // was left until now, so that the shim could read the status too.
 void Supervised::wait_for_orphan(ExitReport* report) {
+  const auto orphan = std::ranges::find(orphans_, report->pid, &Orphan::pid);
+  if (orphan == orphans_.end()) return;
   siginfo_t info{};
   const auto kPidfd = static_cast<idtype_t>(3);  // P_PIDFD
   const bool ours =
-      service_pidfd_.valid() &&
-      ::waitid(kPidfd, static_cast<id_t>(service_pidfd_.get()), &info, WEXITED | WNOHANG) == 0 &&
+      ::waitid(kPidfd, static_cast<id_t>(orphan->pidfd.get()), &info, WEXITED | WNOHANG) == 0 &&
       info.si_pid != 0;
+  orphans_.erase(orphan);
   if (ours && !report->status.known) {
     report->status.known = true;
     report->status.exited = info.si_code == CLD_EXITED;
@@ -500,12 +550,12 @@ void Supervised::reap_orphans() {
     if (parsed.ec != std::errc{}) break;
     at = parsed.ptr;
     while (at < end && *at == ' ') ++at;
-    // Not the service itself: its status is collected with its report.
-    if (pid != pid_ && last_exit_ && ::getsid(pid) == last_exit_->pid) {
-      ::waitpid(pid, nullptr, WNOHANG);
-    } else if (pid != pid_ && pid_ > 0 && ::getsid(pid) == pid_) {
-      ::waitpid(pid, nullptr, WNOHANG);
-    }
+    // Not the service's processes themselves: their status is collected with their reports.
+    if (std::ranges::find(orphans_, pid, &Orphan::pid) != orphans_.end()) continue;
+    const pid_t session = ::getsid(pid);
+    const bool of_dead = last_exit_ && session == last_exit_->pid;
+    const bool of_living = session > 0 && (session == pid_ || session == standby_.pid);
+    if (pid != pid_ && (of_dead || of_living)) ::waitpid(pid, nullptr, WNOHANG);
   }
 }
 

@@ -104,14 +104,15 @@ void Supervised::kill_now(StopReason reason) {
   change(ServiceEvent::kKilling);
   // With core files wanted, the signal that writes one; else the one that nothing can refuse.
   const bool core = spec_.capture == CaptureMode::kCore;
-  const shim::Stop request = {reason, core ? SIGABRT : 0, core ? spec_.stop_timeout.count() : 0};
+  const shim::Stop request = {reason, core ? SIGABRT : 0, core ? spec_.stop_timeout.count() : 0,
+                              generation_};
   if (auto sent = send_stop(request); !sent) last_error_ = sent.error();
 }
 
 void Supervised::sample() {
   if (!alive()) return;
   if (heartbeat_timer_ == 0) look_at_heartbeat();  // A stage may have been armed without a ring.
-  if (orphaned_) reap_orphans();
+  if (!orphans_.empty()) reap_orphans();
   const auto usage = os::process_usage(pid_);
   if (!usage) return;
   const std::int64_t now = context_.clock.mono_ns();

@@ -43,8 +43,30 @@ struct StartInfo {
   pid_t pid = 0;
   std::int64_t mono_ns = 0;  // the program was executed
   std::int64_t wall_ns = 0;
-  bool automatic = false;  // a restart, not a start by request
-  bool by_ticket = false;  // the shim did it by itself
+  bool automatic = false;   // a restart, not a start by request
+  bool by_ticket = false;   // the shim did it by itself
+  std::uint64_t epoch = 0;  // of an active one: grows with every activation
+};
+
+// A process begins to die; exited() follows when the kernel has torn it down.
+struct DyingReport {
+  std::string service;
+  std::uint64_t generation = 0;
+  pid_t pid = 0;
+  shim::DyingSign sign = shim::DyingSign::kLifeLock;
+  std::int64_t noticed_mono_ns = 0;
+};
+
+// The standby took the place of the active process.
+struct PromotionReport {
+  std::string service;
+  std::uint64_t generation = 0;  // of the one that is active now
+  std::uint64_t old_generation = 0;
+  pid_t pid = 0;
+  std::uint64_t epoch = 0;
+  std::int64_t mono_ns = 0;
+  std::int64_t wall_ns = 0;
+  bool before_end = false;  // the one before was fenced, and not gone yet
 };
 
 struct ExitReport {
@@ -114,7 +136,12 @@ class SupervisorObserver {
   // The crash handler rang: the process is about to die, and is being captured.
   virtual void crash_flagged(const std::string& /*service*/, std::uint64_t /*generation*/,
                              int /*signal*/, std::int64_t /*crashed_mono_ns*/) {}
+  virtual void dying(const DyingReport&) {}
   virtual void exited(const ExitReport&) {}
+  // Of the process that waits beside the active one. promoted() comes instead of started().
+  virtual void standby_started(const StartInfo&) {}
+  virtual void standby_exited(const ExitReport&) {}
+  virtual void promoted(const PromotionReport&) {}
   // The report of a crash or of a hang has been written (or could not be).
   virtual void captured(const CaptureReport&) {}
   virtual void hung(const HangReport&) {}
@@ -148,6 +175,10 @@ struct ServiceStatus {
   int max_restarts = 0;
   bool restart_ready = false;  // the shim holds a ticket: a restart needs nobody
   bool ready = false;
+  std::uint64_t epoch = 0;
+  pid_t standby_pid = 0;  // 0: none runs
+  std::uint64_t standby_generation = 0;
+  bool standby_ready = false;
   std::string status_text;     // the last STATUS=
   bool reloading = false;      // RELOADING=1, and no READY=1 since
   std::string reported_error;  // why the service says that it fails; empty: it does not
