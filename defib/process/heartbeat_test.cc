@@ -107,7 +107,7 @@ TEST_F(HeartbeatTest, ANameWithoutAnEndIsCutAndNotOverrun) {
   EXPECT_FALSE(pass(milliseconds(25), milliseconds(25)));
   const auto lost = pass(milliseconds(200), milliseconds(25));
   ASSERT_TRUE(lost);
-  EXPECT_EQ(lost->stage, std::string(40, 'n'));
+  EXPECT_EQ(lost->stage, std::string(32, 'n'));
 }
 
 TEST_F(HeartbeatTest, NotificationsAreAStageBesideThePage) {

@@ -256,8 +256,13 @@ class Torture : public SupervisorTest {
 };
 
 TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
-  const std::uint64_t seed = os::random_seed();
-  SCOPED_TRACE(fmt::format("seed {}", seed));
+  // DEFIB_KILL_ROUNDS, DEFIB_SEED: longer, or the same once more.
+  const char* given_seed = std::getenv("DEFIB_SEED");
+  const char* given_rounds = std::getenv("DEFIB_KILL_ROUNDS");
+  const std::uint64_t seed =
+      given_seed != nullptr ? std::strtoull(given_seed, nullptr, 10) : os::random_seed();
+  const int rounds = given_rounds != nullptr ? std::atoi(given_rounds) : 50;
+  SCOPED_TRACE(fmt::format("DEFIB_SEED={}", seed));
   os::Random random(seed);
   Driver driver(state_dir_, dir_ + "/driver.log");
   const auto start_driver = [&] {
@@ -266,7 +271,7 @@ TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
   start_driver();
   run_until([&] { return view().settled; });
   std::map<std::uint64_t, int> killed_with;  // by generation
-  for (int round = 0; round < 50; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     const View before = view();
     const std::uint64_t what = 1 + random.below(7);  // Any of service, shim, supervisor.
     const bool service = (what & 1) != 0, shim = (what & 2) != 0, supervisor = (what & 4) != 0;
