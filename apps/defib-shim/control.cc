@@ -105,8 +105,11 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
   }
   close_all(fds, fd_count);
   switch (type) {
-    case Type::kHello:
+    case Type::kHello: {
+      Hello hello;
+      if (read_body(body, size, &hello)) supervisor_pid_ = hello.supervisor_pid;
       return welcome();
+    }
     case Type::kStart: {
       Start request;
       if (!read_body(body, size, &request)) break;

@@ -27,6 +27,11 @@ struct Instance {
   bool standby = false;        // it has not been made active
   bool crash_handled = false;  // its crash flag was seen
   bool dying_told = false;
+  bool stop_extendable = false;  // what hangs, or is over, gets no more time by asking for it
+  // NOTIFYACCESS=; until then that of the launch description.
+  bool access_changed = false;
+  bool stranger_told = false;
+  NotifyAccess notify_access = NotifyAccess::kAll;
   StopReason reason = StopReason::kNone;
   uint64_t ticket_id = 0;  // the ticket by which it was replaced while it was dying
   int64_t replaced_delay_ns = 0;

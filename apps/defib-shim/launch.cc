@@ -15,6 +15,7 @@ namespace defib::process::shim {
 namespace {
 
 constexpr char kGenerationKey[] = "DEFIB_GENERATION=";
+constexpr char kWatchdogKey[] = "WATCHDOG_PID=";
 
 // The header's numbers are consistent, and the block holds exactly as many strings as they say.
 bool is_well_formed(const LaunchHeader& header, const char* strings, size_t file_size) {
@@ -127,10 +128,11 @@ int Launch::load(int memfd) {
   pointer_bytes_ = pointer_bytes;
   for (uint32_t i = 0; i < head.argc; ++i) argv_[i] = next();
   envp_ = pointers + head.argc + 1;
-  generation_slot_ = head.envc;
+  generation_slot_ = watchdog_slot_ = head.envc;
   for (uint32_t i = 0; i < head.envc; ++i) {
     envp_[i] = next();
     if (strncmp(envp_[i], kGenerationKey, sizeof kGenerationKey - 1) == 0) generation_slot_ = i;
+    if (strncmp(envp_[i], kWatchdogKey, sizeof kWatchdogKey - 1) == 0) watchdog_slot_ = i;
   }
   return 0;
 }
@@ -173,6 +175,11 @@ void Launch::announce_pid(pid_t pid) {
   listen_pid_[0] = 0;
   append_text(listen_pid_, sizeof listen_pid_, "LISTEN_PID=");
   append_number(listen_pid_, sizeof listen_pid_, static_cast<uint64_t>(pid));
+  if (watchdog_slot_ >= header().envc) return;
+  watchdog_text_[0] = 0;
+  append_text(watchdog_text_, sizeof watchdog_text_, kWatchdogKey);
+  append_number(watchdog_text_, sizeof watchdog_text_, static_cast<uint64_t>(pid));
+  envp_[watchdog_slot_] = watchdog_text_;
 }
 
 int make_page(uint32_t capture_timeout_ms, PageHandle* handle) {

@@ -31,7 +31,7 @@ class Launch {
   // With DEFIB_GENERATION, DEFIB_ROLE and (where it gets sockets) the variables of
   // sd_listen_fds(3). LISTEN_PID is written by announce_pid(), in the child.
   char* const* env_for(uint64_t generation, bool standby, const SocketStore& sockets);
-  // Safe between vfork and exec.
+  // WATCHDOG_PID too, where the environment has one. Safe between vfork and exec.
   void announce_pid(pid_t pid);
 
  private:
@@ -48,6 +48,8 @@ class Launch {
   char** argv_ = nullptr;
   char** envp_ = nullptr;
   size_t generation_slot_ = 0;
+  size_t watchdog_slot_ = 0;
+  char watchdog_text_[40] = {};
   char generation_text_[48] = {};
   char role_text_[24] = {};
   char listen_fds_[24] = {};

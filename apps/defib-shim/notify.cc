@@ -57,6 +57,16 @@ const char* find_value(const char* text, const char* key, size_t* size) {
   return nullptr;
 }
 
+// The value where the line (of `length` bytes) is "KEYvalue", KEY with its '='; else nullptr.
+template <size_t kSize>
+const char* value_of(const char* line, size_t length, const char (&key)[kSize]) {
+  return length >= kSize - 1 && memcmp(line, key, kSize - 1) == 0 ? line + kSize - 1 : nullptr;
+}
+
+bool equals(const char* value, size_t length, const char* word) {
+  return length == strlen(word) && memcmp(value, word, length) == 0;
+}
+
 }  // namespace
 
 void Shim::on_notify() {
@@ -82,6 +92,13 @@ void Shim::on_notify() {
       continue;
     }
     text[size] = 0;
+    Instance* const one = find_sender(sender.credentials.pid);
+    if (one != nullptr && !may_notify(*one, sender.credentials.pid)) {
+      if (!one->stranger_told) complain("a notification was refused by notify_access", 0);
+      one->stranger_told = true;
+      close_all(sender.fds, sender.fd_count);
+      continue;
+    }
     store_descriptors(text, sender.fds, sender.fd_count);
     take_notification(text, static_cast<size_t>(size), sender.credentials.pid);
   }
@@ -112,33 +129,65 @@ void Shim::store_descriptors(const char* text, const int* fds, int fd_count) {
   }
 }
 
+// By NOTIFYACCESS=, else by the launch description.
+bool Shim::may_notify(const Instance& one, pid_t sender) const {
+  const NotifyAccess access = one.access_changed ? one.notify_access
+                              : launch_.loaded() ? notify_access_of(launch_.header())
+                                                 : NotifyAccess::kAll;
+  if (access == NotifyAccess::kAll) return true;
+  if (access == NotifyAccess::kNone) return false;
+  if (sender == one.pid || (one.announced != 0 && sender == one.announced)) return true;
+  ProcStat stat;
+  return access == NotifyAccess::kExec && supervisor_pid_ > 0 && read_stat(sender, &stat) &&
+         stat.parent == supervisor_pid_;
+}
+
 // True where the status record changed.
 bool Shim::take_line(Instance& one, const char* line, size_t length) {
   StatusInstance& record = saved(one);
-  static constexpr char kStateKey[] = "X_DEFIB_STATE=";
-  constexpr size_t kStateSize = sizeof kStateKey - 1;
+  const auto keep_word = [&](const char* word, size_t size) {
+    if (size >= sizeof record.state_word) size = sizeof record.state_word - 1;
+    memset(record.state_word, 0, sizeof record.state_word);
+    memcpy(record.state_word, word, size);
+    return true;
+  };
   uint64_t number = 0;
-  if (length == 7 && memcmp(line, "READY=1", 7) == 0) {
+  const char* value = nullptr;
+  const auto left = [&] { return length - static_cast<size_t>(value - line); };
+  if (equals(line, length, "READY=1")) {
     const bool changed = record.ready == 0;
     record.ready = 1;
     return changed;
   }
-  if (length > kStateSize && memcmp(line, kStateKey, kStateSize) == 0) {
-    size_t word = length - kStateSize;
-    if (word >= sizeof record.state_word) word = sizeof record.state_word - 1;
-    memset(record.state_word, 0, sizeof record.state_word);
-    memcpy(record.state_word, line + kStateSize, word);
-    return true;
+  // For a supervisor that comes after this one.
+  if (equals(line, length, "STOPPING=1")) return keep_word("stopping", 8);
+  if ((value = value_of(line, length, "X_DEFIB_STATE=")) != nullptr && left() > 0) {
+    return keep_word(value, left());
   }
-  if (length > 8 && memcmp(line, "MAINPID=", 8) == 0 &&
-      parse_number(line + 8, &number) != nullptr) {
-    follow_main_pid(one, static_cast<pid_t>(number));
+  if ((value = value_of(line, length, "EXTEND_TIMEOUT_USEC=")) != nullptr) {
+    if (parse_number(value, &number) != nullptr) extend_stop(one, number);
+  } else if ((value = value_of(line, length, "NOTIFYACCESS=")) != nullptr) {
+    static constexpr const char* kWords[] = {"all", "main", "exec", "none"};  // as NotifyAccess
+    for (uint32_t i = 0; i < 4; ++i) {
+      if (!equals(value, left(), kWords[i])) continue;
+      one.notify_access = static_cast<NotifyAccess>(i);
+      one.access_changed = true;
+    }
   }
   return false;
 }
 
 void Shim::take_notification(const char* text, size_t size, pid_t sender) {
   Instance* one = find_sender(sender);
+  size_t value_size = 0;
+  uint64_t main_pid = 0, pidfd_id = 0;
+  const char* value = find_value(text, "MAINPIDFDID", &value_size);
+  if (value != nullptr) parse_number(value, &pidfd_id);
+  value = find_value(text, "MAINPID", &value_size);
+  if (one != nullptr && value != nullptr && parse_number(value, &main_pid) != nullptr &&
+      main_pid <= INT32_MAX) {
+    follow_main_pid(*one, static_cast<pid_t>(main_pid), pidfd_id);
+  }
   bool changed = false;
   for (const char* line = text; line != nullptr && *line != 0 && one != nullptr;) {
     const char* end = find_first(line, '\n');

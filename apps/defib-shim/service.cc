@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -246,7 +247,7 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
     record.restarts = automatic ? record.restarts + 1 : 0;
     record.phase = Phase::kStarting;
   }
-  if (launch_.header().agent != 0) {
+  if ((launch_.header().agent & kLaunchAgent) != 0) {
     const int failed = make_page(launch_.header().capture_timeout_ms, &one->page);
     if (failed != 0) {
       complain("no agent page", -failed);
@@ -315,12 +316,23 @@ void Shim::stop(const Stop& request) {
 
 void Shim::stop_one(Instance& one, const Stop& request) {
   one.reason = request.reason;
+  one.stop_extendable = request.grace_ns > 0 && (request.reason == StopReason::kRequested ||
+                                                 request.reason == StopReason::kLimit);
   one.kill_at = mono_ns() + (request.grace_ns > 0 ? request.grace_ns : 0);
   if (request.signal > 0 && one.pidfd >= 0) {
     pidfd_send(one.pidfd, request.signal);
     pidfd_send(one.pidfd, SIGCONT);  // A stopped process takes no signal else.
     if (one.announced > 0) kill(one.announced, request.signal);
   }
+}
+
+// EXTEND_TIMEOUT_USEC= while stopping: at least so long from now.
+void Shim::extend_stop(Instance& one, uint64_t microseconds) {
+  constexpr uint64_t kMaxExtension = 86'400'000'000;  // a day
+  if (one.kill_at == 0 || !one.stop_extendable) return;
+  if (microseconds > kMaxExtension) microseconds = kMaxExtension;
+  const int64_t wanted = mono_ns() + static_cast<int64_t>(microseconds) * 1000;
+  if (wanted > one.kill_at) one.kill_at = wanted;
 }
 
 // The service ended for good, or is started anew: the standby has nothing to wait for.
@@ -335,10 +347,18 @@ void Shim::end_standby() {
 
 // MAINPID=: a process that shall count as the service from now on, or from the end of the present
 // one on. Only one that the service started is believed.
-void Shim::follow_main_pid(Instance& one, pid_t pid) {
+// `pidfd_id` not 0: the inode of its pidfd, by which a number that was used again is told.
+void Shim::follow_main_pid(Instance& one, pid_t pid, uint64_t pidfd_id) {
   if (pid == one.pid || pid <= 1) return;
   ProcStat stat;
   if (!read_stat(pid, &stat) || (stat.parent != one.pid && stat.parent != getpid())) return;
+  if (pidfd_id != 0) {
+    const int pidfd = pidfd_open(pid);
+    struct stat info = {};
+    const bool same = pidfd >= 0 && fstat(pidfd, &info) == 0 && info.st_ino == pidfd_id;
+    if (pidfd >= 0) close(pidfd);
+    if (!same) return complain("MAINPID= names another process than MAINPIDFDID=", 0);
+  }
   one.announced = pid;
 }
 

@@ -110,7 +110,8 @@ class Shim {
   bool is_capture(pid_t pid) const;
   void stop(const Stop& request);
   void stop_one(Instance& one, const Stop& request);
-  void follow_main_pid(Instance& one, pid_t pid);
+  void follow_main_pid(Instance& one, pid_t pid, uint64_t pidfd_id);
+  static void extend_stop(Instance& one, uint64_t microseconds);
   void use_ticket(int64_t noticed, InstanceRole role, uint64_t* ticket_id, int64_t* delay_ns);
 
   // Its death, before its end (dying.cc).
@@ -127,6 +128,7 @@ class Shim {
   void on_signals();
   void on_wake();
   void on_notify();
+  bool may_notify(const Instance& one, pid_t sender) const;
   void take_notification(const char* text, size_t size, pid_t sender);
   bool take_line(Instance& one, const char* line, size_t length);
   void store_descriptors(const char* text, const int* fds, int fd_count);
@@ -178,7 +180,8 @@ class Shim {
   bool page_changed_ = false;
   bool stored_changed_ = false;
   uint64_t feed_dropped_ = 0;
-  bool ending_ = false;  // a supervisor asked for the end
+  pid_t supervisor_pid_ = 0;  // as it said
+  bool ending_ = false;       // a supervisor asked for the end
   bool terminal_watched_[2] = {};
   bool fifo_watched_[2] = {};
 

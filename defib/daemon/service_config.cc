@@ -236,6 +236,12 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
                 {"core", process::CaptureMode::kCore},
                 {"none", process::CaptureMode::kNone}});
   section.value("capture_timeout", spec.capture_timeout, kPositiveTime);
+  section.word("notify_access", spec.notify_access,
+               {{"all", process::NotifyAccess::kAll},
+                {"main", process::NotifyAccess::kMain},
+                {"exec", process::NotifyAccess::kExec},
+                {"none", process::NotifyAccess::kNone}});
+  section.value("max_runtime", spec.max_runtime, kAnyTime);
   section.value("stop_timeout", spec.stop_timeout, kAnyTime);
   std::string stop_signal = "SIGTERM";
   section.value("stop_signal", stop_signal);

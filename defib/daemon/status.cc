@@ -152,6 +152,11 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
                                              {"ready", status.standby_ready}})
                        : wire::Json()},
        {"status_text", status.status_text},
+       {"reloading", status.reloading},
+       {"reported_error", or_null(!status.reported_error.empty(), status.reported_error)},
+       {"reported_exit_status",
+        status.reported_exit_status ? wire::Json(*status.reported_exit_status) : wire::Json()},
+       {"unknown_notifications", status.unknown_notifications},
        {"next_start_mono_ns", or_null(status.next_start_mono_ns != 0, status.next_start_mono_ns)},
        {"last_exit",
         status.last_exit ? wire::Json(status.last_exit->status.to_string()) : wire::Json()},

@@ -18,9 +18,9 @@
 
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
-#include "defib/os/files.h"
 #include "defib/process/agent_core.h"
 #include "defib/process/agent_page.h"
+#include "defib/process/persisted_state.h"
 #include "defib/wire/json.h"
 
 namespace defib::process {
@@ -74,11 +74,42 @@ class Agent {
   // `deadline` is rounded up to milliseconds; zero: the supervisor's --heartbeat-timeout.
   Heartbeat stage(std::string_view name, os::Duration deadline = os::Duration{0});
 
-  // sd_notify; each returns whether the message was delivered. They work under any supervisor that
-  // sets NOTIFY_SOCKET. Never blocks for longer than notify::kPatienceMs.
+  // sd_notify(3); each returns whether the message was delivered. They work under any supervisor
+  // that sets NOTIFY_SOCKET. Never blocks for longer than notify::kPatienceMs.
   bool ready();
+  // Reading the configuration again; the end is told by ready().
+  bool reloading();
   bool stopping();
   bool status(std::string_view text);
+  // Why the service fails: an errno value; a D-Bus or Varlink style name.
+  bool error_number(int number);
+  bool bus_error(std::string_view name);
+  bool varlink_error(std::string_view name);
+  // The exit status of what the service stands for (a container, a virtual machine).
+  bool exit_status(int status);
+  // Another process, started by this one, is the service from now on. Its pidfd's inode goes along
+  // where the kernel has such numbers, so that no reused pid is believed.
+  bool main_pid(int pid);
+  // A beat, for services that beat by messages (watchdog_interval()).
+  bool watchdog();
+  // Asks to be treated as hung, now.
+  bool watchdog_trigger();
+  bool watchdog_deadline(os::Duration deadline);
+  // Zero where this process need not beat by messages, as sd_watchdog_enabled(3).
+  os::Duration watchdog_interval() const;
+  // The deadline of what goes on now (start, reload, stop) is at least so far from now.
+  bool extend_timeout(os::Duration time);
+  // Whose messages are believed from now on: "main" "exec" "all" "none".
+  bool notify_access(std::string_view who);
+  // The restart delays begin anew.
+  bool restart_reset();
+  // Waits until the supervisor has taken every message sent before; false at the end of the time.
+  bool barrier(os::Duration time);
+  // The supervisor keeps a duplicate of the descriptor over a restart (LISTEN_FDS, LISTEN_FDNAMES);
+  // `poll` false: also when its other end has hung up. NAME: printable, without ':', at most 255.
+  bool store_fd(std::string_view name, int fd, bool poll = true);
+  bool remove_stored_fd(std::string_view name);
+
   // The service's own state as `defib status` shows it: running degraded recovering monitoring
   // ramping awaiting_approval standby.
   bool state(std::string_view state);
@@ -112,35 +143,12 @@ class Shutdown {
   int fd() const { return fd_; }
   // True when the shutdown was requested within the time.
   bool wait_for(os::Duration time) const;
+  // As if SIGTERM had come.
+  void request() const;
 
  private:
   explicit Shutdown(int fd) : fd_(fd) {}
   int fd_;
-};
-
-// A small document that a service keeps over its own restarts: what it was doing, what it must not
-// forget. Replaced atomically and synced by save(), mode 0600, checksummed.
-class PersistedState {
- public:
-  // The directory of the file must exist. Corrupted where the file fails its checksum; nothing is
-  // changed then.
-  static Result<PersistedState> open(os::Files& files, std::string path);
-  // What the last save() stored, of this or an earlier process; null before the first.
-  const wire::Json& value() const { return value_; }
-  // Whether the process that saved last said that it stopped on purpose.
-  bool stopped_cleanly() const { return stopped_cleanly_; }
-  Result<> save(wire::Json value, const os::Clock& clock = os::real_clock());
-  // The last save() of a graceful shutdown.
-  Result<> save_stopped(wire::Json value, const os::Clock& clock = os::real_clock());
-
- private:
-  PersistedState(os::Files& files, std::string path) : files_(&files), path_(std::move(path)) {}
-  Result<> write(wire::Json value, bool stopped, const os::Clock& clock);
-
-  os::Files* files_;
-  std::string path_;
-  wire::Json value_;
-  bool stopped_cleanly_ = false;
 };
 
 }  // namespace defib::process

@@ -2,6 +2,8 @@
 
 #include "defib/process/agent_c.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "defib/os/notify.h"
@@ -22,6 +24,18 @@ HeartbeatStage* to_slot(defib_stage* stage) {
 
 int send(const char* key, const char* value) {
   return value != nullptr && notify::send_field(key, value, strlen(value)) ? 1 : 0;
+}
+
+int send_number(const char* key, long value) {
+  char text[24];
+  snprintf(text, sizeof text, "%ld", value);
+  return send(key, text);
+}
+
+int send_usec(const char* key, uint64_t usec) {
+  char text[24];
+  snprintf(text, sizeof text, "%" PRIu64, usec);
+  return send(key, text);
 }
 
 }  // namespace
@@ -57,6 +71,54 @@ DEFIB_EXPORT int defib_stopping(void) {
 }
 DEFIB_EXPORT int defib_status(const char* text) {
   return send("STATUS", text);
+}
+DEFIB_EXPORT int defib_reloading(void) {
+  return notify::send_reloading() ? 1 : 0;
+}
+DEFIB_EXPORT int defib_error_number(int number) {
+  return send_number("ERRNO", number);
+}
+DEFIB_EXPORT int defib_bus_error(const char* name) {
+  return send("BUSERROR", name);
+}
+DEFIB_EXPORT int defib_varlink_error(const char* name) {
+  return send("VARLINKERROR", name);
+}
+DEFIB_EXPORT int defib_exit_status(int status) {
+  return send_number("EXIT_STATUS", status);
+}
+DEFIB_EXPORT int defib_main_pid(int pid) {
+  return notify::send_main_pid(pid) ? 1 : 0;
+}
+DEFIB_EXPORT int defib_watchdog(void) {
+  return send("WATCHDOG", "1");
+}
+DEFIB_EXPORT int defib_watchdog_trigger(void) {
+  return send("WATCHDOG", "trigger");
+}
+DEFIB_EXPORT int defib_watchdog_deadline(uint64_t usec) {
+  return send_usec("WATCHDOG_USEC", usec);
+}
+DEFIB_EXPORT uint64_t defib_watchdog_usec(void) {
+  return notify::watchdog_usec();
+}
+DEFIB_EXPORT int defib_extend_timeout(uint64_t usec) {
+  return send_usec("EXTEND_TIMEOUT_USEC", usec);
+}
+DEFIB_EXPORT int defib_notify_access(const char* who) {
+  return send("NOTIFYACCESS", who);
+}
+DEFIB_EXPORT int defib_restart_reset(void) {
+  return send("RESTART_RESET", "1");
+}
+DEFIB_EXPORT int defib_barrier(int timeout_ms) {
+  return notify::barrier(timeout_ms) ? 1 : 0;
+}
+DEFIB_EXPORT int defib_store_fd(const char* name, int fd, int poll) {
+  return name != nullptr && notify::store_fd(name, strlen(name), fd, poll != 0) ? 1 : 0;
+}
+DEFIB_EXPORT int defib_remove_stored_fd(const char* name) {
+  return name != nullptr && notify::remove_stored_fd(name, strlen(name)) ? 1 : 0;
 }
 DEFIB_EXPORT int defib_state(const char* state) {
   return send("X_DEFIB_STATE", state);

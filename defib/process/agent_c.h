@@ -35,6 +35,33 @@ void defib_stage_armed(void);
 int defib_ready(void);
 int defib_stopping(void);
 int defib_status(const char* text);
+/* Reading the configuration again; the end is told by defib_ready(). */
+int defib_reloading(void);
+/* Why the service fails: an errno value; a D-Bus or Varlink style name. */
+int defib_error_number(int number);
+int defib_bus_error(const char* name);
+int defib_varlink_error(const char* name);
+int defib_exit_status(int status);
+/* Another process, started by this one, is the service from now on. */
+int defib_main_pid(int pid);
+/* A beat by message, for services that were given WATCHDOG_USEC (defib_watchdog_usec() is not 0);
+ * "trigger": treat me as hung; the deadline, changed. */
+int defib_watchdog(void);
+int defib_watchdog_trigger(void);
+int defib_watchdog_deadline(uint64_t usec);
+/* Microseconds between beats at most; 0: this process need not beat, as sd_watchdog_enabled(3). */
+uint64_t defib_watchdog_usec(void);
+/* The deadline of what goes on now (start, reload, stop) is at least so far from now. */
+int defib_extend_timeout(uint64_t usec);
+/* Whose messages are believed from now on: "main" "exec" "all" "none". */
+int defib_notify_access(const char* who);
+int defib_restart_reset(void);
+/* Waits until the supervisor has taken every message before; 0: not within timeout_ms. */
+int defib_barrier(int timeout_ms);
+/* The supervisor keeps a duplicate of fd over a restart, for LISTEN_FDS; poll 0: also when its
+ * other end has hung up. The name: printable, without ':', at most 255 bytes. */
+int defib_store_fd(const char* name, int fd, int poll);
+int defib_remove_stored_fd(const char* name);
 /* The service's own state as `defib status` shows it: "recovering", "ramping", "running" ... */
 int defib_state(const char* state);
 /* One event of the open incident: a JSON object with an "event" member. */

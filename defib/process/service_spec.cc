@@ -17,6 +17,8 @@ constexpr std::array<std::string_view, 2> kWhenWords = {"gone", "dying"};
 constexpr std::array<std::string_view, 4> kCaptureWords = {"live", "ptrace", "core", "none"};
 constexpr std::array<std::string_view, 2> kActionWords = {"alert", "restart"};
 
+constexpr std::array<std::string_view, 4> kAccessWords = {"all", "main", "exec", "none"};
+
 template <typename Enum>
 Result<Enum> parse_word(std::string_view what, std::span<const std::string_view> words,
                         std::string_view word) {
@@ -82,6 +84,7 @@ Result<> validate(const ServiceSpec& spec) {
   }
   DEFIB_TRY(parse_sockets(spec.sockets));
   if (spec.ready_timeout < kNone) return bad_value("ready_timeout", "must be 0 or more");
+  if (spec.max_runtime < kNone) return bad_value("max_runtime", "must be 0 or more");
   if (spec.heartbeat_timeout < kNone) return bad_value("heartbeat_timeout", "must be 0 or more");
   if (spec.stop_signal < 1 || spec.stop_signal > SIGRTMAX) {
     return bad_value("stop_signal", fmt::format("must be from 1 to {}", SIGRTMAX));
@@ -128,6 +131,8 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"ready_timeout_ns", nanoseconds(spec.ready_timeout)},
       {"heartbeat_timeout_ns", nanoseconds(spec.heartbeat_timeout)},
       {"on_heartbeat_lost", to_string(spec.on_heartbeat_lost)},
+      {"notify_access", to_string(spec.notify_access)},
+      {"max_runtime_ns", nanoseconds(spec.max_runtime)},
       {"stop_signal", spec.stop_signal},
       {"stop_timeout_ns", nanoseconds(spec.stop_timeout)},
       {"capture", to_string(spec.capture)},
@@ -151,6 +156,9 @@ std::string_view to_string(RestartWhen when) {
 std::string_view to_string(CaptureMode mode) {
   return kCaptureWords[static_cast<std::size_t>(mode)];
 }
+std::string_view to_string(NotifyAccess access) {
+  return kAccessWords[static_cast<std::size_t>(access)];
+}
 std::string_view to_string(LimitAction action) {
   return kActionWords[static_cast<std::size_t>(action)];
 }
@@ -166,6 +174,9 @@ Result<CaptureMode> parse_capture_mode(std::string_view word) {
 }
 Result<LimitAction> parse_limit_action(std::string_view word) {
   return parse_word<LimitAction>("limit action", kActionWords, word);
+}
+Result<NotifyAccess> parse_notify_access(std::string_view word) {
+  return parse_word<NotifyAccess>("notify access", kAccessWords, word);
 }
 
 }  // namespace defib::process

@@ -15,6 +15,7 @@
 
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
+#include "defib/process/shim_protocol.h"
 #include "defib/wire/json.h"
 
 namespace defib::process {
@@ -26,6 +27,8 @@ inline constexpr std::size_t kMaxServiceName = 64;
 enum class RestartPolicy : std::uint8_t { kAlways, kOnFailure, kNever };
 // How much is learnt from a crash: by the preloaded agent's handler, by ptrace, by a core, or not.
 enum class CaptureMode : std::uint8_t { kLive, kPtrace, kCore, kNone };
+// Whose notifications (sd_notify) are believed.
+using shim::NotifyAccess;
 // When the replacement of a dead process starts: when it is gone, with its memory, locks and ports,
 // or as soon as it dies: when the kernel has ended its last thread, before it has torn anything
 // down. The latter is for services whose sockets defib keeps and whose files wait for their holder.
@@ -66,6 +69,12 @@ struct ServiceSpec {
   os::Duration heartbeat_timeout = std::chrono::seconds(10);
   LimitAction on_heartbeat_lost = LimitAction::kRestart;
 
+  // Of every process of the service's user, the main process alone, the main process and what the
+  // supervisor starts for the service, or nobody.
+  NotifyAccess notify_access = NotifyAccess::kAll;
+  // Running longer than this it is stopped, which counts as a failure; 0: no such limit.
+  os::Duration max_runtime{0};
+
   int stop_signal = 15;                                  // SIGTERM
   os::Duration stop_timeout = std::chrono::seconds(10);  // then SIGKILL to the whole group
 
@@ -96,10 +105,12 @@ std::string_view to_string(RestartPolicy policy);  // "always" "on-failure" "nev
 std::string_view to_string(RestartWhen when);      // "gone" "dying"
 std::string_view to_string(CaptureMode mode);      // "live" "ptrace" "core" "none"
 std::string_view to_string(LimitAction action);    // "alert" "restart"
+std::string_view to_string(NotifyAccess access);   // "all" "main" "exec" "none"
 // InvalidArgument lists the allowed words.
 Result<RestartPolicy> parse_restart_policy(std::string_view word);
 Result<RestartWhen> parse_restart_when(std::string_view word);
 Result<CaptureMode> parse_capture_mode(std::string_view word);
 Result<LimitAction> parse_limit_action(std::string_view word);
+Result<NotifyAccess> parse_notify_access(std::string_view word);
 
 }  // namespace defib::process

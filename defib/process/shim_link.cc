@@ -278,6 +278,9 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
                                        const std::string& state_dir,
                                        const std::string& service_dir) {
   std::map<std::string, std::string> env = own_environment();
+  // What this supervisor was told by its own one concerns nobody else.
+  env.erase("WATCHDOG_USEC");
+  env.erase("WATCHDOG_PID");
   for (const auto& [key, value] : spec.env) env[key] = value;
   const auto path = env.find("PATH");
   const std::string found =
@@ -309,12 +312,14 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
   env["DEFIB_STATE_DIR"] = state_dir;
   if (spec.heartbeat_timeout.count() > 0) {
     env["WATCHDOG_USEC"] = std::to_string(spec.heartbeat_timeout.count() / 1000);
+    env["WATCHDOG_PID"] = "0";  // the shim fills it in
   }
   std::vector<std::string> entries;
   for (const auto& [key, value] : env) entries.push_back(key + "=" + value);
 
   shim::LaunchHeader header{};
-  header.agent = 1;
+  header.agent = shim::kLaunchAgent | static_cast<std::uint32_t>(spec.notify_access)
+                                          << shim::kNotifyAccessShift;
   const auto wait = std::chrono::duration_cast<std::chrono::milliseconds>(spec.capture_timeout);
   header.capture_timeout_ms =
       captures && !programs.capture.empty() ? static_cast<std::uint32_t>(wait.count()) : 0;

@@ -376,13 +376,22 @@ struct LaunchHeader {
   std::uint32_t bytes;
   std::uint32_t argc;
   std::uint32_t envc;                // the shim replaces DEFIB_GENERATION= in place
-  std::uint32_t agent;               // 1: make an agent page for each start
+  std::uint32_t agent;               // kLaunchAgent, and a NotifyAccess from kNotifyAccessShift on
   std::uint32_t capture_timeout_ms;  // into the page; 0: the crash handler does not wait
   std::uint32_t log_files;
   std::uint64_t log_max_bytes;
   ShimRestart restart;  // as in the tickets; here for a promotion, which needs none
   ShimRestartWhen restart_when;
 };
+// In LaunchHeader::agent: make an agent page for each start.
+inline constexpr std::uint32_t kLaunchAgent = 1;
+inline constexpr std::uint32_t kNotifyAccessShift = 8;
+// Whose notifications are believed: every process of the service's user, the main process, the main
+// process and what the supervisor itself starts, nobody.
+enum class NotifyAccess : std::uint32_t { kAll = 0, kMain = 1, kExec = 2, kNone = 3 };
+inline NotifyAccess notify_access_of(const LaunchHeader& header) {
+  return static_cast<NotifyAccess>((header.agent >> kNotifyAccessShift) & 3);
+}
 inline constexpr std::uint32_t kLaunchMagic = 0x434e4c44;  // "DLNC"
 inline constexpr std::uint32_t kMaxLaunchBytes = 4u << 20;
 inline constexpr std::uint32_t kLaunchFixedStrings = 3;  // program, directory, capture

@@ -69,7 +69,8 @@ Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
 Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_, &start_timer_,
-        &relaunch_timer_, &capture_timer_, &standby_timer_}) {
+        &relaunch_timer_, &capture_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_,
+        &runtime_timer_}) {
     cancel(*timer);
   }
   if (link_.connected()) context_.loop.unwatch(link_.fd());
@@ -155,6 +156,8 @@ Result<> Supervised::stop(StopReason reason) {
     return send_stop(request);
   }
   killing_ = true;
+  cancel(self_stop_timer_);  // The shim has the deadline now.
+  self_stop_due_ns_ = 0;
   change(ServiceEvent::kKilling);
   return send_stop(request);
 }
@@ -225,6 +228,7 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   killing_ = false;
   limit_told_ = false;
   status_text_.clear();
+  reset_said();
   memory_bytes_ = 0;
   cpu_percent_ = 0;
   sampled_mono_ns_ = 0;
@@ -233,16 +237,12 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   if (!spec_.expects_ready) {
     change(ServiceEvent::kReady);
   } else if (spec_.ready_timeout.count() > 0) {
-    const auto left =
-        std::max(os::Duration(mono_ns + spec_.ready_timeout.count() - context_.clock.mono_ns()),
-                 os::Duration(0));
-    ready_timer_ = context_.loop.run_after(left, [this] {
-      ready_timer_ = 0;
-      last_error_ = Error(Code::kStartFailed,
-                          fmt::format("the service '{}' did not say READY=1 within {}", spec_.name,
-                                      os::format_duration(spec_.ready_timeout)));
-      kill_now(StopReason::kNotReady);
-    });
+    ready_due_ns_ = mono_ns + spec_.ready_timeout.count();
+    arm_ready_timer();
+  }
+  if (spec_.max_runtime.count() > 0) {
+    runtime_due_ns_ = mono_ns + spec_.max_runtime.count();
+    arm_runtime_timer();
   }
   sample_timer_ = context_.loop.run_every(spec_.sample_interval, [this] { sample(); });
   arm_heartbeat();
@@ -252,6 +252,7 @@ void Supervised::end_process() {
   pid_ = 0;
   stop_asked_.reset();
   ready_ = false;
+  reset_said();
   started_wall_ns_ = 0;
   page_ = PageView{};
   for (os::EventLoop::TimerId* timer :
@@ -304,9 +305,11 @@ void Supervised::account_ticket_use() {
 }
 
 Error Supervised::last_exit_error(const ExitReport& report) const {
+  const std::string said =
+      report.reported_error.empty() ? "" : fmt::format("; it said: {}", report.reported_error);
   return Error(report.reason == StopReason::kHung ? Code::kServiceHung : Code::kServiceCrashed,
-               fmt::format("the service '{}' (process {}) ended: {}", spec_.name, report.pid,
-                           report.status.to_string()))
+               fmt::format("the service '{}' (process {}) ended: {}{}", spec_.name, report.pid,
+                           report.status.to_string(), said))
       .with("service", spec_.name)
       .with("pid", report.pid);
 }
@@ -386,6 +389,10 @@ ServiceStatus Supervised::status() const {
   status.standby_generation = standby_.generation;
   status.standby_ready = standby_.ready;
   status.status_text = status_text_;
+  status.reloading = said_.reloading_since_ns != 0;
+  status.reported_error = said_.error;
+  status.reported_exit_status = said_.exit_status;
+  status.unknown_notifications = said_.unknown;
   status.last_error = last_error_;
   status.memory_bytes = memory_bytes_;
   status.cpu_percent = cpu_percent_;

@@ -115,7 +115,15 @@ class Supervised {
   Result<> on_captured(const ShimMessage& message);
   Result<> on_refused(const ShimMessage& message);
   Result<> on_notify(const ShimMessage& message);
-  void on_notify_line(const shim::Notify& from, std::string_view line);
+  bool on_notify_field(std::string_view key, std::string_view value);
+  void on_says_ready();
+  void on_says_reloading();
+  void on_says_stopping();
+  void on_watchdog_trigger();
+  void extend_timeouts(os::Duration time);
+  void reset_said();
+  void arm_ready_timer();
+  void arm_runtime_timer();
   void replayed();
   void ask_again(bool runs);
   Result<> send_stop(const shim::Stop& request);
@@ -195,6 +203,16 @@ class Supervised {
   std::optional<shim::Start> start_asked_;
   std::optional<shim::Stop> stop_asked_;
   std::string status_text_;
+  // What the process has said of itself by sd_notify.
+  struct Said {
+    std::string error;
+    std::optional<std::int64_t> exit_status;
+    std::uint64_t unknown = 0;
+    std::int64_t reloading_since_ns = 0;  // 0: it is not reloading
+  };
+  Said said_;
+  // When the timers of the same names are due, which EXTEND_TIMEOUT_USEC= moves.
+  std::int64_t ready_due_ns_ = 0, reload_due_ns_ = 0, self_stop_due_ns_ = 0, runtime_due_ns_ = 0;
   std::optional<Error> last_error_;
   std::optional<ExitReport> last_exit_;
   std::optional<Error> exhausted_;  // why no ticket could be granted
@@ -216,6 +234,9 @@ class Supervised {
   os::EventLoop::TimerId sample_timer_ = 0;
   os::EventLoop::TimerId healthy_timer_ = 0;
   os::EventLoop::TimerId ready_timer_ = 0;
+  os::EventLoop::TimerId reload_timer_ = 0;
+  os::EventLoop::TimerId self_stop_timer_ = 0;
+  os::EventLoop::TimerId runtime_timer_ = 0;
   os::EventLoop::TimerId start_timer_ = 0;
   os::EventLoop::TimerId relaunch_timer_ = 0;
   os::EventLoop::TimerId capture_timer_ = 0;

@@ -260,6 +260,7 @@ void Supervised::adopt(const shim::StatusInstance& active, std::uint64_t ticket_
     change(ServiceEvent::kReady);
   }
   if (const auto said = event_for_word(active.state_word)) change(*said);
+  if (std::string_view(active.state_word) == "stopping") on_says_stopping();
   if (ticket_id != 0) {
     // Held by the shim from an earlier supervisor: taken back, and granted anew by our count.
     if (link_.send_bytes(shim::Type::kRevoke, {})) {
@@ -379,6 +380,10 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
       !context_.programs.capture.empty()) {
     report.capture_path = capture_path("crash", exit.generation);
   }
+  if (exit.generation == generation_) {
+    report.reported_error = said_.error;
+    report.reported_exit_status = said_.exit_status;
+  }
   report.restarts = exited.ticket_id != 0 || exited.promotes != 0;
   report.restart_delay = os::Duration(exited.restart_delay_ns);
   report.while_away = replay_left_ > 0;
@@ -460,50 +465,6 @@ Result<> Supervised::on_captured(const ShimMessage& message) {
   }
   context_.observer.captured(report);
   return {};
-}
-
-Result<> Supervised::on_notify(const ShimMessage& message) {
-  DEFIB_TRY_ASSIGN(const shim::Notify notify, message.body<shim::Notify>());
-  std::string_view text = message.tail<shim::Notify>();
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    on_notify_line(notify, text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return {};
-}
-
-void Supervised::on_notify_line(const shim::Notify& from, std::string_view line) {
-  const std::size_t equals = line.find('=');
-  if (equals == std::string_view::npos) return;
-  const std::string_view key = line.substr(0, equals);
-  const std::string_view value = line.substr(equals + 1);
-  const bool current = from.generation == generation_ && alive();
-  if (current && key == "READY" && value == "1" && !ready_) {
-    ready_ = true;
-    cancel(ready_timer_);
-    change(ServiceEvent::kReady);
-    context_.observer.ready(spec_.name);
-    ensure_standby();
-  } else if (from.generation == standby_.generation && standby_.pid != 0 && !current) {
-    if (key == "READY" && value == "1") standby_.ready = true;
-    if (key == "X_DEFIB_STATE") standby_.state_word = value;
-  } else if (current && key == "STATUS") {
-    status_text_ = value;
-  } else if (current && key == "WATCHDOG" && value == "1") {
-    heartbeat_.notify_beat();
-    if (heartbeat_timer_ == 0) arm_heartbeat();
-  } else if (current && key == "WATCHDOG_USEC") {
-    std::int64_t microseconds = 0;
-    std::from_chars(value.data(), value.data() + value.size(), microseconds);
-    if (microseconds > 0) {
-      heartbeat_.set_notify_deadline(std::chrono::microseconds(microseconds));
-    }
-  } else if (current && key == "X_DEFIB_STATE") {
-    if (const auto said = event_for_word(value)) change(*said);
-  }
-  context_.observer.notified(
-      {spec_.name, from.generation, from.pid, std::string(key), std::string(value)});
 }
 
 Result<> Supervised::on_refused(const ShimMessage& message) {

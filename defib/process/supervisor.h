@@ -85,7 +85,9 @@ struct ExitReport {
   std::string capture_path;  // of the report that captured() will announce; empty: none
   bool restarts = false;     // a replacement follows (or is running already)
   os::Duration restart_delay{0};
-  bool while_away = false;  // it happened before this supervisor was there
+  std::string reported_error;  // ERRNO=, BUSERROR=, VARLINKERROR=; empty: none
+  std::optional<std::int64_t> reported_exit_status;  // EXIT_STATUS=
+  bool while_away = false;                           // it happened before this supervisor was there
 };
 
 struct CaptureReport {
@@ -177,7 +179,11 @@ struct ServiceStatus {
   pid_t standby_pid = 0;  // 0: none runs
   std::uint64_t standby_generation = 0;
   bool standby_ready = false;
-  std::string status_text;  // the last STATUS=
+  std::string status_text;     // the last STATUS=
+  bool reloading = false;      // RELOADING=1, and no READY=1 since
+  std::string reported_error;  // why the service says that it fails; empty: it does not
+  std::optional<std::int64_t> reported_exit_status;
+  std::uint64_t unknown_notifications = 0;  // fields that mean nothing here, or were malformed
   std::optional<Error> last_error;
   std::uint64_t memory_bytes = 0;  // of the last sample
   double cpu_percent = 0;
