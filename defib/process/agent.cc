@@ -27,11 +27,6 @@ std::uint32_t to_milliseconds(os::Duration deadline) {
       std::clamp<std::int64_t>(ms, 0, std::numeric_limits<std::uint32_t>::max()));
 }
 
-void set_use(HeartbeatStage* slot, StageUse use) {
-  if (slot == nullptr) return;
-  slot->in_use.store(static_cast<std::uint32_t>(use), std::memory_order_release);
-}
-
 bool notify_field(const char* key, std::string_view value) {
   return os::notify::send_field(key, value.data(), value.size());
 }
@@ -54,12 +49,10 @@ Heartbeat::~Heartbeat() {
   agent_core::release_stage(slot_);
 }
 void Heartbeat::pause() {
-  set_use(slot_, StageUse::kPaused);
+  if (slot_ != nullptr) agent_core::rest(*slot_);
 }
 void Heartbeat::resume() {
-  beat();
-  set_use(slot_, StageUse::kWatched);
-  agent_core::ring();
+  if (slot_ != nullptr) agent_core::resume(*slot_);
 }
 
 Result<Agent> Agent::attach(Options options) {

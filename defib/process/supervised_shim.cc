@@ -125,6 +125,7 @@ Result<> Supervised::wait_for_welcome() {
 Result<> Supervised::configure() {
   DEFIB_TRY_ASSIGN(const os::Fd description,
                    make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
+  agent_obstacle_ = preload_obstacle(spec_);
   DEFIB_TRY(send_sockets());
   const int fds[] = {description.get()};
   return link_.send_bytes(shim::Type::kConfigure, {}, fds);
@@ -485,7 +486,7 @@ void Supervised::on_notify_line(const shim::Notify& from, std::string_view line)
   } else if (current && key == "STATUS") {
     status_text_ = value;
   } else if (current && key == "WATCHDOG" && value == "1") {
-    heartbeat_.notify_beat();
+    heartbeat_.notify_beat(context_.clock.mono_ns());
     if (heartbeat_timer_ == 0) arm_heartbeat();
   } else if (current && key == "WATCHDOG_USEC") {
     std::int64_t microseconds = 0;
