@@ -4,9 +4,13 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <linux/capability.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -361,6 +365,44 @@ Result<std::string> process_exe(pid_t pid) {
 std::string own_program_dir() {
   const auto exe = process_exe(::getpid());
   return exe ? parent_dir(*exe) : ".";
+}
+
+namespace {
+
+// A limit on locked memory would make later allocations fail: only where none applies.
+bool may_lock_all_memory() {
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  if (::syscall(SYS_capget, &header, data) != 0) return false;
+  return (data[0].effective & (1u << CAP_IPC_LOCK)) != 0;
+}
+
+}  // namespace
+
+OwnPriority raise_own_priority(bool respect_nice) {
+  OwnPriority result;
+  errno = 0;
+  if (respect_nice && (::getpriority(PRIO_PROCESS, 0) != 0 || errno != 0)) {
+    result.refused = "its nice value was set";
+    return result;
+  }
+  sched_param parameters{};
+  parameters.sched_priority = ::sched_get_priority_min(SCHED_RR);
+  result.realtime = ::sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0;
+  if (!result.realtime) {
+    result.refused = fmt::format("sched_setscheduler: {}", std::strerror(errno));
+  }
+  // What is not used yet is locked when it is.
+  result.locked = may_lock_all_memory() &&
+                  ::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
+  if (!result.locked && result.refused.empty()) result.refused = "CAP_IPC_LOCK is missing";
+  return result;
+}
+
+void lower_own_priority() {
+  const sched_param parameters{};
+  ::sched_setscheduler(0, SCHED_OTHER, &parameters);
+  ::munlockall();
 }
 
 }  // namespace defib::os

@@ -89,6 +89,19 @@ struct ProcessUsage {
 Result<ProcessUsage> process_usage(pid_t pid, bool with_pss = false);
 // "/usr/bin/x" of /proc/PID/exe.
 Result<std::string> process_exe(pid_t pid);
+// What a supervisor asks for, so that it looks in time while others want all processors.
+struct OwnPriority {
+  bool realtime = false;  // SCHED_RR, the lowest priority of that kind
+  bool locked = false;    // its memory stays in memory
+  std::string refused;    // why not, where one of them is missing
+};
+// For the calling thread (realtime) and this process (locked). Children do not inherit either:
+// they begin at the ordinary priority. With `respect_nice` a nice value that somebody chose stays:
+// then nothing is changed.
+OwnPriority raise_own_priority(bool respect_nice = true);
+// Back to the ordinary one, for the calling thread and this process.
+void lower_own_priority();
+
 // The directory of the running program, for finding the programs beside it.
 std::string own_program_dir();
 
