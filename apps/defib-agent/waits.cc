@@ -163,8 +163,7 @@ DEFIB_WAITING_CALL poll(pollfd* fds, nfds_t count, int timeout) {
   return real.poll(fds, count, timeout);
 }
 
-DEFIB_WAITING_CALL ppoll(pollfd* fds, nfds_t count, const timespec* timeout,
-                         const sigset_t* mask) {
+DEFIB_WAITING_CALL ppoll(pollfd* fds, nfds_t count, const timespec* timeout, const sigset_t* mask) {
   look_up(real.ppoll, "ppoll");
   const Wait wait;
   return real.ppoll(fds, count, timeout, mask);

@@ -404,9 +404,9 @@ void IncidentRecorder::hung(const process::HangReport& report) {
   own.by_status->evidence.push_back(
       fmt::format("stage '{}' stood still for {}, its deadline is {}", report.stage,
                   os::format_duration(report.silent_for), os::format_duration(report.deadline)));
-  own.by_status->evidence.push_back(
-      fmt::format("judged {}: {}", report.kind.empty() ? "no hang" : report.kind,
-                  process::explain_briefly(report.decision)));
+  own.by_status->evidence.push_back(fmt::format("judged {}: {}",
+                                                report.kind.empty() ? "no hang" : report.kind,
+                                                process::explain_briefly(report.decision)));
   append(own, "detected",
          wire::Json::object({{"what", "hang"},
                              {"generation", report.generation},

@@ -3,10 +3,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <linux/capability.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -369,6 +369,8 @@ std::string own_program_dir() {
 
 namespace {
 
+constexpr int kRaisedNice = -15;
+
 // A limit on locked memory would make later allocations fail: only where none applies.
 bool may_lock_all_memory() {
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -389,12 +391,16 @@ OwnPriority raise_own_priority(bool respect_nice) {
   sched_param parameters{};
   parameters.sched_priority = ::sched_get_priority_min(SCHED_RR);
   result.realtime = ::sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0;
-  if (!result.realtime) {
-    result.refused = fmt::format("sched_setscheduler: {}", std::strerror(errno));
+  result.raised = result.realtime;
+  if (!result.raised) {
+    // Control groups without a share of real time refuse that also to root.
+    const sched_param ordinary{};
+    result.raised = ::sched_setscheduler(0, SCHED_OTHER | SCHED_RESET_ON_FORK, &ordinary) == 0 &&
+                    ::setpriority(PRIO_PROCESS, 0, kRaisedNice) == 0;
+    if (!result.raised) result.refused = fmt::format("setpriority: {}", std::strerror(errno));
   }
   // What is not used yet is locked when it is.
-  result.locked = may_lock_all_memory() &&
-                  ::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
+  result.locked = may_lock_all_memory() && ::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
   if (!result.locked && result.refused.empty()) result.refused = "CAP_IPC_LOCK is missing";
   return result;
 }
@@ -402,6 +408,7 @@ OwnPriority raise_own_priority(bool respect_nice) {
 void lower_own_priority() {
   const sched_param parameters{};
   ::sched_setscheduler(0, SCHED_OTHER, &parameters);
+  ::setpriority(PRIO_PROCESS, 0, 0);
   ::munlockall();
 }
 

@@ -92,6 +92,7 @@ Result<std::string> process_exe(pid_t pid);
 // What a supervisor asks for, so that it looks in time while others want all processors.
 struct OwnPriority {
   bool realtime = false;  // SCHED_RR, the lowest priority of that kind
+  bool raised = false;    // that, or else a better nice value
   bool locked = false;    // its memory stays in memory
   std::string refused;    // why not, where one of them is missing
 };

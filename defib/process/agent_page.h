@@ -42,9 +42,9 @@ enum class StageUse : std::uint32_t {
 inline constexpr std::uint32_t kStageFromWaits = 1;
 
 // One heartbeat. beats grows by one a beat (the service, relaxed); a stage is armed by its first
-// beat, and hung when it then does not beat for deadline_ms. A time-stamped beat also leaves when it
-// was, so that the deadline can be held to the millisecond; a counting one is cheaper, and clears
-// the stamp, so that a stage may change between the two.
+// beat, and hung when it then does not beat for deadline_ms. A time-stamped beat also leaves when
+// it was, so that the deadline can be held to the millisecond; a counting one is cheaper, and
+// clears the stamp, so that a stage may change between the two.
 struct alignas(64) HeartbeatStage {
   std::atomic<std::uint64_t> beats;
   std::atomic<std::int64_t> beat_mono_ns;  // CLOCK_MONOTONIC of the last stamped beat; 0: counting
@@ -52,7 +52,7 @@ struct alignas(64) HeartbeatStage {
   std::atomic<std::uint32_t> in_use;       // a StageUse
   std::atomic<std::int32_t> tid;           // the thread that beats; 0: not known
   std::uint32_t flags;                     // kStageFromWaits
-  char name[32];  // NUL-terminated
+  char name[32];                           // NUL-terminated
 };
 
 // Whether the process may act on the outside world. Written by the shim, a futex for the service.

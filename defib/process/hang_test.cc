@@ -108,7 +108,8 @@ TEST_F(Hang, AnAlertEndsWhenTheServiceBeatsAgain) {
 class Freezer {
  public:
   Freezer() {
-    for (const char* root : {"/sys/fs/cgroup/freezer", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
+    for (const char* root :
+         {"/sys/fs/cgroup/freezer", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
       dir_ = fmt::format("{}/defib-hang-test-{}", root, ::getpid());
       const bool v1 = std::string_view(root).ends_with("freezer");
       if (::mkdir(dir_.c_str(), 0700) != 0) continue;
@@ -215,7 +216,7 @@ class HangInACrowd : public Hang {
     if (const char* text = ::getenv("DEFIB_HOG_SECONDS")) seconds_ = std::max(std::atoi(text), 1);
     // Before the hogs: what we start from now on is of the ordinary priority, services and hogs
     // alike.
-    prompt_ = os::raise_own_priority(false).realtime;
+    prompt_ = os::raise_own_priority(false).raised;
     for (int i = 0; i < kHogs; ++i) {
       os::SpawnOptions options;
       options.argv = {program("process_hanging"), "hog"};
@@ -274,8 +275,8 @@ TEST_F(HangInACrowd, HealthyServicesAreNeverKilledAndHungOnesAreFound) {
     EXPECT_FALSE(healthy) << hang.service << " was taken for hung\n"
                           << hang.decision.explain() << hang.decision.evidence.to_json().dump(2);
     if (healthy || hang.service == "spin") continue;
-    const double deadlines = static_cast<double>(hang.silent_for.count()) /
-                             static_cast<double>(hang.deadline.count());
+    const double deadlines =
+        static_cast<double>(hang.silent_for.count()) / static_cast<double>(hang.deadline.count());
     worst = std::max(worst, deadlines);
     // Without the right to run in time ourselves nothing can be promised of when we look.
     if (prompt_) {

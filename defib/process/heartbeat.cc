@@ -172,11 +172,10 @@ HeartbeatWatch::View HeartbeatWatch::view(const AgentPage* page, std::int64_t mo
     const os::Duration age(std::max<std::int64_t>(mono_ns - last, 0));
     const double deadline = static_cast<double>(slot.deadline.count());
     double share = static_cast<double>(age.count()) / deadline;
-    const double healthy_share =
-        options_.deadline.count() > 0
-            ? static_cast<double>(options_.healthy.count()) /
-                  static_cast<double>(options_.deadline.count())
-            : 1.0;
+    const double healthy_share = options_.deadline.count() > 0
+                                     ? static_cast<double>(options_.healthy.count()) /
+                                           static_cast<double>(options_.deadline.count())
+                                     : 1.0;
     HeartbeatState state = share > healthy_share ? HeartbeatState::kLate : HeartbeatState::kHealthy;
     if (!beaten && slot.held_until_ns != 0) state = HeartbeatState::kHeld;
     if (!beaten && slot.said == Said::kHang) state = HeartbeatState::kLost;

@@ -266,7 +266,8 @@ std::string_view elf_obstacle(int fd) {
   return "static program";
 }
 
-// The file that the service's command names, as the shim will execute it; empty where there is none.
+// The file that the service's command names, as the shim will execute it; empty where there is
+// none.
 std::string program_of(const ServiceSpec& spec, const std::string& path) {
   const std::string found = find_in_path(spec.argv[0], path);
   if (found.empty() || found.starts_with('/')) return found;

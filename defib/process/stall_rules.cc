@@ -48,9 +48,7 @@ bool is_plain(const Evidence& evidence) {
 }
 
 Finding allow(std::string input, std::string threshold) {
-  return {.verdict = Verdict::kAllow,
-          .input = std::move(input),
-          .threshold = std::move(threshold)};
+  return {.verdict = Verdict::kAllow, .input = std::move(input), .threshold = std::move(threshold)};
 }
 
 Finding beat_meanwhile(const Evidence& evidence) {
@@ -117,8 +115,8 @@ Finding kept_from_running(const Evidence& evidence) {
   std::string input =
       fmt::format("it could use {} of {} of silence (hindered by: {})", text(available),
                   text(duration(evidence, "silent_ns")), evidence["hindrance"].as_string());
-  std::string threshold = fmt::format("less than {} of its deadline of {}", text(wanted),
-                                      text(deadline));
+  std::string threshold =
+      fmt::format("less than {} of its deadline of {}", text(wanted), text(deadline));
   if (available >= wanted || is_plain(evidence)) {
     return allow(std::move(input), std::move(threshold));
   }
@@ -132,8 +130,8 @@ Finding crowded(const Evidence& evidence) {
   const double runnable = evidence["runnable_per_cpu"].as_double();
   const os::Duration silent = duration(evidence, "silent_ns");
   const os::Duration patience = kCrowdedDeadlines * duration(evidence, "deadline_ns");
-  std::string input = fmt::format("{:.1f} runnable threads a processor, silent for {}", runnable,
-                                  text(silent));
+  std::string input =
+      fmt::format("{:.1f} runnable threads a processor, silent for {}", runnable, text(silent));
   std::string threshold =
       fmt::format("asleep for others' sake, {} or more a processor, silent for less than {}",
                   kCrowd, text(patience));

@@ -92,8 +92,8 @@ StallWatch::Chain StallWatch::follow_locks(pid_t pid, pid_t tid,
       return at == tid ? Chain{} : Chain{LockFact::kHeld, at};
     }
     seen.emplace_back(at, wait);
-    const bool cycle = std::ranges::any_of(
-        seen, [&](const auto& link) { return link.first == wait.holder; });
+    const bool cycle =
+        std::ranges::any_of(seen, [&](const auto& link) { return link.first == wait.holder; });
     if (!cycle) {
       at = wait.holder;
       continue;

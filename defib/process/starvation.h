@@ -43,18 +43,18 @@ std::string_view to_string(Hindrance hindrance);
 struct StallFacts {
   os::Duration deadline{0};
   os::Duration silent{0};
-  os::Duration available{0};        // of the silence: what the service could have used
+  os::Duration available{0};               // of the silence: what the service could have used
   Hindrance hindrance = Hindrance::kNone;  // what the rest of it went to
-  os::Duration supervisor_late{0};  // we looked so much too late, and were not waiting for a
-                                    // processor ourselves: perhaps the machine stood still
-  os::Duration disk_wait{0};        // it waits for a disk, without a break, for so long
-  bool has_beaten = false;          // while the facts were collected
+  os::Duration supervisor_late{0};         // we looked so much too late, and were not waiting for a
+                                           // processor ourselves: perhaps the machine stood still
+  os::Duration disk_wait{0};               // it waits for a disk, without a break, for so long
+  bool has_beaten = false;                 // while the facts were collected
   bool ending = false;
   bool frozen = false;
   pid_t tracer = 0;
   bool from_waits = false;
-  pid_t tid = 0;     // of the beating thread; 0: not known
-  char state = '?';  // its state; '-': it has ended
+  pid_t tid = 0;         // of the beating thread; 0: not known
+  char state = '?';      // its state; '-': it has ended
   std::string waits_in;  // the kernel's function in which it sleeps; empty: not known
   LockFact lock = LockFact::kNone;
   pid_t holder = 0;

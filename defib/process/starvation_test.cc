@@ -26,8 +26,8 @@ Verdict expected(const StallFacts& facts) {
   if (facts.lock != LockFact::kCycle) {
     const bool starved = facts.available < facts.deadline - facts.deadline / 16;
     const bool doubtful = facts.supervisor_late > facts.deadline / 8;
-    const bool perhaps_others = facts.depends_on_others && facts.runnable_per_cpu >= 2 &&
-                                facts.silent < 2 * facts.deadline;
+    const bool perhaps_others =
+        facts.depends_on_others && facts.runnable_per_cpu >= 2 && facts.silent < 2 * facts.deadline;
     const bool at_rest = facts.from_waits && facts.state == 'S' && facts.lock != LockFact::kHeld;
     if (starved || doubtful || perhaps_others || at_rest) return Verdict::kRefuse;
   }

@@ -218,7 +218,7 @@ class Supervised {
   PageView page_;
   HeartbeatWatch heartbeat_;
   StallWatch stall_;
-  std::int64_t heartbeat_due_ns_ = 0;    // of the timer; 0: none
+  std::int64_t heartbeat_due_ns_ = 0;  // of the timer; 0: none
   bool degraded_by_heartbeat_ = false;
   os::EventLoop::TimerId heartbeat_timer_ = 0;
   os::EventLoop::TimerId sample_timer_ = 0;

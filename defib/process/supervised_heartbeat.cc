@@ -58,13 +58,11 @@ bool Supervised::has_unread_notification() const {
 
 void Supervised::judge_silence(const HeartbeatWatch::Silence& silence, os::Duration late) {
   using Said = HeartbeatWatch::Said;
-  StallWatch::Judgement judgement =
-      stall_.look(pid_, silence, late, context_.clock.mono_ns());
+  StallWatch::Judgement judgement = stall_.look(pid_, silence, late, context_.clock.mono_ns());
   StallFacts& facts = judgement.facts;
   const AgentPage* const page = page_.page();
-  facts.has_beaten =
-      heartbeat_.has_beaten(page, silence.slot) ||
-      (silence.slot == HeartbeatWatch::kNotifySlot && has_unread_notification());
+  facts.has_beaten = heartbeat_.has_beaten(page, silence.slot) ||
+                     (silence.slot == HeartbeatWatch::kNotifySlot && has_unread_notification());
   facts.ending = facts.ending || (page != nullptr && page->crash.state.load() != 0);
   HangReport report;
   report.service = spec_.name;
@@ -100,8 +98,7 @@ void Supervised::on_hung(HangReport report) {
   const bool kills = report.kills;
   last_error_ = Error(Code::kServiceHung,
                       fmt::format("the service '{}' has not beaten in stage '{}' for {}",
-                                  spec_.name, report.stage,
-                                  os::format_duration(report.silent_for)))
+                                  spec_.name, report.stage, os::format_duration(report.silent_for)))
                     .with("stage", report.stage)
                     .with("deadline_ms", report.deadline.count() / 1'000'000)
                     .with("kind", report.kind)
@@ -126,7 +123,7 @@ std::string Supervised::agent_text() const {
   if (page != nullptr && page->agent_pid.load(std::memory_order_relaxed) != 0) return "attached";
   if (!agent_obstacle_.empty()) return "not covered: " + agent_obstacle_;
   return spec_.capture == CaptureMode::kLive && !context_.programs.agent_lib.empty() ? "preloaded"
-                                                                                      : "off";
+                                                                                     : "off";
 }
 
 }  // namespace defib::process

@@ -199,7 +199,7 @@ struct ServiceStatus {
   std::string heartbeat_stage;                // that stage's name
   // "attached", "preloaded" (not attached yet), "off", or "not covered: " and why.
   std::string agent;
-  std::int64_t next_start_mono_ns = 0;        // while backing off
+  std::int64_t next_start_mono_ns = 0;  // while backing off
   std::optional<ExitReport> last_exit;
   std::uint64_t log_bytes_dropped = 0;
   std::uint64_t events_dropped = 0;
