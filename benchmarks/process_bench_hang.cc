@@ -1,11 +1,13 @@
 // Heartbeats: what a beat costs the service, and how long after its deadline a hang is told.
 //
 //   heartbeat_cost   one counting and one stamped beat, beside a bare read of the clock
-//   hang_told        from the deadline (the last beat plus the deadline) until the supervisor tells,
-//                    for deadlines of 5, 20, 100 and 1000 ms, stamped and counting; no kill included
+//   hang_told        from the deadline (the last beat plus the deadline) until the supervisor
+//   tells,
+//                    for deadlines of 5, 20, 100 and 1000 ms, stamped and counting; no kill
+//                    included
 //
-// The service sleeps for ever after its last beat. All services run at the same time. The limit of a
-// counting stage is a quarter of its deadline, that of a stamped one a millisecond.
+// The service sleeps for ever after its last beat. All services run at the same time. The limit of
+// a counting stage is a quarter of its deadline, that of a stamped one a millisecond.
 
 #include <fmt/core.h>
 #include <stdlib.h>
@@ -74,8 +76,8 @@ void bench_cost() {
   heartbeat.beat();
   static std::int64_t last = 0;
   const double clock = nanoseconds_each([] { last = agent_core::now_mono_ns(); });
-  print_row("heartbeat_cost", "counting, p50", "ns",
-            nanoseconds_each([&] { heartbeat.beat(); }), "a store of the clock", clock, 3, 9);
+  print_row("heartbeat_cost", "counting, p50", "ns", nanoseconds_each([&] { heartbeat.beat(); }),
+            "a store of the clock", clock, 3, 9);
   print_row("heartbeat_cost", "stamped, p50", "ns",
             nanoseconds_each([&] { heartbeat.beat_stamped(); }), "a store of the clock", clock, 40,
             9);
@@ -117,12 +119,9 @@ void add_service(Supervisor& supervisor, const std::string& name, const Case& on
                  const std::string& file) {
   ServiceSpec spec;
   spec.name = name;
-  spec.argv = {os::own_program_dir() + "/process_bench_hanging",
-               one.kind,
-               std::to_string(one.deadline_ms),
-               std::to_string(std::max(one.deadline_ms / 4, 1)),
-               "5",
-               "sleep"};
+  spec.argv = {
+      os::own_program_dir() + "/process_bench_hanging", one.kind, std::to_string(one.deadline_ms),
+      std::to_string(std::max(one.deadline_ms / 4, 1)), "5",      "sleep"};
   spec.env = {{"HANG_FILE", file}};
   spec.restart = RestartPolicy::kAlways;
   spec.max_restarts = 1'000'000;
@@ -146,8 +145,7 @@ void print_case(const Case& one, const std::string& file) {
   const double limit = one.kind == "stamped" ? 1.0 : one.deadline_ms / 4.0;
   for (const double fraction : {0.5, 0.99}) {
     print_row(name, fmt::format("beyond the deadline, p{:.0f}", fraction * 100), "ms",
-              percentile(beyond, fraction), "", std::nullopt, limit,
-              static_cast<int>(one.rounds));
+              percentile(beyond, fraction), "", std::nullopt, limit, static_cast<int>(one.rounds));
   }
 }
 

@@ -38,11 +38,9 @@ void release_memory_when_quiet(os::EventLoop& loop) {
 // affected: what we start is of the ordinary priority.
 void take_priority() {
   const os::OwnPriority own = os::raise_own_priority();
-  if (own.raised && own.locked) return;
+  if (own.raised) return;
   obs::log(obs::Level::kWarning, kComponent,
-           own.raised ? "the supervisor's memory may be swapped out"
-                      : "the supervisor has no better priority than what it supervises",
-           {{"why", own.refused}});
+           "the supervisor has no better priority than what it supervises", {{"why", own.refused}});
 }
 
 // Stops everything at the first request; at the second one, services are killed.

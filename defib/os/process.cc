@@ -3,12 +3,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -371,14 +369,6 @@ namespace {
 
 constexpr int kRaisedNice = -15;
 
-// A limit on locked memory would make later allocations fail: only where none applies.
-bool may_lock_all_memory() {
-  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[2] = {};
-  if (::syscall(SYS_capget, &header, data) != 0) return false;
-  return (data[0].effective & (1u << CAP_IPC_LOCK)) != 0;
-}
-
 }  // namespace
 
 OwnPriority raise_own_priority(bool respect_nice) {
@@ -399,9 +389,6 @@ OwnPriority raise_own_priority(bool respect_nice) {
                     ::setpriority(PRIO_PROCESS, 0, kRaisedNice) == 0;
     if (!result.raised) result.refused = fmt::format("setpriority: {}", std::strerror(errno));
   }
-  // What is not used yet is locked when it is.
-  result.locked = may_lock_all_memory() && ::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
-  if (!result.locked && result.refused.empty()) result.refused = "CAP_IPC_LOCK is missing";
   return result;
 }
 
@@ -409,7 +396,6 @@ void lower_own_priority() {
   const sched_param parameters{};
   ::sched_setscheduler(0, SCHED_OTHER, &parameters);
   ::setpriority(PRIO_PROCESS, 0, 0);
-  ::munlockall();
 }
 
 }  // namespace defib::os

@@ -93,14 +93,13 @@ Result<std::string> process_exe(pid_t pid);
 struct OwnPriority {
   bool realtime = false;  // SCHED_RR, the lowest priority of that kind
   bool raised = false;    // that, or else a better nice value
-  bool locked = false;    // its memory stays in memory
-  std::string refused;    // why not, where one of them is missing
+  std::string refused;    // why it is not raised
 };
-// For the calling thread (realtime) and this process (locked). Children do not inherit either:
-// they begin at the ordinary priority. With `respect_nice` a nice value that somebody chose stays:
-// then nothing is changed.
+// For the calling thread. Children do not inherit it: they begin at the ordinary priority. With
+// `respect_nice` a nice value that somebody chose stays: then nothing is changed. Memory is not
+// locked: what is not needed for long shall leave it.
 OwnPriority raise_own_priority(bool respect_nice = true);
-// Back to the ordinary one, for the calling thread and this process.
+// Back to the ordinary one.
 void lower_own_priority();
 
 // The directory of the running program, for finding the programs beside it.
