@@ -38,7 +38,7 @@ void release_memory_when_quiet(os::EventLoop& loop) {
 // affected: what we start is of the ordinary priority.
 void take_priority() {
   const os::OwnPriority own = os::raise_own_priority();
-  if (own.raised) return;
+  if (own.raised || own.refused.empty()) return;
   obs::log(obs::Level::kWarning, kComponent,
            "the supervisor has no better priority than what it supervises", {{"why", own.refused}});
 }

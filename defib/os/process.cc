@@ -375,8 +375,7 @@ OwnPriority raise_own_priority(bool respect_nice) {
   OwnPriority result;
   errno = 0;
   if (respect_nice && (::getpriority(PRIO_PROCESS, 0) != 0 || errno != 0)) {
-    result.refused = "its nice value was set";
-    return result;
+    return result;  // A choice, not a failure.
   }
   sched_param parameters{};
   parameters.sched_priority = ::sched_get_priority_min(SCHED_RR);

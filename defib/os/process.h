@@ -93,7 +93,7 @@ Result<std::string> process_exe(pid_t pid);
 struct OwnPriority {
   bool realtime = false;  // SCHED_RR, the lowest priority of that kind
   bool raised = false;    // that, or else a better nice value
-  std::string refused;    // why it is not raised
+  std::string refused;    // why it could not be raised; empty where it was, or was not tried
 };
 // For the calling thread. Children do not inherit it: they begin at the ordinary priority. With
 // `respect_nice` a nice value that somebody chose stays: then nothing is changed. Memory is not
