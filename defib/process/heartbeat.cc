@@ -15,7 +15,8 @@ constexpr os::Duration kTellTaleInterval = std::chrono::milliseconds(250);
 // Clocks of two processors may differ by less; a stamp further ahead is corrupted.
 constexpr std::int64_t kStampAheadNs = 1'000'000;
 
-constexpr std::array<std::string_view, 5> kStateWords = {"none", "healthy", "late", "held", "lost"};
+constexpr std::array<std::string_view, 6> kStateWords = {"none", "resting", "healthy",
+                                                         "late", "held",    "lost"};
 
 }  // namespace
 
@@ -162,6 +163,10 @@ HeartbeatWatch::View HeartbeatWatch::view(const AgentPage* page, std::int64_t mo
   for (std::size_t i = 0; i < kSlots; ++i) {
     const Slot& slot = slots_[i];
     const Reading reading = read(page, i);
+    if (reading.use == StageUse::kPaused && reading.beats != 0 &&
+        worst.state == HeartbeatState::kNone) {
+      worst = {HeartbeatState::kResting, name_of(page, i), os::Duration(0), reading.deadline};
+    }
     if (!slot.armed || reading.use != StageUse::kWatched) continue;
     const bool beaten = has_beaten(page, i);
     std::int64_t last = slot.last_beat_ns;

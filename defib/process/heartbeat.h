@@ -30,12 +30,13 @@ namespace defib::process {
 // How fresh the heartbeats of a service are.
 enum class HeartbeatState : std::uint8_t {
   kNone,     // no stage is armed
+  kResting,  // all that are armed rest on purpose
   kHealthy,  // every beat is younger than the healthy age
   kLate,     // one is older, within its deadline
   kHeld,     // beyond its deadline, and judged not to be a hang (so far)
   kLost,     // told as a hang
 };
-// "none", "healthy", "late", "held", "lost".
+// "none", "resting", "healthy", "late", "held", "lost".
 std::string_view to_string(HeartbeatState state);
 
 class HeartbeatWatch {

@@ -219,6 +219,7 @@ TEST_F(HeartbeatTest, APausedStageIsNotMissedAndLookedAtOnlyOnceMore) {
   EXPECT_FALSE(run(milliseconds(10'000)));
   EXPECT_LE(looks_, 3);
   EXPECT_FALSE(watch_.next_due());
+  EXPECT_EQ(watch_.view(page_.get(), now_).state, HeartbeatState::kResting);
   beat_stamped();
   use(StageUse::kWatched);
   EXPECT_FALSE(run(milliseconds(75)));

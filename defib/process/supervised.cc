@@ -401,10 +401,8 @@ ServiceStatus Supervised::status() const {
   if (alive()) {
     const HeartbeatWatch::View view = heartbeat_.view(page_.page(), context_.clock.mono_ns());
     status.heartbeat = view.state;
-    if (view.state != HeartbeatState::kNone) {
-      status.heartbeat_age = view.age;
-      status.heartbeat_stage = view.stage;
-    }
+    if (view.state != HeartbeatState::kNone) status.heartbeat_stage = view.stage;
+    if (view.state > HeartbeatState::kResting) status.heartbeat_age = view.age;
     const bool late = view.age > spec_.heartbeat_healthy || view.state == HeartbeatState::kHeld;
     if (late && status.state == ServiceState::kRunning) status.state = ServiceState::kDegraded;
     status.agent = agent_text();
