@@ -144,6 +144,10 @@ constexpr std::array kOptions = {
            [](ServiceConfig& c, std::string_view k, std::string_view t) {
              return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
            }},
+    Option{"heartbeat_healthy",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.heartbeat_healthy, kPositiveTime);
+           }},
     Option{"health_url",
            [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
              c.health.url = t;
@@ -213,6 +217,8 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
   section.value("expects_ready", spec.expects_ready);
   section.value("ready_timeout", spec.ready_timeout, kAnyTime);
   section.value("heartbeat_timeout", spec.heartbeat_timeout, kHeartbeat);
+  section.value("heartbeat_healthy", spec.heartbeat_healthy, kPositiveTime);
+  section.value("preload_heartbeat", spec.preload_heartbeat);
   const std::initializer_list<std::pair<std::string_view, process::LimitAction>> actions = {
       {"alert", process::LimitAction::kAlert}, {"restart", process::LimitAction::kRestart}};
   section.word("on_heartbeat_lost", spec.on_heartbeat_lost, actions);

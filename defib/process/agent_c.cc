@@ -17,6 +17,7 @@ namespace notify = defib::os::notify;
 
 static_assert(offsetof(HeartbeatStage, beats) == 0);
 static_assert(sizeof(HeartbeatStage::beats) == sizeof(defib_stage::beats));
+static_assert(offsetof(HeartbeatStage, beat_mono_ns) == offsetof(defib_stage, beat_mono_ns));
 
 HeartbeatStage* to_slot(defib_stage* stage) {
   return reinterpret_cast<HeartbeatStage*>(stage);
@@ -61,6 +62,22 @@ DEFIB_EXPORT void defib_stage_armed(void) {
 
 DEFIB_EXPORT void defib_stage_beat(defib_stage* stage) {
   defib_beat(stage);
+}
+
+DEFIB_EXPORT void defib_stage_beat_stamped(defib_stage* stage) {
+  defib_beat_stamped(stage);
+}
+
+DEFIB_EXPORT void defib_stage_first_beat(defib_stage* stage, int stamped) {
+  if (stage != nullptr) agent_core::first_beat(*to_slot(stage), stamped != 0);
+}
+
+DEFIB_EXPORT void defib_stage_pause(defib_stage* stage) {
+  if (stage != nullptr) agent_core::rest(*to_slot(stage));
+}
+
+DEFIB_EXPORT void defib_stage_resume(defib_stage* stage) {
+  if (stage != nullptr) agent_core::resume(*to_slot(stage));
 }
 
 DEFIB_EXPORT int defib_ready(void) {

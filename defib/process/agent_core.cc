@@ -140,7 +140,8 @@ AgentPage* page() {
   return current_page.load(std::memory_order_acquire);
 }
 
-HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32_t deadline_ms) {
+HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32_t deadline_ms,
+                            std::uint32_t flags) {
   AgentPage* own = page();
   if (own == nullptr) return nullptr;
   for (HeartbeatStage& stage : own->stages) {
@@ -153,6 +154,7 @@ HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32
     stage.beat_mono_ns.store(0, std::memory_order_relaxed);
     stage.tid.store(0, std::memory_order_relaxed);
     stage.deadline_ms.store(deadline_ms, std::memory_order_relaxed);
+    stage.flags = flags;
     const std::size_t size = name_size < sizeof stage.name ? name_size : sizeof stage.name - 1;
     memcpy(stage.name, name, size);
     memset(stage.name + size, 0, sizeof stage.name - size);
@@ -167,6 +169,39 @@ void release_stage(HeartbeatStage* stage) {
   if (stage != nullptr) {
     stage->in_use.store(static_cast<std::uint32_t>(StageUse::kFree), std::memory_order_release);
   }
+}
+
+void first_beat(HeartbeatStage& stage, bool stamped) {
+  stage.tid.store(static_cast<std::int32_t>(syscall(SYS_gettid)), std::memory_order_relaxed);
+  stage.beat_mono_ns.store(stamped ? now_mono_ns() : 0, std::memory_order_relaxed);
+  stage.beats.store(1, std::memory_order_release);
+  ring();
+}
+
+void rest(HeartbeatStage& stage) {
+  // Of a counting stage nobody would know since when it rests: its resume() rings.
+  if (stage.beat_mono_ns.load(std::memory_order_relaxed) != 0) {
+    stage.beat_mono_ns.store(now_mono_ns(), std::memory_order_relaxed);
+  }
+  stage.in_use.store(static_cast<std::uint32_t>(StageUse::kPaused), std::memory_order_release);
+}
+
+// The supervisor looks once more, a deadline later, at a stage that it found at rest, and not again
+// if that same rest still goes on. So a rest of less than half a deadline needs no ring.
+void resume(HeartbeatStage& stage) {
+  const std::int64_t rested_at = stage.beat_mono_ns.load(std::memory_order_relaxed);
+  const std::uint64_t beats = stage.beats.load(std::memory_order_relaxed);
+  const std::int64_t half_deadline =
+      std::int64_t{stage.deadline_ms.load(std::memory_order_relaxed)} * 500'000;
+  const bool stamped = rested_at != 0;
+  const std::int64_t now = stamped ? now_mono_ns() : 0;
+  if (beats != 0) {
+    stage.beat_mono_ns.store(now, std::memory_order_relaxed);
+    stage.beats.store(beats + 1, std::memory_order_release);
+  }
+  stage.in_use.store(static_cast<std::uint32_t>(StageUse::kWatched), std::memory_order_release);
+  if (beats == 0) return first_beat(stage, false);
+  if (!stamped || half_deadline == 0 || now - rested_at >= half_deadline) ring();
 }
 
 void ring() {

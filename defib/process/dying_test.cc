@@ -114,9 +114,8 @@ TEST_F(DyingService, AnotherProgramInTheSameProcessIsNoDeathAndIsWatchedAgain) {
   const pid_t service = status().pid;
   kill_one(service, SIGUSR1);
   // The new image says READY=1 a second time.
-  run_until([&] {
-    return std::ranges::count(seen_->notifications, "READY", &NotifyEvent::key) == 2;
-  });
+  run_until(
+      [&] { return std::ranges::count(seen_->notifications, "READY", &NotifyEvent::key) == 2; });
   EXPECT_TRUE(seen_->deaths.empty());
   EXPECT_EQ(status().pid, service);
   kill_one(service, SIGKILL);

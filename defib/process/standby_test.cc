@@ -202,11 +202,12 @@ TEST_F(StandbyService, KillsAtRandomTimesNeverMakeTwoActive) {
     if (HasFatalFailure()) {
       const ServiceStatus now = status();
       FAIL() << fmt::format(
-          "round {}: how {}; active {} of epoch {}, standby {}, shim {}; now: active {} of epoch {}, "
+          "round {}: how {}; active {} of epoch {}, standby {}, shim {}; now: active {} of epoch "
+          "{}, "
           "ready {}, standby {} ready {}, ticket {}, shim {}, {}",
           round, how, before.pid, before.epoch, before.standby_pid, before.shim_pid, now.pid,
-          now.epoch, now.ready, now.standby_pid, now.standby_ready, now.restart_ready,
-          now.shim_pid, now.last_error ? now.last_error->to_text() : "");
+          now.epoch, now.ready, now.standby_pid, now.standby_ready, now.restart_ready, now.shim_pid,
+          now.last_error ? now.last_error->to_text() : "");
     }
     ASSERT_EQ(proof_->violations.load(), 0u) << "round " << round;
     ASSERT_EQ(status().pid, before.standby_pid) << "round " << round;

@@ -74,7 +74,7 @@ bool Supervised::on_notify_field(std::string_view key, std::string_view value) {
     if (value == "trigger") {
       on_watchdog_trigger();
     } else if (value == "1") {
-      heartbeat_.notify_beat();
+      heartbeat_.notify_beat(context_.clock.mono_ns());
       if (heartbeat_timer_ == 0) arm_heartbeat();
     }
     return value == "1" || value == "trigger";

@@ -126,6 +126,7 @@ Result<> Supervised::configure() {
   DEFIB_TRY_ASSIGN(const os::Fd description,
                    make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
   DEFIB_TRY(open_sockets());
+  agent_obstacle_ = preload_obstacle(spec_);
   DEFIB_TRY(send_sockets());
   const int fds[] = {description.get()};
   return link_.send_bytes(shim::Type::kConfigure, {}, fds);

@@ -26,6 +26,7 @@ class Recorder : public SupervisorObserver {
   std::vector<PromotionReport> promotions;
   std::vector<Error> start_failures;
   std::vector<HangReport> hangs;
+  std::vector<HangReport> held;
   std::vector<LimitReport> limits;
   std::vector<NotifyEvent> notifications;
   std::vector<CaptureReport> captures;
@@ -48,6 +49,7 @@ class Recorder : public SupervisorObserver {
   void promoted(const PromotionReport& report) override { promotions.push_back(report); }
   void captured(const CaptureReport& report) override { captures.push_back(report); }
   void hung(const HangReport& report) override { hangs.push_back(report); }
+  void heartbeat_held(const HangReport& report) override { held.push_back(report); }
   void limit_exceeded(const LimitReport& report) override { limits.push_back(report); }
   void state_changed(const std::string&, ServiceState from, ServiceState to) override {
     changes.emplace_back(from, to);
