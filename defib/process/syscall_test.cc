@@ -78,6 +78,7 @@ class Strikes : public SupervisorTest {
 
   os::Fd out_;
   pid_t driver_ = -1;
+  pid_t killed_ = 0;  // the service that the cycle has killed
   int rounds_ = 0;
   std::string root_;
 };
@@ -156,6 +157,7 @@ std::uint64_t Strikes::cycle(const Striker::Target& target) {
   {
     Striker striker(driver_command(), environment(), out_.get(), target);
     driver_ = striker.pid();
+    killed_ = 0;
     pid_t first = 0;
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     // Until the service was started, killed, and started again; or until the blow.
@@ -163,7 +165,7 @@ std::uint64_t Strikes::cycle(const Striker::Target& target) {
       striker.watch();
       const View now = view();
       if (first == 0 && now.runs && told().find("started 1 ") != std::string::npos) {
-        first = now.pid;
+        first = killed_ = now.pid;
         kill_one(first, SIGKILL);
       } else if (first != 0 && now.runs && now.generation > 1 &&
                  told().find("started 2 ") != std::string::npos) {
@@ -182,7 +184,10 @@ std::uint64_t Strikes::cycle(const Striker::Target& target) {
   }
   // A failing call may be told as the reason for an end, or for a start that did not happen: then
   // somebody starts it again, as its guardian or an operator would. After a kill, the same.
-  const auto settled = [&] { return view().runs; };
+  const auto settled = [&] {
+    const View now = view();
+    return now.runs && now.pid != killed_;
+  };
   if (!wait_until([&] { return !driver_lives() || settled(); }, kHealTime) || !driver_lives()) {
     const std::string text = told();
     if (driver_lives()) {
