@@ -19,9 +19,13 @@ constexpr int64_t kLookAfterCaptureNs = 1'000'000;
 void Shim::look_at_crash(Instance& one) {
   const postmortem::CrashPage& crash = one.page.page->crash;
   const auto state = static_cast<postmortem::CrashState>(crash.state.load());
-  if (state != postmortem::CrashState::kCrashed || one.crash_handled) return;
+  if (state == postmortem::CrashState::kNone || one.crash_handled) return;
   one.crash_handled = true;
-  start_capture(one);  // First of all: the process waits for it.
+  if (state == postmortem::CrashState::kCrashed) {
+    start_capture(one);  // First of all: the process waits for it.
+  } else {
+    give_up_capture(one);  // Its handler was told not to wait, or waited long enough.
+  }
   const CrashFlag flag = {saved(one).generation, one.pid, crash.signal, crash.crashed_mono_ns,
                           mono_ns()};
   journal_.add(Type::kCrashFlag, &flag, sizeof flag);

@@ -42,12 +42,13 @@ void Shim::look_at_life(Instance& one) {
   one.look_at = 0;
   if (one.announced != 0 || saved(one).role == InstanceRole::kDying) return;
   const uint64_t start_time = saved(one).start_time;
-  FenceLook look = look_at_threads(one.pid, start_time);
+  // Of a released lock: this is the moment in which the threads end, one after the other.
+  FenceLook look = look_at_threads(one.pid, start_time, one.life.fired());
   for (int i = 0; i < kQuickLooks && look.fence == Fence::kEnding; ++i) {
     usleep(kQuickStepUs);
-    look = look_at_threads(one.pid, start_time);
+    look = look_at_threads(one.pid, start_time, i + 1 < kQuickLooks);
   }
-  if (look.fence == Fence::kFenced) return fenced(one, look.exit_code);
+  if (look.fence == Fence::kFenced) return fenced(one, look);
   // What is ending ends some time, and then its pidfd tells; what lives is left alone after a
   // while.
   if (look.fence == Fence::kLives && --one.looks_left <= 0) return;
@@ -73,14 +74,15 @@ bool Shim::should_replace(const Instance& one, int exit_code) const {
 }
 
 // No line of its program runs any more; its memory, its locks and its sockets are still there.
-void Shim::fenced(Instance& one, int exit_code) {
+void Shim::fenced(Instance& one, const FenceLook& look) {
   tell_dying(one, DyingSign::kLifeLock);
-  if (saved(one).role != InstanceRole::kActive || !should_replace(one, exit_code)) return;
+  if (saved(one).role != InstanceRole::kActive || !should_replace(one, look.exit_code)) return;
   const bool has_standby = find(InstanceRole::kStandby) != nullptr;
   if (!has_standby && (status_.record.restart_when != ShimRestartWhen::kDying || ticket_.id == 0)) {
     return;
   }
-  if (one.group > 0) kill(-one.group, SIGKILL);
+  // A core that is being written would be cut off, and the status with it.
+  if (one.group > 0 && look.exiting) kill(-one.group, SIGKILL);
   saved(one).role = InstanceRole::kDying;
   if (has_standby) return promote(saved(one).generation, true);
   use_ticket(mono_ns(), InstanceRole::kActive, &one.ticket_id, &one.replaced_delay_ns);

@@ -138,6 +138,7 @@ void Shim::ended(Instance& one) {
 void Shim::after_active(const ExitInfo& exit, Exited* report) {
   const bool wanted = calls_for_restart(status_.record.restart, exit);
   if (find(InstanceRole::kStandby) != nullptr && wanted) {
+    report->promotes = 1;
     journal_.add(Type::kExited, report, sizeof *report);
     return promote(exit.generation, false);
   }

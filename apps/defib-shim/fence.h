@@ -19,10 +19,14 @@ enum class Fence {
 };
 struct FenceLook {
   Fence fence = Fence::kLives;
+  // Not one of them writes a core any more, or waits for one.
+  bool exiting = true;
   // The status with which it ends, as by wait(2), where the kernel tells it early. 0 may also mean
   // that it does not.
   int exit_code = 0;
 };
-FenceLook look_at_threads(pid_t pid, uint64_t start_time);
+// `quick`: does not tell kEnding from kLives for a thread that has not begun to exit, and so keeps
+// away from the process's memory. For the first moments, when the threads are about to end.
+FenceLook look_at_threads(pid_t pid, uint64_t start_time, bool quick);
 
 }  // namespace defib::process::shim

@@ -96,10 +96,6 @@ void Shim::resume(const ShimOptions& options) {
     journal_.add(Type::kExited, &again, sizeof again);
   }
   resume_instances(same_boot || told, options);
-  if (options.page_fd >= 0 && !alive()) close(options.page_fd);
-  if (options.standby_page_fd >= 0 && find(InstanceRole::kStandby) == nullptr) {
-    close(options.standby_page_fd);
-  }
   status_.write_record();
   on_wake();  // It may have rung while nobody listened.
 }
@@ -139,10 +135,14 @@ void Shim::resume_instances(bool same_boot, const ShimOptions& options) {
     one.pid = before.pid;
     one.standby = before.role == InstanceRole::kStandby;
     if (!same_boot || !is_same_and_alive(before.pid, before.start_time)) continue;
-    const int page_fd = before.role == InstanceRole::kActive    ? options.page_fd
-                        : before.role == InstanceRole::kStandby ? options.standby_page_fd
-                                                                : -1;
+    int page_fd = -1;
+    for (const ShimOptions::Page& page : options.pages) {
+      if (page.fd >= 0 && page.pid == static_cast<uint64_t>(before.pid)) page_fd = fcntl(page.fd, F_DUPFD_CLOEXEC, 0);
+    }
     adopt(one, page_fd);
+  }
+  for (const ShimOptions::Page& page : options.pages) {
+    if (page.fd >= 0) close(page.fd);
   }
   for (Instance& one : instances_) {
     if (!one.used || one.adopted) continue;
@@ -199,8 +199,13 @@ void Shim::adopt_page(Instance& one, int page_fd) {
   // A crash that was given up or captured by the shim before us is not captured again.
   one.crash_handled =
       page->crash.state.load() > static_cast<uint32_t>(postmortem::CrashState::kCrashed);
+  one.dying_told = one.crash_handled;
   // It began to die while nobody watched, or executed another program.
-  if (page->life_tid.load() != 0 && !LifeWatch::is_held(*page)) one.look_at = mono_ns();
+  const bool released = page->life_tid.load() != 0 && !LifeWatch::is_held(*page);
+  if (released || one.crash_handled) {
+    one.look_at = mono_ns();
+    one.looks_left = kLooksAfterCrash;
+  }
 }
 
 void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
@@ -234,6 +239,9 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
   record_of_it.generation = ++record.generation;
   record_of_it.role = role;
   record_of_it.phase = Phase::kStarting;
+  // Corrected once the program is executed; until then a shim that takes over must not find none.
+  record_of_it.started_mono_ns = mono_ns();
+  record_of_it.started_wall_ns = wall_ns();
   if (!standby) {
     record_of_it.epoch = ++record.epoch;
     record.restarts = automatic ? record.restarts + 1 : 0;

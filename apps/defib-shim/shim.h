@@ -22,8 +22,11 @@ namespace defib::process::shim {
 struct ShimOptions {
   int connection_fd = -1;                // to the supervisor that starts us
   int notify_fd = -1;                    // the notify socket of the shim before us
-  int page_fd = -1;                      // the agent page of the running service
-  int standby_page_fd = -1;              // of its standby
+  struct Page {
+    int fd = -1;
+    uint64_t pid = 0;
+  };
+  Page pages[2];                         // the agent pages of running processes
   const char* notify_address = nullptr;  // an abstract name; else notify.sock
   uint64_t adopt_pid = 0;                // what the supervisor knows of the running service
   uint64_t adopt_start_time = 0;
@@ -114,7 +117,7 @@ class Shim {
   // Its death, before its end (dying.cc).
   void watch_life(Instance& one);
   void look_at_life(Instance& one);
-  void fenced(Instance& one, int exit_code);
+  void fenced(Instance& one, const FenceLook& look);
   void tell_dying(Instance& one, DyingSign sign);
   bool should_replace(const Instance& one, int exit_code) const;
   void promote(uint64_t old_generation, bool early);

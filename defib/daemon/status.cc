@@ -140,6 +140,9 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
        {"heartbeat_age_ms", status.heartbeat_age
                                 ? wire::Json(status.heartbeat_age->count() / 1'000'000)
                                 : wire::Json()},
+       {"heartbeat", or_null(runs, to_string(status.heartbeat))},
+       {"heartbeat_stage", or_null(!status.heartbeat_stage.empty(), status.heartbeat_stage)},
+       {"agent", or_null(runs, status.agent)},
        {"last_incident", last_incident.empty() ? wire::Json() : wire::Json(last_incident)},
        {"supervised", true},
        {"shim_pid", or_null(status.shim_pid != 0, status.shim_pid)},

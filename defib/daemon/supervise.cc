@@ -34,6 +34,15 @@ void release_memory_when_quiet(os::EventLoop& loop) {
   loop.run_after(kStartupTime, [] { os::release_startup_memory(); });
 }
 
+// So that a loaded machine does not keep us from looking at heartbeats in time. Services are not
+// affected: what we start is of the ordinary priority.
+void take_priority() {
+  const os::OwnPriority own = os::raise_own_priority();
+  if (own.raised || own.refused.empty()) return;
+  obs::log(obs::Level::kWarning, kComponent,
+           "the supervisor has no better priority than what it supervises", {{"why", own.refused}});
+}
+
 // Stops everything at the first request; at the second one, services are killed.
 class GracefulStop {
  public:
@@ -80,6 +89,7 @@ Result<int> run_in_foreground(const RunOptions& options) {
     stop.request(process::to_string(state));
   };
   DEFIB_TRY_ASSIGN(host, Host::create(*loop, std::move(host_options)));
+  take_priority();
   // The output is passed through from the first byte on.
   ServiceConfig config = options.service;
   config.start = false;
@@ -119,6 +129,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
   host_options.state_dir = options.state_dir;
   host_options.on_reload = reload;
   DEFIB_TRY_ASSIGN(host, Host::create(*loop, std::move(host_options)));
+  take_priority();
   os::Files& files = os::real_files();
   DEFIB_TRY_ASSIGN(
       const std::unique_ptr<os::File> lock,

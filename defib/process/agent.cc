@@ -25,11 +25,6 @@ std::uint32_t to_milliseconds(os::Duration deadline) {
       std::clamp<std::int64_t>(ms, 0, std::numeric_limits<std::uint32_t>::max()));
 }
 
-void set_use(HeartbeatStage* slot, StageUse use) {
-  if (slot == nullptr) return;
-  slot->in_use.store(static_cast<std::uint32_t>(use), std::memory_order_release);
-}
-
 // What the signal handler of Shutdown writes. Plain atomics without destructors.
 std::atomic<int> shutdown_signal{0};
 std::atomic<int> shutdown_fd{-1};
@@ -48,12 +43,10 @@ Heartbeat::~Heartbeat() {
   agent_core::release_stage(slot_);
 }
 void Heartbeat::pause() {
-  set_use(slot_, StageUse::kPaused);
+  if (slot_ != nullptr) agent_core::rest(*slot_);
 }
 void Heartbeat::resume() {
-  beat();
-  set_use(slot_, StageUse::kWatched);
-  agent_core::ring();
+  if (slot_ != nullptr) agent_core::resume(*slot_);
 }
 
 Result<Agent> Agent::attach(Options options) {
@@ -87,6 +80,12 @@ Agent Agent::attach_or_idle() {
 Heartbeat Agent::stage(std::string_view name, os::Duration deadline) {
   if (!attached_) return Heartbeat();
   return Heartbeat(agent_core::claim_stage(name.data(), name.size(), to_milliseconds(deadline)));
+}
+
+bool Agent::wait_until_active(os::Duration limit) const {
+  const bool endless = limit.count() < 0;
+  return agent_core::wait_until_active(
+      endless ? -1 : std::chrono::ceil<std::chrono::milliseconds>(limit).count());
 }
 
 Result<Shutdown> Shutdown::watch() {

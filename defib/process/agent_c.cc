@@ -17,6 +17,7 @@ namespace notify = defib::os::notify;
 
 static_assert(offsetof(HeartbeatStage, beats) == 0);
 static_assert(sizeof(HeartbeatStage::beats) == sizeof(defib_stage::beats));
+static_assert(offsetof(HeartbeatStage, beat_mono_ns) == offsetof(defib_stage, beat_mono_ns));
 
 HeartbeatStage* to_slot(defib_stage* stage) {
   return reinterpret_cast<HeartbeatStage*>(stage);
@@ -61,6 +62,22 @@ DEFIB_EXPORT void defib_stage_armed(void) {
 
 DEFIB_EXPORT void defib_stage_beat(defib_stage* stage) {
   defib_beat(stage);
+}
+
+DEFIB_EXPORT void defib_stage_beat_stamped(defib_stage* stage) {
+  defib_beat_stamped(stage);
+}
+
+DEFIB_EXPORT void defib_stage_first_beat(defib_stage* stage, int stamped) {
+  if (stage != nullptr) agent_core::first_beat(*to_slot(stage), stamped != 0);
+}
+
+DEFIB_EXPORT void defib_stage_pause(defib_stage* stage) {
+  if (stage != nullptr) agent_core::rest(*to_slot(stage));
+}
+
+DEFIB_EXPORT void defib_stage_resume(defib_stage* stage) {
+  if (stage != nullptr) agent_core::resume(*to_slot(stage));
 }
 
 DEFIB_EXPORT int defib_ready(void) {
@@ -126,6 +143,16 @@ DEFIB_EXPORT int defib_state(const char* state) {
 DEFIB_EXPORT int defib_event(const char* json) {
   return send("X_DEFIB_EVENT", json);
 }
+DEFIB_EXPORT int defib_active(void) {
+  return agent_core::is_active() ? 1 : 0;
+}
+DEFIB_EXPORT int defib_wait_active(int64_t timeout_ms) {
+  return agent_core::wait_until_active(timeout_ms) ? 1 : 0;
+}
+DEFIB_EXPORT uint64_t defib_epoch(void) {
+  return agent_core::epoch();
+}
+
 DEFIB_EXPORT uint64_t defib_notify_drops(void) {
   return notify::drops();
 }

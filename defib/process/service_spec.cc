@@ -86,6 +86,9 @@ Result<> validate(const ServiceSpec& spec) {
   if (spec.ready_timeout < kNone) return bad_value("ready_timeout", "must be 0 or more");
   if (spec.max_runtime < kNone) return bad_value("max_runtime", "must be 0 or more");
   if (spec.heartbeat_timeout < kNone) return bad_value("heartbeat_timeout", "must be 0 or more");
+  if (spec.heartbeat_healthy <= kNone) {
+    return bad_value("heartbeat_healthy", "must be more than 0");
+  }
   if (spec.stop_signal < 1 || spec.stop_signal > SIGRTMAX) {
     return bad_value("stop_signal", fmt::format("must be from 1 to {}", SIGRTMAX));
   }
@@ -130,9 +133,11 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"expects_ready", spec.expects_ready},
       {"ready_timeout_ns", nanoseconds(spec.ready_timeout)},
       {"heartbeat_timeout_ns", nanoseconds(spec.heartbeat_timeout)},
+      {"heartbeat_healthy_ns", nanoseconds(spec.heartbeat_healthy)},
       {"on_heartbeat_lost", to_string(spec.on_heartbeat_lost)},
       {"notify_access", to_string(spec.notify_access)},
       {"max_runtime_ns", nanoseconds(spec.max_runtime)},
+      {"preload_heartbeat", spec.preload_heartbeat},
       {"stop_signal", spec.stop_signal},
       {"stop_timeout_ns", nanoseconds(spec.stop_timeout)},
       {"capture", to_string(spec.capture)},

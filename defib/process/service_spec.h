@@ -67,7 +67,13 @@ struct ServiceSpec {
   // Silence after which an armed heartbeat counts as lost. Stages with a deadline of their own
   // keep it. A heartbeat is armed by its first beat, so 0 (off) is rarely needed.
   os::Duration heartbeat_timeout = std::chrono::seconds(10);
+  // A beat older than this is late: the service shows as degraded.
+  os::Duration heartbeat_healthy = std::chrono::seconds(5);
   LimitAction on_heartbeat_lost = LimitAction::kRestart;
+  // The preloaded agent beats from the main thread's waiting calls (epoll, poll, select, accept).
+  // Off: a program that computes for longer than heartbeat_timeout between two of them is no
+  // hanging one, and nobody but its operator knows which kind it is.
+  bool preload_heartbeat = false;
 
   // Of every process of the service's user, the main process alone, the main process and what the
   // supervisor starts for the service, or nobody.

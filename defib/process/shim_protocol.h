@@ -306,7 +306,7 @@ struct Exited {
   std::uint64_t ticket_id;  // the ticket that starts the replacement; 0: none does
   std::int64_t restart_delay_ns;
   std::uint32_t capture_running;  // 1: Captured follows
-  std::uint32_t reserved;
+  std::uint32_t promotes;         // 1: the standby takes its place, Promoted follows
 };
 
 // How it was known that a process dies before it was gone.

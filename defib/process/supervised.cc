@@ -34,6 +34,10 @@ recovery::BackoffOptions standby_backoff_options(const ServiceSpec& spec) {
   return options;
 }
 
+HeartbeatWatch::Options heartbeat_options(const ServiceSpec& spec) {
+  return {spec.heartbeat_timeout, spec.heartbeat_healthy};
+}
+
 shim::ExitInfo exit_info(const ExitReport& report) {
   shim::ExitInfo info{};
   info.reason = report.reason;
@@ -64,7 +68,7 @@ Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
       dir_(context.dir.service_dir(spec_.name)),
       backoff_(backoff_options(spec_), os::Random(os::random_seed())),
       standby_backoff_(standby_backoff_options(spec_), os::Random(os::random_seed())),
-      heartbeat_(spec_.heartbeat_timeout) {}
+      heartbeat_(heartbeat_options(spec_)) {}
 
 Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
@@ -111,6 +115,7 @@ void Supervised::change(ServiceEvent event) {
 Result<> Supervised::send_start(bool automatic) {
   DEFIB_TRY_ASSIGN(const os::Fd description,
                    make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
+  agent_obstacle_ = preload_obstacle(spec_);
   DEFIB_TRY(open_sockets());
   start_asked_ = shim::Start{automatic ? 1u : 0u, shim::InstanceRole::kActive};
   const int fds[] = {description.get()};
@@ -199,11 +204,11 @@ Result<> Supervised::update(ServiceSpec spec) {
   spec_ = std::move(spec);
   budget_->set_limit(spec_.max_restarts, spec_.restart_window);
   backoff_ = recovery::Backoff(backoff_options(spec_), os::Random(os::random_seed()));
-  heartbeat_ = HeartbeatWatch(spec_.heartbeat_timeout);
+  heartbeat_ = HeartbeatWatch(heartbeat_options(spec_));
+  stall_ = StallWatch();
   standby_backoff_ =
       recovery::Backoff(standby_backoff_options(spec_), os::Random(os::random_seed()));
   if (!link_.connected()) return {};
-  DEFIB_TRY(open_sockets());
   DEFIB_TRY(configure());
   if (alive()) {
     arm_heartbeat();
@@ -228,12 +233,14 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   ready_ = false;
   killing_ = false;
   limit_told_ = false;
+  degraded_by_heartbeat_ = false;
   status_text_.clear();
   reset_said();
   memory_bytes_ = 0;
   cpu_percent_ = 0;
   sampled_mono_ns_ = 0;
-  heartbeat_ = HeartbeatWatch(spec_.heartbeat_timeout);
+  heartbeat_ = HeartbeatWatch(heartbeat_options(spec_));
+  stall_ = StallWatch();
   change(ServiceEvent::kStarted);
   if (!spec_.expects_ready) {
     change(ServiceEvent::kReady);
@@ -398,7 +405,13 @@ ServiceStatus Supervised::status() const {
   status.memory_bytes = memory_bytes_;
   status.cpu_percent = cpu_percent_;
   if (alive()) {
-    status.heartbeat_age = heartbeat_.age();
+    const HeartbeatWatch::View view = heartbeat_.view(page_.page(), context_.clock.mono_ns());
+    status.heartbeat = view.state;
+    if (view.state != HeartbeatState::kNone) status.heartbeat_stage = view.stage;
+    if (view.state > HeartbeatState::kResting) status.heartbeat_age = view.age;
+    const bool late = view.age > spec_.heartbeat_healthy || view.state == HeartbeatState::kHeld;
+    if (late && status.state == ServiceState::kRunning) status.state = ServiceState::kDegraded;
+    status.agent = agent_text();
     if (memory_bytes_ == 0) {
       if (const auto usage = os::process_usage(pid_)) status.memory_bytes = usage->rss_bytes;
     }

@@ -16,6 +16,7 @@
 #include "defib/process/heartbeat.h"
 #include "defib/process/kept_sockets.h"
 #include "defib/process/shim_link.h"
+#include "defib/process/starvation.h"
 #include "defib/process/supervisor.h"
 #include "defib/recovery/policy.h"
 
@@ -153,7 +154,11 @@ class Supervised {
   // Watching.
   void look_at_heartbeat();
   void arm_heartbeat();
-  void on_hung(const HeartbeatWatch::Lost& lost);
+  void judge_silence(const HeartbeatWatch::Silence& silence, os::Duration late);
+  void on_hung(HangReport report);
+  void on_beats_again();
+  bool has_unread_notification() const;
+  std::string agent_text() const;
   void capture_then_kill(StopReason reason);
   void kill_now(StopReason reason);
   void sample();
@@ -230,6 +235,9 @@ class Supervised {
 
   PageView page_;
   HeartbeatWatch heartbeat_;
+  StallWatch stall_;
+  std::int64_t heartbeat_due_ns_ = 0;  // of the timer; 0: none
+  bool degraded_by_heartbeat_ = false;
   os::EventLoop::TimerId heartbeat_timer_ = 0;
   os::EventLoop::TimerId sample_timer_ = 0;
   os::EventLoop::TimerId healthy_timer_ = 0;
@@ -251,6 +259,7 @@ class Supervised {
   std::int64_t sampled_mono_ns_ = 0;
   std::uint64_t log_bytes_dropped_ = 0;
   std::uint64_t events_dropped_ = 0;
+  std::string agent_obstacle_;  // why the agent is not preloaded; empty: it is
 };
 
 }  // namespace defib::process

@@ -87,8 +87,8 @@ Result<ShimLink> Supervised::launch() {
     launch.notify_address = address.substr(1);
   }
   if (alive()) {
-    launch.page_fd = page_.fd();
-    launch.standby_page_fd = standby_.page.fd();
+    if (page_.fd() >= 0) launch.pages.emplace_back(page_.fd(), pid_);
+    if (standby_.page.fd() >= 0) launch.pages.emplace_back(standby_.page.fd(), standby_.pid);
     launch.adopt_pid = pid_;
     launch.adopt_start_time = start_time_;
   }
@@ -125,6 +125,8 @@ Result<> Supervised::wait_for_welcome() {
 Result<> Supervised::configure() {
   DEFIB_TRY_ASSIGN(const os::Fd description,
                    make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
+  DEFIB_TRY(open_sockets());
+  agent_obstacle_ = preload_obstacle(spec_);
   DEFIB_TRY(send_sockets());
   const int fds[] = {description.get()};
   return link_.send_bytes(shim::Type::kConfigure, {}, fds);
@@ -223,6 +225,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   if (runs && (first || generation_ != active->generation || pid_ != active->pid)) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
+      standby_backoff_.reset();
       change(ServiceEvent::kExitedRestart);
       if (budget_->prepared()) account_ticket_use();
     }
@@ -382,7 +385,7 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
     report.reported_error = said_.error;
     report.reported_exit_status = said_.exit_status;
   }
-  report.restarts = exited.ticket_id != 0;
+  report.restarts = exited.ticket_id != 0 || exited.promotes != 0;
   report.restart_delay = os::Duration(exited.restart_delay_ns);
   report.while_away = replay_left_ > 0;
   return report;
@@ -403,7 +406,7 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   if (!requested && !report.status.success()) last_error_ = last_exit_error(report);
   const bool current = exited.exit.generation == generation_;
   if (current) end_process();
-  if (current && exited.ticket_id == 0 && !requested && !restart_requested_) {
+  if (current && !report.restarts && !requested && !restart_requested_) {
     const bool wanted = spec_.restart == RestartPolicy::kAlways ||
                         (spec_.restart == RestartPolicy::kOnFailure && !report.status.success());
     report.restarts = wanted && !exhausted_;
@@ -412,6 +415,10 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   context_.observer.exited(report);
   // The callback may have started it; what has begun anew is not ended here.
   if (!current || exited.exit.generation != generation_ || alive()) return {};
+  if (exited.promotes != 0) {
+    change(ServiceEvent::kExitedRestart);
+    return {};
+  }
   if (exited.ticket_id == 0) {
     // An end that nothing follows leaves the ticket unused: it is no restart.
     if (!report.restarts && budget_->prepared()) {

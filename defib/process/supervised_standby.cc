@@ -42,6 +42,7 @@ void Supervised::on_standby_exited(const ExitReport& report) {
 Result<> Supervised::on_promoted(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Promoted promoted, message.body<shim::Promoted>());
   standby_by_ticket_ = promoted.ticket_id != 0;
+  standby_backoff_.reset();  // The last one did what it was there for.
   if (promoted.generation != generation_) {
     Standby next = std::move(standby_);
     standby_ = Standby{};

@@ -27,9 +27,11 @@
 #include "defib/os/event_loop.h"
 #include "defib/os/files.h"
 #include "defib/os/process.h"
+#include "defib/process/heartbeat.h"
 #include "defib/process/service_spec.h"
 #include "defib/process/service_state.h"
 #include "defib/process/state_dir.h"
+#include "defib/recovery/decision.h"
 #include "defib/recovery/probe.h"
 
 namespace defib::process {
@@ -106,7 +108,16 @@ struct HangReport {
   os::Duration silent_for{0};
   os::Duration deadline{0};
   bool kills = false;  // snapshot and replacement follow; else an alert only
+  // "deadlock", "busy_loop", "stopped", "thread_ended", "asleep", "triggered" (WATCHDOG=trigger);
+  // empty where it is no hang.
+  std::string kind;
+  // Why it is one, or why not: the rule, its numbers, what would flip it, and the evidence.
+  recovery::Decision decision;
 };
+
+// "kept_from_running: it could use 3 ms of 210 ms ...", of the rule that decided; where all allow,
+// of the one that measures the silence.
+std::string explain_briefly(const recovery::Decision& decision);
 
 struct LimitReport {
   std::string service;
@@ -145,6 +156,9 @@ class SupervisorObserver {
   // The report of a crash or of a hang has been written (or could not be).
   virtual void captured(const CaptureReport&) {}
   virtual void hung(const HangReport&) {}
+  // A stage is silent for twice its deadline and more, and is no hang so far: it was kept from
+  // running, say. Once a silence; nothing is done about it.
+  virtual void heartbeat_held(const HangReport&) {}
   virtual void limit_exceeded(const LimitReport&) {}
   virtual void state_changed(const std::string& /*service*/, ServiceState /*from*/,
                              ServiceState /*to*/) {}
@@ -187,8 +201,12 @@ struct ServiceStatus {
   std::optional<Error> last_error;
   std::uint64_t memory_bytes = 0;  // of the last sample
   double cpu_percent = 0;
+  HeartbeatState heartbeat = HeartbeatState::kNone;
   std::optional<os::Duration> heartbeat_age;  // of the stage nearest to its deadline
-  std::int64_t next_start_mono_ns = 0;        // while backing off
+  std::string heartbeat_stage;                // that stage's name
+  // "attached", "preloaded" (not attached yet), "off", or "not covered: " and why.
+  std::string agent;
+  std::int64_t next_start_mono_ns = 0;  // while backing off
   std::optional<ExitReport> last_exit;
   std::uint64_t log_bytes_dropped = 0;
   std::uint64_t events_dropped = 0;
