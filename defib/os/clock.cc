@@ -88,7 +88,10 @@ std::int64_t parse_time(std::string_view text) {
   if (copy.substr(at) != "Z") return -1;
   parts.tm_year -= 1900;
   parts.tm_mon -= 1;
-  return static_cast<std::int64_t>(::timegm(&parts)) * kSecond + nanos;
+  const std::int64_t seconds = ::timegm(&parts);
+  constexpr std::int64_t kMost = INT64_MAX / kSecond - 1;  // the year 2262
+  if (seconds < -kMost || seconds > kMost) return -1;
+  return seconds * kSecond + nanos;
 }
 
 Duration parse_duration(std::string_view text) {

@@ -58,7 +58,8 @@ class FakeClock : public Clock {
 
 // RFC 3339 in UTC with nanoseconds: "2026-11-20T13:05:58.123456789Z".
 std::string format_time(std::int64_t wall_ns);
-// Nanoseconds since 1970, or -1 where the text is not RFC 3339 UTC.
+// Nanoseconds since 1970, or -1 where the text is not RFC 3339 UTC or its time does not fit (years
+// 1677 to 2262 do).
 std::int64_t parse_time(std::string_view text);
 // "250ms", "30s", "5m", "1h"; a bare number is seconds. Negative results mean malformed.
 Duration parse_duration(std::string_view text);

@@ -66,6 +66,8 @@ TEST(ClockTest, TimesRoundTripAsText) {
     EXPECT_EQ(parse_time(format_time(time)), time) << time;
   }
   EXPECT_EQ(parse_time("yesterday"), -1);
+  EXPECT_EQ(parse_time("0023-11-20T13:05:58Z"), -1);
+  EXPECT_EQ(parse_time("9999-11-20T13:05:58Z"), -1);
   EXPECT_EQ(parse_time("2026-11-20T13:05:58+01:00"), -1);
 }
 

@@ -84,8 +84,8 @@ TEST_F(NotifyProtocol, AStopByItselfThatDoesNotEndIsKilledAtTheStopTimeout) {
 }
 
 TEST_F(NotifyProtocol, AStopByItselfMayBeExtended) {
-  ServiceSpec spec = notifier({"agent:stopping", "agent:extend:20000000", "sleep:400", "exit:5"});
-  spec.stop_timeout = 200ms;
+  ServiceSpec spec = notifier({"agent:stopping", "agent:extend:20000000", "sleep:1500", "exit:5"});
+  spec.stop_timeout = 1000ms;
   start(spec);
   until_exit();
   EXPECT_EQ(seen_->exits.at(0).status.code, 5);
@@ -104,28 +104,28 @@ TEST_F(NotifyProtocol, TheNextSupervisorKnowsOfAStopByItself) {
 }
 
 TEST_F(NotifyProtocol, AStartMayBeExtended) {
-  ServiceSpec spec = notifier({"agent:extend:20000000", "sleep:500", "agent:ready", "run"});
+  ServiceSpec spec = notifier({"agent:extend:20000000", "sleep:1500", "agent:ready", "run"});
   spec.expects_ready = true;
-  spec.ready_timeout = 250ms;
+  spec.ready_timeout = 1000ms;
   start(spec);
   run_until([&] { return seen_->ready_count == 1; });
   EXPECT_TRUE(seen_->exits.empty());
 }
 
 TEST_F(NotifyProtocol, AStartThatIsExtendedTooLittleFails) {
-  ServiceSpec spec = notifier({"agent:extend:300000", "run"});
+  ServiceSpec spec = notifier({"agent:extend:1200000", "run"});
   spec.expects_ready = true;
-  spec.ready_timeout = 100ms;
+  spec.ready_timeout = 800ms;
   start(spec);
   until_exit();
   EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kNotReady);
-  EXPECT_GE(seen_->exits.at(0).noticed_mono_ns - seen_->starts.at(0).mono_ns, 300'000'000);
+  EXPECT_GE(seen_->exits.at(0).noticed_mono_ns - seen_->starts.at(0).mono_ns, 1'200'000'000);
 }
 
 TEST_F(NotifyProtocol, ARequestedStopMayBeExtended) {
-  ServiceSpec spec = notifier({"on-term:500:7:EXTEND_TIMEOUT_USEC=20000000", "agent:ready"});
+  ServiceSpec spec = notifier({"on-term:1500:7:EXTEND_TIMEOUT_USEC=20000000", "agent:ready"});
   spec.expects_ready = true;
-  spec.stop_timeout = 150ms;
+  spec.stop_timeout = 1000ms;
   start(spec);
   run_until([&] { return seen_->ready_count == 1; });
   ASSERT_TRUE(supervisor_->stop("victim"));
@@ -146,14 +146,14 @@ TEST_F(NotifyProtocol, ARequestedStopThatIsNotExtendedIsKilledInTime) {
 
 TEST_F(NotifyProtocol, ALimitOfTheRuntimeStopsAndMayBeExtended) {
   ServiceSpec spec = notifier({"on-term:0:9:"});
-  spec.max_runtime = 150ms;
+  spec.max_runtime = 1000ms;
   start(spec);
   until_exit();
   EXPECT_EQ(seen_->exits.at(0).status.code, 9);
   EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kLimit);
-  EXPECT_GE(seen_->exits.at(0).noticed_mono_ns - seen_->starts.at(0).mono_ns, 150'000'000);
+  EXPECT_GE(seen_->exits.at(0).noticed_mono_ns - seen_->starts.at(0).mono_ns, 1'000'000'000);
 
-  spec.argv = {program("process_notifier"), "agent:ready", "agent:extend:20000000", "sleep:400",
+  spec.argv = {program("process_notifier"), "agent:ready", "agent:extend:20000000", "sleep:1500",
                "exit:3"};
   ASSERT_TRUE(supervisor_->update(spec));
   ASSERT_TRUE(supervisor_->start("victim"));
@@ -343,7 +343,7 @@ if child == 0:
 if os.waitpid(child, 0)[1] != 0: os._exit(90)
 if interval() == 0: os._exit(91)
 tell("READY=1\nSTATUS=%g" % interval())
-for i in range(12):
+for i in range(8):
     tell("WATCHDOG=1")
     time.sleep(interval() / 4)
 tell("STATUS=silent")
@@ -356,7 +356,7 @@ library = ctypes.CDLL("libsystemd.so.0")
 usec = ctypes.c_uint64()
 if library.sd_watchdog_enabled(0, ctypes.byref(usec)) <= 0: os._exit(91)
 library.sd_notify(0, b"READY=1\nSTATUS=%g" % (usec.value / 1e6))
-for i in range(12):
+for i in range(8):
     library.sd_notify(0, b"WATCHDOG=1")
     time.sleep(usec.value / 4e6)
 if library.sd_notify_barrier(0, ctypes.c_uint64(5000000)) < 0: os._exit(92)
@@ -377,10 +377,10 @@ TEST_P(UnchangedServices, BeatByThemselvesAndAreFoundWhenTheyHang) {
   ::setenv("WATCHDOG_USEC", "1", 1);
   ServiceSpec spec = python(GetParam());
   spec.expects_ready = true;
-  spec.heartbeat_timeout = 400ms;
+  spec.heartbeat_timeout = 800ms;
   start(spec);
   run_until([&] { return seen_->ready_count == 1; });
-  EXPECT_EQ(status().status_text, "0.4");
+  EXPECT_EQ(status().status_text, "0.8");
   run_until([&] { return status().status_text == "silent" || !seen_->exits.empty(); });
   EXPECT_TRUE(seen_->hangs.empty());
   until_exit();

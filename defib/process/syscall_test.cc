@@ -192,7 +192,8 @@ std::uint64_t Strikes::cycle(const Striker::Target& target) {
     const std::string text = told();
     if (driver_lives()) {
       EXPECT_TRUE(text.find("error ") != std::string::npos ||
-                  text.find("start_failed ") != std::string::npos)
+                  text.find("start_failed ") != std::string::npos ||
+                  text.find("crash_loop ") != std::string::npos)
           << what << ": nothing runs, and nobody says why\n"
           << text;
       ::kill(driver_, SIGKILL);
