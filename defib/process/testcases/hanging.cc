@@ -11,6 +11,7 @@
 //          condition  it waits for a condition that nobody meets
 //          stop       SIGSTOP to itself
 //          thread     the beating thread ends, another one lives on
+//          works      no end: before each beat it computes for 6 ms
 //          holder     no end: before each beat it waits for a lock that a computing thread holds
 // HOGS     so many threads of its own compute all the time
 //
@@ -84,13 +85,14 @@ void deadlock() {
   second.lock();
 }
 
-// The holder lets go for a moment only, and computes 2 ms of 3 while it holds.
+// The holder lets go for a moment only, and computes for 6 ms while it holds.
+constexpr int kWorkMs = 6;
 std::mutex held;
 void hold_often() {
   while (true) {
     {
       const std::lock_guard lock(held);
-      compute_for(2);
+      compute_for(kWorkMs);
     }
     sleep_ms(1);
   }
@@ -127,6 +129,7 @@ void beat_then_end(const Options& options) {
   if (options.end == "holder") std::thread(hold_often).detach();
   for (int i = 0; options.count == 0 || i < options.count; ++i) {
     if (options.end == "holder") const std::lock_guard lock(held);
+    if (options.end == "works") compute_for(kWorkMs);
     if (i + 1 == options.count) note_last_beat();
     if (options.kind == "stamped") {
       stage.beat_stamped();
