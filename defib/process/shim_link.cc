@@ -303,6 +303,11 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
       captures && !programs.capture.empty() ? static_cast<std::uint32_t>(wait.count()) : 0;
   header.log_files = static_cast<std::uint32_t>(spec.log_files);
   header.log_max_bytes = spec.log_max_bytes;
+  header.log_total_bytes = spec.log_total_bytes;
+  header.log_max_age_ns = spec.log_max_age.count();
+  header.log_rate = spec.log_rate;
+  header.log_burst = spec.log_burst != 0 ? spec.log_burst : spec.log_rate;
+  header.log_flags = spec.log_journal ? shim::kLogToJournal : 0;
   const std::string bytes = encode_launch(
       header, {program, directory, captures ? programs.capture : ""}, spec.argv, entries);
   if (bytes.size() > shim::kMaxLaunchBytes) {

@@ -18,7 +18,10 @@
 namespace defib::process::shim {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
-inline constexpr std::uint16_t kProtocolVersion = 1;
+#ifndef DEFIB_SHIM_PROTOCOL  // tests build shims of other versions
+#define DEFIB_SHIM_PROTOCOL 2
+#endif
+inline constexpr std::uint16_t kProtocolVersion = DEFIB_SHIM_PROTOCOL;
 inline constexpr std::size_t kMaxMessage = 16384;
 
 // Names inside the service's directory, which is the shim's working directory.
@@ -276,11 +279,18 @@ struct LaunchHeader {
   std::uint32_t capture_timeout_ms;  // into the page; 0: the crash handler does not wait
   std::uint32_t log_files;
   std::uint64_t log_max_bytes;
+  std::uint64_t log_total_bytes;  // of all log files; 0: log_files alone bounds them
+  std::int64_t log_max_age_ns;    // of a log file; 0: no limit
+  std::uint64_t log_rate;         // bytes a second; 0: no limit
+  std::uint64_t log_burst;        // bytes beyond the rate
+  std::uint32_t log_flags;        // kLogToJournal
+  std::uint32_t reserved;
 };
+inline constexpr std::uint32_t kLogToJournal = 1;
 inline constexpr std::uint32_t kLaunchMagic = 0x434e4c44;  // "DLNC"
 inline constexpr std::uint32_t kMaxLaunchBytes = 4u << 20;
 inline constexpr std::uint32_t kLaunchFixedStrings = 3;  // program, directory, capture
-static_assert(sizeof(LaunchHeader) == 40);
+static_assert(sizeof(LaunchHeader) == 80);
 
 // CRC32C, bit by bit: the records are small, and the shim shall stay so too.
 inline std::uint32_t checksum(const void* bytes, std::size_t size) {

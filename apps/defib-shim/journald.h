@@ -1,0 +1,39 @@
+// Journald: hands each line of the output to journald, in its native protocol
+// (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+//
+// It never blocks: an entry that journald does not take at once is dropped and counted. How far
+// each stream was forwarded is kept in the log's index, so that the next shim goes on from there; a
+// kill between the sending of a line and the noting of it sends that one line twice, with the same
+// DEFIB_LOG_OFFSET.
+
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "log_index.h"
+
+namespace defib::process::shim {
+
+class Journald {
+ public:
+  // `env` is the service's environment: it names the service, and journald's socket where that is
+  // another one (DEFIB_JOURNAL_SOCKET).
+  void configure(bool on, char* const* env);
+  bool on() const { return on_; }
+  // Bytes of a stream that lie in the log at `offset`.
+  void push(int stream, uint64_t offset, const char* bytes, size_t size, LogIndex* index);
+
+ private:
+  static constexpr size_t kMaxLine = 1u << 20;  // longer ones are sent in pieces
+  bool send_line(int stream, uint64_t inode, uint64_t end_offset);
+
+  bool on_ = false;
+  int socket_ = -1;
+  char name_[72] = {};
+  char path_[108] = {};
+  size_t size_[2] = {};
+  char text_[2][kMaxLine];  // pages that no line reached cost nothing
+};
+
+}  // namespace defib::process::shim
