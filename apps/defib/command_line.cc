@@ -48,6 +48,11 @@ constexpr RunSetting kRunSettings[] = {
     {"--max-memory", "MB", "Alert when the service uses more memory"},
     {"--max-cpu", "PERCENT", "Alert when the service uses more CPU (100 is one core)"},
     {"--log-pattern", "REGEX", "Open an incident when a line of output matches"},
+    {"--log-rate", "RATE", "Drop output beyond this rate, such as 10MiB/s (default: no limit)"},
+    {"--log-max-size", "SIZE", "Begin a new log file at this size (default 16MiB)"},
+    {"--log-max-age", "D", "Begin a new log file at this age (default: no limit)"},
+    {"--log-files", "N", "Rotated log files to keep (default 4)"},
+    {"--log-journal", "BOOL", "true: also hand each line of output to journald"},
     {"--capture", "HOW", "live, ptrace, core or none (default live)"},
     {"--stop-timeout", "D", "Time to stop gracefully before SIGKILL (default 10s)"},
     {"--stop-signal", "SIGNAL", "The signal that asks for a stop (default SIGTERM)"},
@@ -146,6 +151,11 @@ class Parser {
     logs->add_flag("-f,--follow", line_.follow, "Go on with what is written from now on");
     logs->add_option("--since", line_.since, "From this time on, or from so long ago")
         ->type_name("T");
+    logs->add_option("--until", line_.until, "Up to this time")->type_name("T");
+    logs->add_option("--stream", line_.stream, "Only stdout, or only stderr")->type_name("S");
+    logs->add_flag("-t,--timestamps", line_.timestamps,
+                   "Before each line its time and stream (as on a terminal)");
+    logs->add_flag("--no-timestamps", line_.no_timestamps, "The lines alone, also on a terminal");
     logs->add_option("--around", line_.around, "The lines near this time")->type_name("T");
     logs->add_option("--window", line_.window, "How near --around is (default 5s)")->type_name("D");
     logs->add_option("-n,--lines", line_.lines, "Only the last N lines")

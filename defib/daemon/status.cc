@@ -84,6 +84,7 @@ wire::Json status_from_files(os::Files& files, const std::string& state_dir,
     status.uptime = os::Duration(os::real_clock().mono_ns() - record.started_mono_ns);
     if (const auto usage = os::process_usage(record.pid)) status.memory_bytes = usage->rss_bytes;
   }
+  process::add_log_counters(dir, status);
   wire::Json json = status_to_json(status, last_incident);
   json.set("state", last_state(record, runs));
   json.set("supervised", false);
@@ -142,6 +143,9 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
        {"last_exit",
         status.last_exit ? wire::Json(status.last_exit->status.to_string()) : wire::Json()},
        {"log_bytes_dropped", status.log_bytes_dropped},
+       {"log_dropped_by_rate", status.log_dropped_by_rate},
+       {"journal_sent", status.journal_sent},
+       {"journal_dropped", status.journal_dropped},
        {"events_dropped", status.events_dropped}});
   return json;
 }

@@ -392,6 +392,7 @@ ServiceStatus Supervised::status() const {
   status.next_start_mono_ns = next_start_mono_ns_;
   status.last_exit = last_exit_;
   status.log_bytes_dropped = log_bytes_dropped_;
+  add_log_counters(dir_, status);
   status.events_dropped = events_dropped_;
   return status;
 }
