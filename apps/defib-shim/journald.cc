@@ -51,9 +51,15 @@ void Journald::push(int stream, uint64_t offset, const char* bytes, size_t size,
     size_[stream] += part;
     at += part + (ended ? 1 : 0);
     if (!ended && size_[stream] < kMaxLine) return;
+    const Sent sent = size_[stream] > 0 ? send_line(stream, header.inode, offset + at) : Sent::kYes;
+    if (sent == Sent::kStalled) {
+      // Lines that have begun are read again with the rest.
+      stalled_ = true;
+      size_[0] = size_[1] = 0;
+      return;
+    }
     if (size_[stream] > 0) {
-      ++(send_line(stream, header.inode, offset + at) ? header.journal_sent
-                                                      : header.journal_dropped);
+      ++(sent == Sent::kYes ? header.journal_sent : header.journal_dropped);
     }
     if (size_[stream] > kKeptPages) {
       madvise(text_[stream], kMaxLine, MADV_DONTNEED);
@@ -64,8 +70,15 @@ void Journald::push(int stream, uint64_t offset, const char* bytes, size_t size,
   }
 }
 
+void Journald::begin_again(bool drop) {
+  stalled_ = false;
+  drop_ = drop;
+  size_[0] = size_[1] = 0;
+}
+
 // A leading "<6>" is the line's priority, as with systemd's own services.
-bool Journald::send_line(int stream, uint64_t inode, uint64_t end_offset) {
+Journald::Sent Journald::send_line(int stream, uint64_t inode, uint64_t end_offset) {
+  if (drop_) return Sent::kDropped;
   const char* text = text_[stream];
   size_t size = size_[stream];
   char priority[2] = {stream == 0 ? '6' : '4', 0};
@@ -96,16 +109,26 @@ bool Journald::send_line(int stream, uint64_t inode, uint64_t end_offset) {
   message.msg_namelen = sizeof address;
   message.msg_iov = parts;
   message.msg_iovlen = 3;
-  if (sendmsg(socket_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return true;
-  if (errno != EMSGSIZE && errno != ENOBUFS) return false;
-  // Too large for a datagram: a sealed file is sent in its place.
+  while (sendmsg(socket_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    if (errno == EAGAIN || errno == ECONNREFUSED || errno == ENOENT) return Sent::kStalled;
+    if (errno == EMSGSIZE || errno == ENOBUFS) {
+      if (send_file(parts, 3, &message)) return Sent::kYes;
+      return errno == EAGAIN ? Sent::kStalled : Sent::kDropped;
+    }
+    if (errno != EINTR) return Sent::kDropped;
+  }
+  return Sent::kYes;
+}
+
+// Too large for a datagram: a sealed file is sent in its place.
+bool Journald::send_file(const iovec* parts, int count, msghdr* message) {
   const int fd = memfd_create("defib-journal", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return false;
   bool sent = true;
-  for (const iovec& part : parts) {
-    for (size_t done = 0; sent && done < part.iov_len;) {
+  for (int i = 0; i < count; ++i) {
+    for (size_t done = 0; sent && done < parts[i].iov_len;) {
       const ssize_t put =
-          write(fd, static_cast<const char*>(part.iov_base) + done, part.iov_len - done);
+          write(fd, static_cast<const char*>(parts[i].iov_base) + done, parts[i].iov_len - done);
       sent = put > 0;
       done += sent ? static_cast<size_t>(put) : 0;
     }
@@ -113,17 +136,19 @@ bool Journald::send_line(int stream, uint64_t inode, uint64_t end_offset) {
   constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
   sent = sent && fcntl(fd, F_ADD_SEALS, kSeals) == 0;
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  message.msg_iovlen = 0;
-  message.msg_iov = nullptr;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* attached = CMSG_FIRSTHDR(&message);
+  message->msg_iovlen = 0;
+  message->msg_iov = nullptr;
+  message->msg_control = control;
+  message->msg_controllen = sizeof control;
+  cmsghdr* attached = CMSG_FIRSTHDR(message);
   attached->cmsg_level = SOL_SOCKET;
   attached->cmsg_type = SCM_RIGHTS;
   attached->cmsg_len = CMSG_LEN(sizeof(int));
   memcpy(CMSG_DATA(attached), &fd, sizeof fd);
-  sent = sent && sendmsg(socket_, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+  sent = sent && sendmsg(socket_, message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+  const int failed = errno;
   close(fd);
+  errno = failed;
   return sent;
 }
 

@@ -116,6 +116,7 @@ void LogPump::configure(const LaunchHeader& header, char* const* env) {
     index_.write_header();
   }
   if (!forwarded) forward_backlog();
+  look_at_journal(true);
 }
 
 int LogPump::open_current(int fd, const LogIndexHeader* before) {
@@ -156,6 +157,16 @@ bool LogPump::rotate() {
     // The terminal still reads from this file.
     stream.waiting_file = fcntl(file_, F_DUPFD_CLOEXEC, 64);
     if (stream.waiting_file < 0) stream.passed = stream.arrived;
+  }
+  if (journal_.stalled()) {
+    // This file is out of reach from now on.
+    retry();
+    if (journal_.stalled()) {
+      journal_.begin_again(true);
+      forward_backlog();
+      journal_.begin_again(false);
+      retry_at_ = retry_delay_ = 0;
+    }
   }
   const LogIndexHeader before = index_.header;
   for (uint32_t number = files_; number > 0; --number) {
@@ -210,15 +221,16 @@ void LogPump::feed_range(int stream, uint64_t from, uint64_t to) {
     const ssize_t size = pread(file_, buffer, smaller(to - from, kChunk), static_cast<off_t>(from));
     if (size <= 0) return;
     if (feed_ != nullptr) feed_(stream, buffer, static_cast<size_t>(size));
-    if (journal_.on()) journal_.push(stream, from, buffer, static_cast<size_t>(size), &index_);
+    if (journal_.on() && !journal_.stalled())
+      journal_.push(stream, from, buffer, static_cast<size_t>(size), &index_);
     from += static_cast<uint64_t>(size);
   }
 }
 
-// What a shim before us did not get to forward: by the index, which knows whose bytes lie where.
+// What is still to be forwarded: by the index, which knows whose bytes lie where.
 void LogPump::forward_backlog() {
   LogIndexRecord record, next;
-  for (uint64_t number = 0; index_.read(number, &record); ++number) {
+  for (uint64_t number = 0; index_.read(number, &record) && !journal_.stalled(); ++number) {
     const uint64_t end = index_.read(number + 1, &next) ? smaller(next.offset, size_) : size_;
     const int stream = record.stream - 1;
     const uint64_t done = index_.header.forwarded[stream];
@@ -227,6 +239,27 @@ void LogPump::forward_backlog() {
       feed_range(stream, from, end);
     }
   }
+}
+
+// Nothing waits for journald but a timer of ours, which waits longer each time in vain.
+void LogPump::look_at_journal(bool moved) {
+  if (!journal_.stalled()) {
+    retry_at_ = retry_delay_ = 0;
+  } else if (retry_at_ == 0 || moved) {
+    constexpr int64_t kFirst = 5'000'000, kLast = 1'000'000'000;
+    retry_delay_ = moved || retry_delay_ == 0 ? kFirst
+                   : retry_delay_ < kLast / 2 ? 2 * retry_delay_
+                                              : kLast;
+    retry_at_ = mono_ns() + retry_delay_;
+  }
+}
+
+void LogPump::retry() {
+  retry_at_ = 0;
+  const uint64_t before = index_.header.journal_sent;
+  journal_.begin_again(false);
+  forward_backlog();
+  look_at_journal(index_.header.journal_sent > before);
 }
 
 // Where the next line of what waits in the FIFO ends; 0: not within kLineSearch. tee(2) leaves the
@@ -364,11 +397,12 @@ void LogPump::pump(int stream, Feed feed) {
     discard(stream, LogRecordKind::kDroppedByDisk);
   }
   feed_ = nullptr;
+  if (journal_.stalled() && retry_at_ == 0) look_at_journal(false);
 }
 
 // The bytes are in the file; now whoever else wants them.
 void LogPump::after_move(int stream, uint64_t from) {
-  if (feed_ != nullptr || journal_.on()) feed_range(stream, from, size_);
+  if (feed_ != nullptr || (journal_.on() && !journal_.stalled())) feed_range(stream, from, size_);
   Stream& to = streams_[stream];
   if (to.out_fd < 0 || to.broken) return;
   // Behind what still waits, where a line was ended for the sake of a rotation.

@@ -42,6 +42,9 @@ class LogPump {
   int out(int stream) const { return streams_[stream].out_fd; }
   bool broken(int stream) const { return streams_[stream].broken; }
   void close_out(int stream);
+  // When journald shall be tried again, monotonic; 0: nothing waits for it.
+  int64_t retry_at() const { return retry_at_; }
+  void retry();
   // Bytes that did not reach the log: because of a full disk, and because of the rate limit.
   uint64_t dropped() const { return index_.header.dropped_by_disk + index_.header.dropped_by_rate; }
 
@@ -73,11 +76,14 @@ class LogPump {
   bool is_old() const;
   void feed_range(int stream, uint64_t from, uint64_t to);
   void forward_backlog();
+  void look_at_journal(bool moved);
 
   Stream streams_[2];
   LogIndex index_;
   Journald journal_;
   Feed feed_ = nullptr;  // while pump() is at work
+  int64_t retry_at_ = 0;
+  int64_t retry_delay_ = 0;
   int file_ = -1;
   int null_ = -1;
   uint64_t size_ = 0;

@@ -460,6 +460,7 @@ void Shim::on_timers(int64_t now) {
   }
   if (start_at_ != 0 && now >= start_at_) start(true, pending_.id);
   if (cleanup_until_ != 0 && now >= cleanup_until_) cleanup_until_ = 0;
+  if (logs_.retry_at() != 0 && now >= logs_.retry_at()) logs_.retry();
   for (Capture& capture : captures_) {
     if (capture.deadline == 0 || now < capture.deadline) continue;
     capture.deadline = 0;
