@@ -114,6 +114,7 @@ class Parser {
         ->type_name("DIR");
     run->add_option("--log-level", line_.log_level, "debug, info, warn or error")->type_name("L");
     for (const RunSetting& setting : kRunSettings) add_setting(run, setting);
+    add_survival(run);
 
     CLI::App* daemon = verb("daemon", Verb::kDaemon, "Supervise the services of a configuration",
                             "daemon -c /etc/defib/defib.toml");
@@ -121,6 +122,13 @@ class Parser {
         ->type_name("FILE");
     daemon->add_option("--log-level", line_.log_level, "debug, info, warn or error")
         ->type_name("L");
+    add_survival(daemon);
+  }
+
+  void add_survival(CLI::App* command) {
+    command->add_flag("--no-guardian", line_.no_guardian,
+                      "Without the small process that starts the supervisor again when it dies");
+    command->add_flag("--check", line_.check, "Only tell whether this command would start");
   }
 
   void add_setting(CLI::App* run, const RunSetting& setting) {
@@ -141,6 +149,9 @@ class Parser {
     name(verb("reset", Verb::kReset, "Forget a service's failures and start it again",
               "reset engine"),
          true);
+    name(verb("upgrade", Verb::kUpgrade,
+              "Put the supervisor's program on disk in the place of the running one", "upgrade"),
+         false);
     verb("reload", Verb::kReload, "Apply the changed configuration", "reload");
     CLI::App* status = verb("status", Verb::kStatus, "The state of all services, or of one",
                             "status engine --json");

@@ -19,6 +19,7 @@ enum class Verb {
   kRestart,
   kReset,
   kReload,
+  kUpgrade,
   kStatus,
   kLogs,
   kIncidents,
@@ -44,9 +45,12 @@ struct RunFlags {
 struct CommandLine {
   Verb verb = Verb::kVersion;
   bool json = false;
-  std::string state_dir;  // empty: by the environment
-  std::string config;     // -c FILE; empty: none given
-  std::string log_level;  // empty: LOG_LEVEL, else "info"
+  std::string state_dir;             // empty: by the environment
+  std::string config;                // -c FILE; empty: none given
+  bool no_guardian = false;          // run daemon
+  bool check = false;                // run daemon: only look whether it would start
+  std::string log_level;             // empty: LOG_LEVEL, else "info"
+  std::vector<std::string> program;  // this program's path and arguments
   RunFlags run;
   std::string name;            // start stop restart reset status logs
   std::string subject;         // incident id, code or verdict

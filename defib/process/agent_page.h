@@ -38,8 +38,8 @@ enum class StageUse : std::uint32_t {
 };
 
 // One heartbeat. beats grows by one a beat (the service, relaxed); a stage is armed by its first
-// beat, and hung when it then does not beat for deadline_ms. A time-stamped beat also leaves when it
-// was, so that the deadline can be held to the millisecond; a counting one is cheaper.
+// beat, and hung when it then does not beat for deadline_ms. A time-stamped beat also leaves when
+// it was, so that the deadline can be held to the millisecond; a counting one is cheaper.
 struct alignas(64) HeartbeatStage {
   std::atomic<std::uint64_t> beats;
   std::atomic<std::int64_t> beat_mono_ns;  // CLOCK_MONOTONIC of the last stamped beat; 0: counting

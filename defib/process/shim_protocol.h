@@ -18,7 +18,7 @@
 namespace defib::process::shim {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
-#ifndef DEFIB_SHIM_PROTOCOL  // tests build shims of other versions
+#ifndef DEFIB_SHIM_PROTOCOL                                 // tests build shims of other versions
 #define DEFIB_SHIM_PROTOCOL 2
 #endif
 inline constexpr std::uint16_t kProtocolVersion = DEFIB_SHIM_PROTOCOL;

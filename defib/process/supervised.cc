@@ -10,6 +10,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/os/random.h"
+#include "defib/process/guardian.h"
 
 namespace defib::process {
 namespace {
@@ -93,6 +94,7 @@ Result<std::unique_ptr<Supervised>> Supervised::open(SupervisionContext& context
   DEFIB_TRY_ASSIGN(service->budget_,
                    recovery::Budget::open(context.files, context.clock, std::move(options)));
   DEFIB_TRY(service->connect_or_launch());
+  keep_lock(*service->lock_);
   return service;
 }
 

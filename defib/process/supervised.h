@@ -69,6 +69,8 @@ class Supervised {
   // Ends the shim; `done` when it is gone. The service must not run.
   void end_shim(std::function<void()> done);
 
+  const os::File& name_lock() const { return *lock_; }
+
   const std::string& name() const { return spec_.name; }
   bool alive() const { return pid_ > 0; }
   bool capturing() const { return captures_running_ > 0; }

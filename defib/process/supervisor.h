@@ -212,6 +212,9 @@ class Supervisor {
   Result<ServiceStatus> status(const std::string& name) const;
   const StateDir& state_dir() const;
 
+  // Before exec_upgraded() (guardian.h): the names stay locked for the program that follows.
+  void keep_locks_for_upgrade() const;
+
   // Stops every service (gracefully, then not), ends the shims, and calls `done`.
   void shutdown(std::function<void()> done);
 
