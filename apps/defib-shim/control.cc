@@ -173,6 +173,7 @@ void Shim::welcome() {
                         logs_.dropped(),
                         ticket_.id != 0 ? ticket_.id : pending_.id,
                         journal_.count(),
+                        ticket_.id != 0 ? ticket_.delay_ns : pending_.delay_ns,
                         status_.record};
   static_assert(sizeof(Welcome) <= 512);
   const int fds[2] = {notify_, page_.fd};
@@ -315,8 +316,11 @@ void Shim::take_notification(const char* text, size_t size, pid_t sender) {
     constexpr size_t kStateSize = sizeof kStateKey - 1;
     uint64_t number = 0;
     if (length == 7 && memcmp(line, "READY=1", 7) == 0) {
-      changed = changed || record.ready == 0;
-      record.ready = 1;
+      changed = changed || (record.ready & kSaidReady) == 0;
+      record.ready |= kSaidReady;
+    } else if (length == 10 && memcmp(line, "WATCHDOG=1", 10) == 0) {
+      changed = changed || (record.ready & kSaidWatchdog) == 0;
+      record.ready |= kSaidWatchdog;
     } else if (length > kStateSize && memcmp(line, kStateKey, kStateSize) == 0) {
       size_t word = length - kStateSize;
       if (word >= sizeof record.state_word) word = sizeof record.state_word - 1;

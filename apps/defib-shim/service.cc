@@ -83,7 +83,8 @@ void Shim::resume(const ShimOptions& options) {
   }
   if (options.page_fd >= 0) close(options.page_fd);
   if (was_alive) {
-    // It ended while nobody watched. Only a zombie still tells how.
+    // It ended while nobody watched. Only a zombie still tells how; after a boot, nothing does.
+    if (!same_boot && options.adopt_pid == 0) reason_ = StopReason::kReboot;
     pid_ = record.pid;
     is_child_ = false;
     group_ = 0;

@@ -84,6 +84,12 @@ Result<ShimLink> ShimLink::connect(const std::string& service_dir) {
   return ShimLink(std::move(fd));
 }
 
+pid_t ShimLink::peer_pid() const {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  return ::getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
 Result<> ShimLink::send_bytes(shim::Type type, std::string_view payload, std::span<const int> fds) {
   if (!connected()) return gone("there is no connection");
   DEFIB_ASSERT(fds.size() <= kMaxFds &&

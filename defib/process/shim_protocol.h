@@ -94,6 +94,7 @@ enum class StopReason : std::uint32_t {
   kUnhealthy = 3,
   kLimit = 4,
   kNotReady = 5,
+  kReboot = 6,  // nobody's request: the machine was started anew in between
 };
 
 struct Stop {
@@ -179,11 +180,13 @@ struct StatusRecord {
   std::int64_t started_wall_ns;
   std::uint64_t restarts;  // automatic ones since the last start by request
   std::int32_t shim_pid;
-  std::uint32_t ready;  // READY=1 came
+  std::uint32_t ready;  // kSaidReady, kSaidWatchdog
   char boot_id[40];
   char state_word[24];         // the last X_DEFIB_STATE
   ExitInfo exits[kKeptExits];  // of the last processes that ended, newest first; generation 0: none
 };
+inline constexpr std::uint32_t kSaidReady = 1;     // READY=1 came
+inline constexpr std::uint32_t kSaidWatchdog = 2;  // WATCHDOG=1 came: its silence is watched
 inline constexpr std::uint64_t kStatusMagic = 0x3154415453464544;  // "DEFSTAT1"
 inline constexpr std::uint32_t kStatusVersion = 1;
 inline constexpr std::size_t kStatusSlot = 512;
@@ -198,6 +201,7 @@ struct Welcome {
   std::uint64_t log_bytes_dropped;  // the disk was full
   std::uint64_t ticket_id;          // held now, or used by a delayed start; 0: none
   std::uint64_t pending_events;     // so many events follow that were kept for us
+  std::int64_t ticket_delay_ns;     // of that ticket
   StatusRecord status;
 };
 

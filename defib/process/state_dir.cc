@@ -86,7 +86,12 @@ Result<> StateDir::prepare_service(std::string_view name, std::string_view spec_
   const std::string dir = service_dir(name);
   DEFIB_TRY(files_->create_dirs(os::join_path(dir, shim::kLogDir)));
   DEFIB_TRY(files_->create_dirs(os::join_path(dir, shim::kCaptureDir)));
-  return os::write_file_atomically(*files_, os::join_path(dir, "spec.json"), spec_json);
+  // A supervisor that takes a hundred services over finds a hundred specifications as they were.
+  const std::string path = os::join_path(dir, "spec.json");
+  if (files_->exists(path)) {
+    if (const auto before = os::read_file(*files_, path); before && *before == spec_json) return {};
+  }
+  return os::write_file_atomically(*files_, path, spec_json);
 }
 
 Result<std::vector<std::string>> StateDir::services() const {

@@ -26,6 +26,16 @@ recovery::BackoffOptions backoff_options(const ServiceSpec& spec) {
   return options;
 }
 
+shim::ExitInfo exit_info(const ExitReport& report) {
+  shim::ExitInfo info{};
+  info.reason = report.reason;
+  info.source = report.status.known ? shim::StatusSource::kWait : shim::StatusSource::kUnknown;
+  info.wait_status = report.status.success() ? 0 : 1;
+  return info;
+}
+
+}  // namespace
+
 shim::ShimRestart shim_policy(RestartPolicy policy) {
   switch (policy) {
     case RestartPolicy::kAlways:
@@ -37,16 +47,6 @@ shim::ShimRestart shim_policy(RestartPolicy policy) {
   }
   DEFIB_UNREACHABLE("restart policy");
 }
-
-shim::ExitInfo exit_info(const ExitReport& report) {
-  shim::ExitInfo info{};
-  info.reason = report.reason;
-  info.source = report.status.known ? shim::StatusSource::kWait : shim::StatusSource::kUnknown;
-  info.wait_status = report.status.success() ? 0 : 1;
-  return info;
-}
-
-}  // namespace
 
 PageView::~PageView() {
   if (page_ != nullptr) ::munmap(const_cast<AgentPage*>(page_), kAgentPageSize);
@@ -319,7 +319,10 @@ void Supervised::after_exit(const ExitReport& report) {
     if (auto started = start(); !started) last_error_ = started.error();
     return;
   }
-  if (report.reason == StopReason::kRequested) return change(ServiceEvent::kExitedFinal);
+  // After a boot the configuration decides what is started, as for the first time.
+  if (report.reason == StopReason::kRequested || report.reason == StopReason::kReboot) {
+    return change(ServiceEvent::kExitedFinal);
+  }
   if (!shim::calls_for_restart(shim_policy(spec_.restart), exit_info(report))) {
     return change(report.status.success() ? ServiceEvent::kExitedFinal
                                           : ServiceEvent::kExitedFailed);

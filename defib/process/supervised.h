@@ -51,6 +51,8 @@ class PageView {
   const AgentPage* page_ = nullptr;
 };
 
+shim::ShimRestart shim_policy(RestartPolicy policy);
+
 class Supervised {
  public:
   // Locks the name, adopts or prepares. See Supervisor::add().
@@ -99,7 +101,7 @@ class Supervised {
   Result<> on_start_failed(const ShimMessage& message);
   Result<> on_exited(const ShimMessage& message);
   ExitReport make_report(const shim::Exited& exited) const;
-  void adopt(const shim::StatusRecord& record, std::uint64_t ticket_id);
+  void adopt(const shim::StatusRecord& record, const shim::Welcome& welcome);
   Result<> on_crash_flag(const ShimMessage& message);
   Result<> on_captured(const ShimMessage& message);
   Result<> on_refused(const ShimMessage& message);
@@ -172,6 +174,8 @@ class Supervised {
   std::string status_text_;
   std::optional<Error> last_error_;
   std::optional<ExitReport> last_exit_;
+  // The end of the last process, where a supervisor before us heard of it and nothing followed.
+  std::optional<shim::ExitInfo> last_acknowledged_;
   std::optional<Error> exhausted_;  // why no ticket could be granted
   std::uint64_t ticket_id_ = 0;
   os::Duration ticket_delay_{0};

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/wait.h>
@@ -12,6 +13,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "defib/process/guardian.h"
 #include "defib/process/supervised.h"
 
 namespace defib::process {
@@ -44,6 +46,18 @@ std::string_view start_stage_text(shim::StartStage stage) {
   return "unknown stage";
 }
 
+// Only a process that calls itself a shim.
+void end_foreign_shim(pid_t pid) {
+  const auto name = os::read_file(os::real_files(), fmt::format("/proc/{}/comm", pid), 64);
+  const auto pidfd = os::open_pidfd(pid);
+  if (!name || *name != "defib-shim\n" || !pidfd) return;
+  ::kill(pid, SIGKILL);
+  constexpr int kPatienceMs = 2000;
+  pollfd wait = {pidfd->get(), POLLIN, 0};
+  ::poll(&wait, 1, kPatienceMs);
+  ::waitpid(pid, nullptr, WNOHANG);  // where it is ours
+}
+
 }  // namespace
 
 // A shim that listens is used; else one is started, which finds a running service by itself.
@@ -51,6 +65,7 @@ Result<> Supervised::connect_or_launch() {
   Error last(Code::kUnavailable, "no shim answered");
   for (int attempt = 0; attempt < kAttachAttempts; ++attempt) {
     auto link = ShimLink::connect(dir_);
+    const pid_t found = link ? link->peer_pid() : 0;
     if (!link) link = launch();
     if (!link) return link.error();
     auto attached = attach(std::move(*link));
@@ -59,6 +74,9 @@ Result<> Supervised::connect_or_launch() {
     last = attached.error();
     if (link_.connected()) context_.loop.unwatch(link_.fd());
     link_.close();
+    // A shim that we found and cannot talk with, of another version perhaps, is replaced: that is
+    // what its service survives.
+    if (found > 0) end_foreign_shim(found);
   }
   return Error(Code::kUnavailable,
                fmt::format("the shim of the service '{}' cannot be reached", spec_.name))
@@ -203,6 +221,10 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     reported_exit_ = record.acknowledged;
   }
   const bool runs = is_alive_phase(record.phase);
+  if (first && !runs && generation_ > 0 && record.exits[0].generation == generation_ &&
+      record.acknowledged == generation_) {
+    last_acknowledged_ = record.exits[0];
+  }
   if (runs && (first || generation_ != record.generation || pid_ != record.pid)) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
@@ -211,7 +233,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     }
     generation_ = record.generation;
     restarts_ = record.restarts;
-    adopt(record, welcome.ticket_id);
+    adopt(record, welcome);
   } else if (!runs && first && welcome.ticket_id != 0) {
     change(ServiceEvent::kExitedRestart);
   } else if (!runs && first && record.exits[0].generation == generation_ && budget_->exhausted() &&
@@ -231,19 +253,27 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   return {};
 }
 
-void Supervised::adopt(const shim::StatusRecord& record, std::uint64_t ticket_id) {
+void Supervised::adopt(const shim::StatusRecord& record, const shim::Welcome& welcome) {
   begin_process(record.pid, record.start_time, record.started_mono_ns, record.started_wall_ns);
-  if (record.ready != 0) {
+  if ((record.ready & shim::kSaidWatchdog) != 0) {
+    // Armed as before; its silence counts from now on.
+    heartbeat_.notify_beat();
+    arm_heartbeat();
+  }
+  if ((record.ready & shim::kSaidReady) != 0) {
     ready_ = true;
     cancel(ready_timer_);
     change(ServiceEvent::kReady);
   }
   if (const auto said = event_for_word(record.state_word)) change(*said);
-  if (ticket_id != 0) {
-    // Held by the shim from an earlier supervisor: taken back, and granted anew by our count.
-    if (link_.send_bytes(shim::Type::kRevoke, {})) {
-      if (auto back = budget_->give_back(); !back) last_error_ = back.error();
-    }
+  if (welcome.ticket_id != 0) {
+    // Held by the shim from an earlier supervisor, and durable in the budget: it goes on counting
+    // as prepared, and the back-off goes on from its delay.
+    budget_->resume_prepared();
+    next_ticket_ = welcome.ticket_id + 1;
+    ticket_delay_ = os::Duration(welcome.ticket_delay_ns);
+    delay_generation_ = generation_;
+    backoff_.resume(ticket_delay_);
   }
   context_.observer.adopted(spec_.name, record.pid, record.generation);
 }
@@ -251,6 +281,11 @@ void Supervised::adopt(const shim::StatusRecord& record, std::uint64_t ticket_id
 // All events of the time before are known.
 void Supervised::replayed() {
   replay_left_ = 0;
+  if (is_resumed() && !alive() && state_ == ServiceState::kStopped && last_acknowledged_ &&
+      shim::calls_for_restart(shim_policy(spec_.restart), *last_acknowledged_)) {
+    // The supervisor before us heard of its end, and died before it could start it again.
+    start_later(backoff_.next());
+  }
   if (budget_->presumed_spent() && !ticket_seen_used_ && alive()) {
     if (auto back = budget_->give_back(); !back) last_error_ = back.error();
   }
@@ -355,7 +390,8 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   ExitReport report = make_report(exited);
   if (orphaned_ && report.pid == pid_) wait_for_orphan(&report);
   last_exit_ = report;
-  const bool requested = report.reason == StopReason::kRequested;
+  const bool requested =
+      report.reason == StopReason::kRequested || report.reason == StopReason::kReboot;
   if (!requested && !report.status.success()) last_error_ = last_exit_error(report);
   const bool current = exited.exit.generation == generation_;
   if (current) end_process();
@@ -378,6 +414,7 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
     return {};
   }
   next_start_mono_ns_ = report.noticed_mono_ns + report.restart_delay.count();
+  if (report.while_away) backoff_.resume(report.restart_delay);
   change(ServiceEvent::kExitedRestart);
   return {};
 }

@@ -37,6 +37,19 @@ void Backoff::succeeded_for(os::Duration healthy) {
   if (options_.reset_after > os::Duration::zero() && healthy >= options_.reset_after) reset();
 }
 
+void Backoff::resume(os::Duration last_delay) {
+  attempts_ = options_.first_immediate ? 1 : 0;
+  // With jitter it is the upper ends that grow, so the first that reaches it is the likeliest.
+  double upper = static_cast<double>(options_.base.count());
+  const double cap = static_cast<double>(options_.cap.count());
+  constexpr int kMaxSteps = 64;
+  for (int step = 0; step < kMaxSteps && last_delay.count() > 0; ++step) {
+    ++attempts_;
+    if (std::min(upper, cap) >= static_cast<double>(last_delay.count())) break;
+    upper *= options_.multiplier;
+  }
+}
+
 namespace {
 
 constexpr std::string_view kBudgetMagic = "DFBUDGET";
@@ -227,6 +240,12 @@ Result<> Budget::settle() {
   const os::Duration stepped(std::abs(wall_offset() - written_offset_));
   const bool stale = !events_.empty() && stepped > kToleratedStep;
   return dirty_ || stale ? write() : Result<>();
+}
+
+void Budget::resume_prepared() {
+  if (!presumed_spent()) return;
+  std::erase_if(events_, [](const Event& event) { return event.presumed; });
+  prepared_ = true;
 }
 
 bool Budget::presumed_spent() const {

@@ -36,6 +36,8 @@ class Backoff {
   // Tells that the last attempt lasted so long in health.
   void succeeded_for(os::Duration healthy);
   void reset() { attempts_ = 0; }
+  // Goes on as if the last delay had been this one: what another process counted before us.
+  void resume(os::Duration last_delay);
   int attempts() const { return attempts_; }
 
  private:
@@ -88,6 +90,9 @@ class Budget {
   Result<> settle();
   // Gives the unused ticket back, also one that open() took for spent; no effect where none is.
   Result<> give_back();
+  // open() took the ticket for spent, and it is not: somebody still holds it. Nothing is written,
+  // for that is what the file says.
+  void resume_prepared();
   // open() found a ticket without a stamp and counted it as spent.
   bool presumed_spent() const;
   // A human's decision: forgets all events.
