@@ -47,6 +47,8 @@ namespace {
 
 constexpr int64_t kMillisecond = 1'000'000;
 constexpr int64_t kSettled = 1000 * kMillisecond;      // a child that lived so long had started
+constexpr int kFreeDeaths = 1;        // in quick succession that are followed at once
+constexpr int kFreeReadyDeaths = 20;  // the same of children that had started their work
 constexpr int64_t kFirstDelay = 10 * kMillisecond;     // after the second death in a row
 constexpr int64_t kLastDelay = 10'000 * kMillisecond;  // doubled up to here
 constexpr int64_t kZombieTime = 3000 * kMillisecond;   // statuses of strangers stand so long
@@ -64,6 +66,7 @@ Lock locks[kMaxLocks];
 int lock_count = 0;
 pid_t child = 0;
 bool begun = false;        // the supervisor has told that it was at work
+bool ready = false;         // the present supervisor is at work
 bool start_again = false;  // it asked to be started again when it ends
 int child_socket = -1;     // ours to the child
 int quick_deaths = 0;
@@ -151,7 +154,7 @@ bool start_child(char* const* argv) {
   if (syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return false;
   child_socket = pair[0];
   exec_error = 0;
-  start_again = false;
+  start_again = ready = false;
   started_at = mono_ns();
   const pid_t guardian = getpid();
   char* const* env = environment(pair[1], guardian);
@@ -175,12 +178,13 @@ bool start_child(char* const* argv) {
 void start_later() {
   const bool quick = mono_ns() - started_at < kSettled;
   quick_deaths = quick ? quick_deaths + 1 : 0;
-  if (quick_deaths <= 1) {
+  const int free_deaths = ready ? kFreeReadyDeaths : kFreeDeaths;
+  if (quick_deaths <= free_deaths) {
     start_at = 1;  // at once
     return;
   }
   int64_t delay = kFirstDelay;
-  for (int i = 2; i < quick_deaths && delay < kLastDelay; ++i) delay *= 2;
+  for (int i = free_deaths + 1; i < quick_deaths && delay < kLastDelay; ++i) delay *= 2;
   start_at = mono_ns() + (delay < kLastDelay ? delay : kLastDelay);
 }
 
@@ -219,6 +223,8 @@ void on_child_message() {
       begun = true;
     } else if (message.kind == GuardianRequest::kStartAgain) {
       start_again = true;
+    } else if (message.kind == GuardianRequest::kReady) {
+      ready = true;
     }
     for (int i = 0; i < fd_count; ++i) close(fds[i]);
   }

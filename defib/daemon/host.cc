@@ -183,6 +183,7 @@ void Host::handle(const wire::Json& request, ControlServer::Answer answer) {
                                       {"pid", getpid()},
                                       {"public_pid", process::public_pid()},
                                       {"started_mono_ns", started_mono_ns_},
+                                      {"supervising_mono_ns", supervising_mono_ns_},
                                       {"resumed", options_.resumed}}));
   }
   if (op == "upgrade" && options_.on_upgrade) {

@@ -53,6 +53,8 @@ class Host : private process::SupervisorObserver {
   // Stops all gracefully, then calls `done`.
   void shutdown(std::function<void()> done);
 
+  // All services were added; for {"op":"about"}.
+  void supervising() { supervising_mono_ns_ = loop_.clock().mono_ns(); }
   // Calls on_rest where the service is at rest, as if it had come to rest now.
   void report_rest(const std::string& service);
 
@@ -106,6 +108,7 @@ class Host : private process::SupervisorObserver {
   os::EventLoop& loop_;
   Options options_;
   std::int64_t started_mono_ns_;
+  std::int64_t supervising_mono_ns_ = 0;
   std::unique_ptr<IncidentRecorder> recorder_;
   std::map<std::string, Service> services_;
   std::vector<Waiting> waiting_;

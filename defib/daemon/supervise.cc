@@ -152,6 +152,8 @@ Result<int> run_in_foreground(const RunOptions& options) {
     DEFIB_TRY(host->supervisor().start(name));
   }
   process::forget_untaken_locks();
+  host->supervising();
+  process::tell_guardian(process::shim::GuardianRequest::kReady);
   manager.ready();
   malloc_trim(0);
   DEFIB_TRY(loop->run());
@@ -220,6 +222,8 @@ Result<int> run_daemon(const DaemonOptions& options) {
            {{"state_dir", options.state_dir}, {"services", options.config.services.size()}});
   process::forget_untaken_locks();
   process::tell_guardian(process::shim::GuardianRequest::kBegun);
+  host->supervising();
+  process::tell_guardian(process::shim::GuardianRequest::kReady);
   manager.ready();
   malloc_trim(0);
   DEFIB_TRY(loop->run());

@@ -22,6 +22,7 @@ enum class GuardianRequest : std::uint32_t {
   kForgetLock = 2,  // of that device and inode
   kBegun = 3,       // the supervisor is at work: whoever follows it continues what it did
   kStartAgain = 4,  // when this supervisor ends, another one follows (an upgrade)
+  kReady = 5,       // this supervisor has taken over what there was to take over
 };
 
 struct GuardianMessage {

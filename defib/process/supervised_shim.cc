@@ -225,6 +225,14 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
       record.acknowledged == generation_) {
     last_acknowledged_ = record.exits[0];
   }
+  if (first && !runs && welcome.ticket_id != 0) {
+    backoff_.resume(os::Duration(welcome.ticket_delay_ns));
+  } else if (last_acknowledged_) {
+    // Its delay is not known any more; that it failed so often is.
+    for (const shim::ExitInfo& exit : record.exits) {
+      if (exit.generation != 0 && exit.reason != StopReason::kRequested) backoff_.next();
+    }
+  }
   if (runs && (first || generation_ != record.generation || pid_ != record.pid)) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
@@ -269,7 +277,7 @@ void Supervised::adopt(const shim::StatusRecord& record, const shim::Welcome& we
   if (welcome.ticket_id != 0) {
     // Held by the shim from an earlier supervisor, and durable in the budget: it goes on counting
     // as prepared, and the back-off goes on from its delay.
-    budget_->resume_prepared();
+    if (auto resumed = budget_->resume_prepared(); !resumed) last_error_ = resumed.error();
     next_ticket_ = welcome.ticket_id + 1;
     ticket_delay_ = os::Duration(welcome.ticket_delay_ns);
     delay_generation_ = generation_;

@@ -81,8 +81,11 @@ Result<Budget> Budget::open(os::Files& files, const os::Clock& clock, Options op
   DEFIB_TRY(budget.load(content));
   budget.rebase();
   if (std::exchange(budget.prepared_, false)) {
+    // In memory alone: the file goes on saying the same.
+    const bool dirty = budget.dirty_;
     budget.add_event();
     budget.events_.back().presumed = true;
+    budget.dirty_ = dirty;
   }
   // What cannot be written now stays marked, and goes with the next change.
   if (budget.dirty_) static_cast<void>(budget.write().has_value());
@@ -146,6 +149,7 @@ Result<> Budget::write() {
   DEFIB_ASSERT(content.size() == kBudgetHeader);
   DEFIB_TRY(os::write_file_atomically(*files_, options_.path, content + body));
   dirty_ = false;
+  presumed_in_file_ = presumed_spent();
   written_offset_ = offset;
   return {};
 }
@@ -242,10 +246,12 @@ Result<> Budget::settle() {
   return dirty_ || stale ? write() : Result<>();
 }
 
-void Budget::resume_prepared() {
-  if (!presumed_spent()) return;
+Result<> Budget::resume_prepared() {
+  if (!presumed_spent()) return {};
   std::erase_if(events_, [](const Event& event) { return event.presumed; });
   prepared_ = true;
+  dirty_ = dirty_ || presumed_in_file_;
+  return presumed_in_file_ ? write() : Result<>();
 }
 
 bool Budget::presumed_spent() const {

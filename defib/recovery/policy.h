@@ -90,9 +90,9 @@ class Budget {
   Result<> settle();
   // Gives the unused ticket back, also one that open() took for spent; no effect where none is.
   Result<> give_back();
-  // open() took the ticket for spent, and it is not: somebody still holds it. Nothing is written,
-  // for that is what the file says.
-  void resume_prepared();
+  // open() took the ticket for spent, and it is not: somebody still holds it. Nothing is written
+  // where nothing was since, for that is what the file says.
+  Result<> resume_prepared();
   // open() found a ticket without a stamp and counted it as spent.
   bool presumed_spent() const;
   // A human's decision: forgets all events.
@@ -105,7 +105,8 @@ class Budget {
     std::string boot_id;
     std::int64_t mono_ns = 0;
     std::int64_t wall_ns = 0;
-    bool presumed = false;  // not in the file: stands for a ticket whose use nobody saw
+    bool presumed = false;  // stands for a ticket whose use nobody saw; in the file only after a
+                            // later change
   };
   Budget(os::Files& files, const os::Clock& clock, Options options)
       : files_(&files), clock_(&clock), options_(std::move(options)), boot_id_(clock.boot_id()) {}
@@ -127,6 +128,7 @@ class Budget {
   bool prepared_ = false;
   std::int64_t written_offset_ = 0;  // of the wall clock to the monotonic one, at the last write
   bool dirty_ = false;
+  bool presumed_in_file_ = false;
 };
 
 // CircuitBreaker: closed -> open after `failures` in a row -> half-open after `open_for` -> closed
