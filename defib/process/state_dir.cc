@@ -84,8 +84,10 @@ std::string StateDir::service_dir(std::string_view name) const {
 
 Result<> StateDir::prepare_service(std::string_view name, std::string_view spec_json) const {
   const std::string dir = service_dir(name);
-  DEFIB_TRY(files_->create_dirs(os::join_path(dir, shim::kLogDir)));
-  DEFIB_TRY(files_->create_dirs(os::join_path(dir, shim::kCaptureDir)));
+  for (const char* part : {shim::kLogDir, shim::kCaptureDir}) {
+    const std::string path = os::join_path(dir, part);
+    if (!files_->is_dir(path)) DEFIB_TRY(files_->create_dirs(path));
+  }
   // A supervisor that takes a hundred services over finds a hundred specifications as they were.
   const std::string path = os::join_path(dir, "spec.json");
   if (files_->exists(path)) {
@@ -102,7 +104,7 @@ Result<std::vector<std::string>> StateDir::services() const {
 
 Result<std::unique_ptr<os::File>> StateDir::lock_service(std::string_view name) const {
   const std::string dir = service_dir(name);
-  DEFIB_TRY(files_->create_dirs(dir));
+  if (!files_->is_dir(dir)) DEFIB_TRY(files_->create_dirs(dir));
   auto file = take_lock(*files_, os::join_path(dir, "lock"));
   if (file || file.error().code() != Code::kDatabaseLocked) return file;
   const pid_t holder = service_holder(name);

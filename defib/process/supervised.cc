@@ -91,6 +91,7 @@ Result<std::unique_ptr<Supervised>> Supervised::open(SupervisionContext& context
   options.path = os::join_path(service->dir_, "budget");
   options.limit = service->spec_.max_restarts;
   options.window = service->spec_.restart_window;
+  options.holder_is_asked = true;  // the shim, or what it left
   DEFIB_TRY_ASSIGN(service->budget_,
                    recovery::Budget::open(context.files, context.clock, std::move(options)));
   DEFIB_TRY(service->connect_or_launch());
@@ -297,9 +298,11 @@ void Supervised::account_ticket_use() {
   if (budget_->prepared()) {
     budget_->use_prepared();
     if (auto settled = budget_->settle(); !settled) last_error_ = settled.error();
-  } else if (!budget_->presumed_spent()) {
-    // Else it was prepared by the supervisor before us, and counts since the file was opened.
-    if (auto spent = budget_->spend(); !spent) last_error_ = spent.error();
+  } else if (budget_->presumed_spent()) {
+    // Prepared by the supervisor before us: it counts since the file was opened.
+    if (auto confirmed = budget_->confirm_presumed(); !confirmed) last_error_ = confirmed.error();
+  } else if (auto spent = budget_->spend(); !spent) {
+    last_error_ = spent.error();
   }
 }
 

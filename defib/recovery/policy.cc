@@ -81,11 +81,11 @@ Result<Budget> Budget::open(os::Files& files, const os::Clock& clock, Options op
   DEFIB_TRY(budget.load(content));
   budget.rebase();
   if (std::exchange(budget.prepared_, false)) {
-    // In memory alone: the file goes on saying the same.
     const bool dirty = budget.dirty_;
     budget.add_event();
     budget.events_.back().presumed = true;
-    budget.dirty_ = dirty;
+    // In memory alone: the file goes on saying the same.
+    if (budget.options_.holder_is_asked) budget.dirty_ = dirty;
   }
   // What cannot be written now stays marked, and goes with the next change.
   if (budget.dirty_) static_cast<void>(budget.write().has_value());
@@ -252,6 +252,14 @@ Result<> Budget::resume_prepared() {
   prepared_ = true;
   dirty_ = dirty_ || presumed_in_file_;
   return presumed_in_file_ ? write() : Result<>();
+}
+
+Result<> Budget::confirm_presumed() {
+  if (!presumed_spent()) return {};
+  for (Event& event : events_) event.presumed = false;
+  if (presumed_in_file_) return {};
+  dirty_ = true;
+  return write();
 }
 
 bool Budget::presumed_spent() const {

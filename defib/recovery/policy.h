@@ -68,6 +68,10 @@ class Budget {
     std::string path;
     int limit = 10;
     os::Duration window = std::chrono::hours(1);
+    // Whoever holds the ticket of the file can be asked, and will be: then by resume_prepared(),
+    // give_back() or confirm_presumed(). Until then nothing is written for it, which a hundred
+    // budgets that are opened at once would feel.
+    bool holder_is_asked = false;
   };
   // A missing file is an empty budget. Corrupted says so when the file is damaged; nothing is
   // changed then. What opening itself has to change (a reboot, a ticket) and cannot write, for
@@ -93,6 +97,8 @@ class Budget {
   // open() took the ticket for spent, and it is not: somebody still holds it. Nothing is written
   // where nothing was since, for that is what the file says.
   Result<> resume_prepared();
+  // It was used indeed. Written, where it was not yet.
+  Result<> confirm_presumed();
   // open() found a ticket without a stamp and counted it as spent.
   bool presumed_spent() const;
   // A human's decision: forgets all events.
