@@ -30,6 +30,9 @@
 
 extern char** environ;
 
+// process_bench_hang.cc
+void bench_hangs(const std::string& dir);
+
 namespace {
 
 using namespace defib;
@@ -241,35 +244,6 @@ void bench_footprint(const std::string& dir, const std::string& victim, int serv
   for (const int fd : {to_child[0], from_child[0], from_child[1]}) ::close(fd);
 }
 
-// One beat of an attached stage; beside it a time stamp in the same memory, which a heartbeat that
-// carries its time would need.
-void bench_heartbeat() {
-  constexpr int kBeats = 5'000'000;
-  constexpr int kRepeats = 9;
-  static HeartbeatStage slot;
-  std::vector<double> beats, stamps;
-  for (int repeat = 0; repeat < kRepeats; ++repeat) {
-    Heartbeat heartbeat(&slot);
-    const std::int64_t start = os::real_clock().mono_ns();
-    for (int i = 0; i < kBeats; ++i) {
-      heartbeat.beat();
-      asm volatile("" ::: "memory");  // Each beat is written.
-    }
-    const std::int64_t middle = os::real_clock().mono_ns();
-    for (int i = 0; i < kBeats; ++i) {
-      slot.beats.store(static_cast<std::uint64_t>(os::real_clock().mono_ns()),
-                       std::memory_order_relaxed);
-    }
-    const std::int64_t end = os::real_clock().mono_ns();
-    beats.push_back(static_cast<double>(middle - start) / kBeats);
-    stamps.push_back(static_cast<double>(end - middle) / kBeats);
-  }
-  std::ranges::sort(beats);
-  std::ranges::sort(stamps);
-  print("heartbeat", "one beat, p50", "ns", beats[kRepeats / 2], "a store of the clock",
-        stamps[kRepeats / 2], 15, kRepeats);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -279,7 +253,7 @@ int main(int argc, char** argv) {
   char dir[] = "/tmp/defib-bench-XXXXXX";
   DEFIB_ASSERT(::mkdtemp(dir) != nullptr);
   const std::string victim = os::own_program_dir() + "/process_bench_victim";
-  bench_heartbeat();
+  bench_hangs(dir);
   bench_restarts(dir, victim);
   bench_footprint(dir, victim, 1);
   bench_footprint(dir, victim, kManyServices);

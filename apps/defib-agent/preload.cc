@@ -2,8 +2,9 @@
 //
 // Before main() it attaches to the page that the shim made for this process: fatal signals that
 // still have their default action are then handled by the crash hook, also on threads that overflow
-// their stack. That is all it does by itself; it starts no thread, writes nothing, and exports the
-// C face (process/agent_c.h) for programs that look it up.
+// their stack. Where it is asked to, it beats from the program's own waiting calls (waits.cc). That
+// is all it does by itself; it starts no thread, writes nothing, and exports the C face
+// (process/agent_c.h) for programs that look it up.
 //
 // Invariants: in a process that is not the supervised one (a child that inherited LD_PRELOAD) it
 // does nothing. It brings no C++ runtime, and hides all of its symbols but the C face.
@@ -17,6 +18,7 @@
 #include "defib/postmortem/crash_hook_sigsafe.h"
 #include "defib/postmortem/terminate_text.h"
 #include "defib/process/agent_core.h"
+#include "waits.h"
 
 namespace {
 
@@ -46,9 +48,11 @@ void unguard(void*) {
 }
 
 __attribute__((constructor)) void attach_before_main() {
+  defib::agent::look_up_waiting_calls();
   if (defib::process::agent_core::attach(true) != Attached::kYes) return;
   has_guarded_key = pthread_key_create(&guarded_key, unguard) == 0;
   defib::postmortem::install_terminate_text_for_program(&defib::process::agent_core::page()->crash);
+  defib::agent::beat_from_waits();
 }
 
 }  // namespace

@@ -46,8 +46,8 @@ namespace defib::process::shim {
 namespace {
 
 constexpr int64_t kMillisecond = 1'000'000;
-constexpr int64_t kSettled = 1000 * kMillisecond;      // a child that lived so long had started
-constexpr int kFreeDeaths = 1;        // in quick succession that are followed at once
+constexpr int64_t kSettled = 1000 * kMillisecond;  // a child that lived so long had started
+constexpr int kFreeDeaths = 1;                     // in quick succession that are followed at once
 constexpr int kFreeReadyDeaths = 20;  // the same of children that had started their work
 constexpr int64_t kFirstDelay = 10 * kMillisecond;     // after the second death in a row
 constexpr int64_t kLastDelay = 10'000 * kMillisecond;  // doubled up to here
@@ -66,7 +66,7 @@ Lock locks[kMaxLocks];
 int lock_count = 0;
 pid_t child = 0;
 bool begun = false;        // the supervisor has told that it was at work
-bool ready = false;         // the present supervisor is at work
+bool ready = false;        // the present supervisor is at work
 bool start_again = false;  // it asked to be started again when it ends
 int child_socket = -1;     // ours to the child
 int quick_deaths = 0;

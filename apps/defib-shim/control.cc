@@ -1,4 +1,4 @@
-// The supervisor's side of the shim, and the service's notifications.
+// The supervisor's side of the shim.
 
 #include <errno.h>
 #include <signal.h>
@@ -66,7 +66,7 @@ void Shim::on_message() {
   alignas(8) static char buffer[kMaxMessage];
   constexpr int kMaxPerRound = 64;
   for (int round = 0; round < kMaxPerRound && connection_ >= 0; ++round) {
-    int fds[2];
+    int fds[kMaxMessageFds];
     int fd_count = 0;
     const ssize_t size = receive_message(connection_, buffer, sizeof buffer, fds, &fd_count);
     if (size == -EAGAIN || size == -EINTR) return;
@@ -89,7 +89,15 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     const int failed = launch_.load(fds[0]);
     if (failed != 0) return refuse(type, -failed);
     logs_.configure(launch_.header(), launch_.env_for(status_.record.generation));
+    status_.record.restart = launch_.header().restart;
+    status_.record.restart_when = launch_.header().restart_when;
     return;
+  }
+  if (type == Type::kSockets) {
+    Sockets counts;
+    if (read_body(body, size, &counts)) {
+      return sockets_.replace(counts, body + sizeof counts, size - sizeof counts, fds, fd_count);
+    }
   }
   if (type == Type::kPassThrough) {
     PassThrough request;
@@ -97,13 +105,22 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
   }
   close_all(fds, fd_count);
   switch (type) {
-    case Type::kHello:
+    case Type::kHello: {
+      Hello hello;
+      if (read_body(body, size, &hello)) supervisor_pid_ = hello.supervisor_pid;
       return welcome();
+    }
     case Type::kStart: {
       Start request;
       if (!read_body(body, size, &request)) break;
+      if (request.role == InstanceRole::kStandby) {
+        if (find(InstanceRole::kStandby) != nullptr) return refuse(type, EALREADY);
+        if (!alive()) return refuse(type, ESRCH);
+        return start(InstanceRole::kStandby, request.automatic != 0, 0);
+      }
       if (alive()) return refuse(type, EALREADY);
-      return start(request.automatic != 0, 0);
+      end_standby();
+      return start(InstanceRole::kActive, request.automatic != 0, 0);
     }
     case Type::kStop: {
       Stop request;
@@ -113,11 +130,12 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     case Type::kSignal: {
       SignalRequest request;
       if (!read_body(body, size, &request)) break;
-      if (!alive()) return refuse(type, ESRCH);
-      if (request.group != 0 && group_ > 0) {
-        kill(-group_, request.signal);
-      } else if (pidfd_ >= 0) {
-        pidfd_send(pidfd_, request.signal);
+      const Instance* active = find(InstanceRole::kActive);
+      if (active == nullptr) return refuse(type, ESRCH);
+      if (request.group != 0 && active->group > 0) {
+        kill(-active->group, request.signal);
+      } else if (active->pidfd >= 0) {
+        pidfd_send(active->pidfd, request.signal);
       }
       return;
     }
@@ -145,7 +163,10 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     }
     case Type::kShutdown:
       // While it is being stopped, the end waits for its end.
-      if (alive() && reason_ != StopReason::kRequested) return refuse(type, EBUSY);
+      for (const Instance& one : instances_) {
+        if (!one.used || saved(one).role == InstanceRole::kDying) continue;
+        if (one.reason != StopReason::kRequested) return refuse(type, EBUSY);
+      }
       ending_ = true;
       cleanup_until_ = mono_ns() + kCleanupLimitNs;
       return;
@@ -158,7 +179,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
 bool Shim::send_now(Type type, const void* body, size_t body_size, const void* tail,
                     size_t tail_size, const int* fds, int fd_count) {
   if (connection_ < 0) return false;
-  static char head[sizeof(MessageHeader) + 512];
+  static char head[sizeof(MessageHeader) + sizeof(Welcome)];
   const MessageHeader header = {kMessageMagic, kProtocolVersion, type, 0};
   memcpy(head, &header, sizeof header);
   memcpy(head + sizeof header, body, body_size);
@@ -167,22 +188,50 @@ bool Shim::send_now(Type type, const void* body, size_t body_size, const void* t
 }
 
 void Shim::welcome() {
-  const Welcome body = {getpid(),
-                        adopted_ ? 1u : 0u,
-                        journal_.dropped(),
-                        logs_.dropped(),
-                        ticket_.id != 0 ? ticket_.id : pending_.id,
-                        journal_.count(),
-                        ticket_.id != 0 ? ticket_.delay_ns : pending_.delay_ns,
-                        status_.record};
-  static_assert(sizeof(Welcome) <= 512);
-  const int fds[2] = {notify_, page_.fd};
+  const Instance* active = find(InstanceRole::kActive);
+  const Instance* standby = find(InstanceRole::kStandby);
+  int fds[kMaxMessageFds] = {notify_};
+  int fd_count = 1;
+  const auto add_page = [&](const Instance* one) {
+    if (one == nullptr || one->page.fd < 0) return 0u;
+    fds[fd_count++] = one->page.fd;
+    return 1u;
+  };
+  const uint32_t active_page = add_page(active), standby_page = add_page(standby);
+  sockets_.descriptors(0, fds + fd_count);
+  fd_count += sockets_.count();
+  static char names[kMaxMessageFds * kMaxFdName];
+  const size_t names_size = sockets_.names(0, names, sizeof names);
+  static Welcome body;
+  body = Welcome{
+      getpid(),
+      adopted_ ? 1u : 0u,
+      active_page,
+      standby_page,
+      {static_cast<uint32_t>(sockets_.listening()), static_cast<uint32_t>(sockets_.stored())},
+      journal_.dropped(),
+      logs_.dropped(),
+      ticket_.id != 0 ? ticket_.id : pending_.id,
+      journal_.count(),
+      status_.record};
   sent_sequence_ = 0;
-  if (!send_now(Type::kWelcome, &body, sizeof body, nullptr, 0, fds, page_.fd >= 0 ? 2 : 1)) {
+  if (!send_now(Type::kWelcome, &body, sizeof body, names, names_size, fds, fd_count)) {
     return drop_connection();
   }
   greeted_ = true;
-  page_changed_ = page_.page != nullptr;
+  stored_changed_ = false;
+  page_changed_ = active_page != 0;
+}
+
+// What the service stored, so that a supervisor can hand it to the next shim.
+void Shim::tell_stored() {
+  int fds[kMaxMessageFds];
+  sockets_.descriptors(sockets_.listening(), fds);
+  char names[kMaxStored * kMaxFdName];
+  const size_t size = sockets_.names(sockets_.listening(), names, sizeof names);
+  const Sockets counts = {0, static_cast<uint32_t>(sockets_.stored())};
+  stored_changed_ =
+      !send_now(Type::kStored, &counts, sizeof counts, names, size, fds, sockets_.stored());
 }
 
 void Shim::refuse(Type request, int error_number) {
@@ -201,7 +250,7 @@ void Shim::acknowledge(uint64_t sequence) {
     if (entry.header.type == Type::kExited &&
         read_body(entry.bytes + sizeof(MessageHeader), entry.size - sizeof(MessageHeader),
                   &exited)) {
-      acknowledged = exited.exit.generation;
+      acknowledged = exited.exit.number;
     }
   }
   journal_.acknowledge(sequence);
@@ -215,9 +264,15 @@ void Shim::flush_journal() {
   Journal::Entry entry;
   bool blocked = false;
   while (!blocked && journal_.next_after(sent_sequence_, &entry)) {
-    const bool with_page = entry.header.type == Type::kStarted && page_.fd >= 0;
-    const int sent = send_message(connection_, entry.bytes, entry.size, nullptr, 0, &page_.fd,
-                                  with_page ? 1 : 0);
+    Started started;
+    const Instance* of_page = entry.header.type == Type::kStarted &&
+                                      read_body(entry.bytes + sizeof(MessageHeader),
+                                                entry.size - sizeof(MessageHeader), &started)
+                                  ? find_generation(started.generation)
+                                  : nullptr;
+    const bool with_page = of_page != nullptr && of_page->page.fd >= 0;
+    const int sent = send_message(connection_, entry.bytes, entry.size, nullptr, 0,
+                                  with_page ? &of_page->page.fd : nullptr, with_page ? 1 : 0);
     if (sent == 0) {
       sent_sequence_ = entry.header.sequence;
     } else if (sent == -EAGAIN) {
@@ -229,6 +284,10 @@ void Shim::flush_journal() {
   if (!blocked && page_changed_) {
     page_changed_ = !send_now(Type::kPageChanged, "", 0, nullptr, 0, nullptr, 0);
     blocked = page_changed_;
+  }
+  if (!blocked && stored_changed_) {
+    tell_stored();
+    blocked = stored_changed_;
   }
   epoll_event event = {};
   event.events = EPOLLIN | (blocked ? EPOLLOUT : 0u);
@@ -262,80 +321,6 @@ void Shim::set_pass_through(const PassThrough& request, int* fds, int fd_count) 
     logs_.pass_through(-1, -1);
   }
   for (int stream = 0; stream < 2; ++stream) on_terminal(stream);
-}
-
-void Shim::on_notify() {
-  constexpr size_t kMaxText = 12 * 1024;
-  static char text[kMaxText + 1];
-  constexpr int kMaxPerRound = 64;
-  for (int round = 0; round < kMaxPerRound; ++round) {
-    iovec part = {text, kMaxText};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int) * 16)];
-    msghdr message = {};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    const ssize_t size = recvmsg(notify_, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (size < 0) return;
-    ucred sender = {};
-    bool known = false;
-    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
-         header = CMSG_NXTHDR(&message, header)) {
-      if (header->cmsg_level != SOL_SOCKET) continue;
-      if (header->cmsg_type == SCM_CREDENTIALS) {
-        memcpy(&sender, CMSG_DATA(header), sizeof sender);
-        known = true;
-      } else if (header->cmsg_type == SCM_RIGHTS) {
-        // A barrier (sd_notify_barrier) ends when its descriptor is closed.
-        const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; ++i) {
-          int fd;
-          memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
-          close(fd);
-        }
-      }
-    }
-    if (!known || (sender.uid != geteuid() && sender.uid != 0) || size == 0) continue;
-    if ((message.msg_flags & MSG_TRUNC) != 0) {
-      complain("a notification of more than 12 KiB was dropped", 0);
-      continue;
-    }
-    text[size] = 0;
-    take_notification(text, static_cast<size_t>(size), sender.pid);
-  }
-}
-
-void Shim::take_notification(const char* text, size_t size, pid_t sender) {
-  StatusRecord& record = status_.record;
-  bool changed = false;
-  for (const char* line = text; line != nullptr && *line != 0;) {
-    const char* end = find_first(line, '\n');
-    const size_t length = end != nullptr ? static_cast<size_t>(end - line) : strlen(line);
-    constexpr char kStateKey[] = "X_DEFIB_STATE=";
-    constexpr size_t kStateSize = sizeof kStateKey - 1;
-    uint64_t number = 0;
-    if (length == 7 && memcmp(line, "READY=1", 7) == 0) {
-      changed = changed || (record.ready & kSaidReady) == 0;
-      record.ready |= kSaidReady;
-    } else if (length == 10 && memcmp(line, "WATCHDOG=1", 10) == 0) {
-      changed = changed || (record.ready & kSaidWatchdog) == 0;
-      record.ready |= kSaidWatchdog;
-    } else if (length > kStateSize && memcmp(line, kStateKey, kStateSize) == 0) {
-      size_t word = length - kStateSize;
-      if (word >= sizeof record.state_word) word = sizeof record.state_word - 1;
-      memset(record.state_word, 0, sizeof record.state_word);
-      memcpy(record.state_word, line + kStateSize, word);
-      changed = true;
-    } else if (length > 8 && memcmp(line, "MAINPID=", 8) == 0 &&
-               parse_number(line + 8, &number) != nullptr) {
-      follow_main_pid(static_cast<pid_t>(number));
-    }
-    line = end != nullptr ? end + 1 : nullptr;
-  }
-  if (changed) status_.write_record();
-  const Notify body = {record.generation, sender, static_cast<uint32_t>(size)};
-  journal_.add(Type::kNotify, &body, sizeof body, text, size);
 }
 
 void Shim::on_output(int stream) {

@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "defib/process/shim_protocol.h"
+
 namespace defib::process::shim {
 namespace {
 
@@ -18,7 +20,7 @@ int64_t clock_ns(clockid_t clock) {
   return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-constexpr int kMaxFds = 2;
+constexpr int kMaxFds = kMaxMessageFds;
 
 }  // namespace
 
@@ -71,6 +73,8 @@ bool parse_stat(const char* text, ProcStat* stat) {
     uint64_t value = 0;
     parse_number(at, &value);
     if (field == 4) stat->parent = static_cast<pid_t>(value);
+    if (field == 6) stat->session = static_cast<pid_t>(value);
+    if (field == 9) stat->flags = value;
     if (field == 22) stat->start_time = value;
     if (field == 52) {
       stat->exit_code = static_cast<int>(value);
@@ -88,6 +92,39 @@ bool read_stat(pid_t pid, ProcStat* stat) {
   append_text(path, sizeof path, "/stat");
   char text[2048];
   return read_small(path, text, sizeof text) > 0 && parse_stat(text, stat);
+}
+
+bool read_generation(pid_t pid, uint64_t* generation) {
+  static constexpr char kKey[] = "DEFIB_GENERATION=";
+  constexpr size_t kKeySize = sizeof kKey - 1;
+  char path[64] = "/proc/";
+  append_number(path, sizeof path, static_cast<uint64_t>(pid));
+  append_text(path, sizeof path, "/environ");
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  // The text is met piece by piece: `matched` bytes of the key stand at the end of what was read.
+  constexpr size_t kNotHere = SIZE_MAX;
+  size_t matched = 0;
+  bool found = false, whole = false;
+  char piece[1024];
+  ssize_t size;
+  *generation = 0;
+  while (!whole && (size = read(fd, piece, sizeof piece)) > 0) {
+    for (ssize_t i = 0; i < size && !whole; ++i) {
+      const char c = piece[i];
+      if (found) {
+        whole = c < '0' || c > '9';
+        if (!whole) *generation = *generation * 10 + static_cast<uint64_t>(c - '0');
+      } else if (c == 0) {
+        matched = 0;
+      } else if (matched != kNotHere) {
+        matched = c == kKey[matched] ? matched + 1 : kNotHere;
+        found = matched == kKeySize;
+      }
+    }
+  }
+  close(fd);
+  return found;
 }
 
 bool pidfd_exit_status(int pidfd, int* wait_status) {
@@ -173,8 +210,7 @@ int send_message(int socket, const void* head, size_t head_size, const void* bod
 ssize_t receive_message(int socket, void* to, size_t capacity, int* fds, int* fd_count) {
   *fd_count = 0;
   iovec part = {to, capacity};
-  constexpr int kRoom = 8;
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kRoom)];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxFds)];
   msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;

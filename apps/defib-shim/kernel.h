@@ -27,6 +27,8 @@ ssize_t read_small(const char* path, char* to, size_t capacity);
 struct ProcStat {
   char state;
   pid_t parent;
+  pid_t session;
+  uint64_t flags;  // PF_* of <linux/sched.h>
   uint64_t start_time;
   int exit_code;  // as by wait(2); of a zombie
   bool has_exit_code;
@@ -34,6 +36,9 @@ struct ProcStat {
 // False where there is no such process (or the text is not understood).
 bool parse_stat(const char* text, ProcStat* stat);
 bool read_stat(pid_t pid, ProcStat* stat);
+
+// DEFIB_GENERATION in the environment with which a process was started. False where it has none.
+bool read_generation(pid_t pid, uint64_t* generation);
 
 // The exit status of a process that is not ours to reap, by a pidfd that was opened before its end
 // (Linux 6.15). False where the kernel does not tell.
@@ -48,11 +53,12 @@ const char* parse_number(const char* text, uint64_t* value);
 void append_text(char* to, size_t capacity, const char* text);
 void append_number(char* to, size_t capacity, uint64_t value);
 
-// One datagram with up to two descriptors. Returns 0 or -errno (-EAGAIN: the peer is slow).
+// One datagram with up to kMaxMessageFds descriptors. Returns 0 or -errno (-EAGAIN: the peer is
+// slow).
 int send_message(int socket, const void* head, size_t head_size, const void* body, size_t body_size,
                  const int* fds, int fd_count);
-// Returns the size, 0 at the end of the connection, or -errno. Received descriptors beyond two are
-// closed; `*fd_count` tells how many there are.
+// Returns the size, 0 at the end of the connection, or -errno. `fds` has room for kMaxMessageFds;
+// `*fd_count` tells how many came, and those beyond are closed.
 ssize_t receive_message(int socket, void* to, size_t capacity, int* fds, int* fd_count);
 
 // As the peer's user, by SO_PEERCRED: ourselves or root.

@@ -15,6 +15,7 @@ namespace defib::process::shim {
 namespace {
 
 constexpr char kGenerationKey[] = "DEFIB_GENERATION=";
+constexpr char kWatchdogKey[] = "WATCHDOG_PID=";
 
 // The header's numbers are consistent, and the block holds exactly as many strings as they say.
 bool is_well_formed(const LaunchHeader& header, const char* strings, size_t file_size) {
@@ -49,13 +50,18 @@ void use_default_signals() {
   sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
-[[noreturn]] void run_service(const Launch& launch, char* const* env, const ProcessDescriptors& fds,
-                              StatusFile& status) {
+[[noreturn]] void run_service(Launch& launch, char* const* env, const ProcessDescriptors& fds,
+                              StatusFile& status, StatusInstance& instance) {
   setsid();
-  status.record.pid = getpid();
+  instance.pid = getpid();
   ProcStat self;
-  status.record.start_time = read_stat(status.record.pid, &self) ? self.start_time : 0;
-  status.write_record();
+  // Without it nobody would know this process again.
+  if (!read_stat(instance.pid, &self)) fail_child(StartStage::kDescriptors);
+  instance.start_time = self.start_time;
+  if (status.write_record() != 0 && status.write_record() != 0) {
+    fail_child(StartStage::kDescriptors);
+  }
+  launch.announce_pid(instance.pid);
   if (launch.directory()[0] != 0 && chdir(launch.directory()) != 0) {
     fail_child(StartStage::kDirectory);
   }
@@ -63,6 +69,10 @@ void use_default_signals() {
       (fds.page_fd >= 0 &&
        (dup2(fds.page_fd, kAgentPageFd) < 0 || dup2(fds.wake_fd, kAgentWakeFd) < 0))) {
     fail_child(StartStage::kDescriptors);
+  }
+  // Their own numbers lie above all of these (SocketStore), so none is overwritten before its turn.
+  for (int i = 0; i < fds.sockets->count(); ++i) {
+    if (dup2(fds.sockets->fd(i), kFirstListenFd + i) < 0) fail_child(StartStage::kDescriptors);
   }
   use_default_signals();
   execve(launch.program(), launch.argv(), env);
@@ -92,7 +102,8 @@ int Launch::load(int memfd) {
   const auto& head = *static_cast<const LaunchHeader*>(memory);
   char* at = static_cast<char*>(memory) + sizeof(LaunchHeader);
   char** pointers = nullptr;
-  const size_t pointer_bytes = (size_t{head.argc} + head.envc + 2) * sizeof(char*);
+  const size_t pointer_bytes =
+      (size_t{head.argc} + head.envc + 2 + kExtraVariables) * sizeof(char*);
   if (read_all && is_well_formed(head, at, size)) {
     void* zeroed =
         mmap(nullptr, pointer_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -117,10 +128,11 @@ int Launch::load(int memfd) {
   pointer_bytes_ = pointer_bytes;
   for (uint32_t i = 0; i < head.argc; ++i) argv_[i] = next();
   envp_ = pointers + head.argc + 1;
-  generation_slot_ = head.envc;
+  generation_slot_ = watchdog_slot_ = head.envc;
   for (uint32_t i = 0; i < head.envc; ++i) {
     envp_[i] = next();
     if (strncmp(envp_[i], kGenerationKey, sizeof kGenerationKey - 1) == 0) generation_slot_ = i;
+    if (strncmp(envp_[i], kWatchdogKey, sizeof kWatchdogKey - 1) == 0) watchdog_slot_ = i;
   }
   return 0;
 }
@@ -132,12 +144,42 @@ void Launch::unload() {
   memory_ = nullptr;
 }
 
-char* const* Launch::env_for(uint64_t generation) {
-  generation_text_[0] = 0;
-  append_text(generation_text_, sizeof generation_text_, kGenerationKey);
+char* const* Launch::env_for(uint64_t generation, bool standby, const SocketStore& sockets) {
+  const auto set = [](char* text, size_t capacity, const char* key) {
+    text[0] = 0;
+    append_text(text, capacity, key);
+  };
+  set(generation_text_, sizeof generation_text_, kGenerationKey);
   append_number(generation_text_, sizeof generation_text_, generation);
   if (generation_slot_ < header().envc) envp_[generation_slot_] = generation_text_;
+  set(role_text_, sizeof role_text_, standby ? "DEFIB_ROLE=standby" : "DEFIB_ROLE=active");
+  char** next = envp_ + header().envc;
+  *next++ = role_text_;
+  if (sockets.count() > 0) {
+    set(listen_fds_, sizeof listen_fds_, "LISTEN_FDS=");
+    append_number(listen_fds_, sizeof listen_fds_, static_cast<uint64_t>(sockets.count()));
+    set(listen_names_, sizeof listen_names_, "LISTEN_FDNAMES=");
+    for (int i = 0; i < sockets.count(); ++i) {
+      if (i > 0) append_text(listen_names_, sizeof listen_names_, ":");
+      append_text(listen_names_, sizeof listen_names_, sockets.name(i));
+    }
+    *next++ = listen_fds_;
+    *next++ = listen_names_;
+    *next++ = listen_pid_;
+  }
+  *next = nullptr;
   return envp_;
+}
+
+void Launch::announce_pid(pid_t pid) {
+  listen_pid_[0] = 0;
+  append_text(listen_pid_, sizeof listen_pid_, "LISTEN_PID=");
+  append_number(listen_pid_, sizeof listen_pid_, static_cast<uint64_t>(pid));
+  if (watchdog_slot_ >= header().envc) return;
+  watchdog_text_[0] = 0;
+  append_text(watchdog_text_, sizeof watchdog_text_, kWatchdogKey);
+  append_number(watchdog_text_, sizeof watchdog_text_, static_cast<uint64_t>(pid));
+  envp_[watchdog_slot_] = watchdog_text_;
 }
 
 int make_page(uint32_t capture_timeout_ms, PageHandle* handle) {
@@ -184,15 +226,17 @@ void close_page(PageHandle* handle) {
   *handle = PageHandle{};
 }
 
-StartOutcome start_process(Launch& launch, const ProcessDescriptors& fds, StatusFile& status) {
+StartOutcome start_process(Launch& launch, const ProcessDescriptors& fds, StatusFile& status,
+                           StatusInstance& instance) {
   StartOutcome outcome;
-  char* const* env = launch.env_for(status.record.generation);
+  const bool standby = instance.role == InstanceRole::kStandby;
+  char* const* env = launch.env_for(instance.generation, standby, *fds.sockets);
   child_report.error_number = 0;
   // A process before this one may have made the shared description non-blocking.
   fcntl(fds.stdout_fd, F_SETFL, 0);
   fcntl(fds.stderr_fd, F_SETFL, 0);
   const pid_t pid = vfork();
-  if (pid == 0) run_service(launch, env, fds, status);
+  if (pid == 0) run_service(launch, env, fds, status, instance);
   if (pid < 0) {
     outcome.stage = StartStage::kFork;
     outcome.error_number = errno;

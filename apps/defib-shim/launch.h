@@ -12,6 +12,7 @@
 
 #include "defib/process/agent_page.h"
 #include "defib/process/shim_protocol.h"
+#include "socket_store.h"
 #include "status_file.h"
 
 namespace defib::process::shim {
@@ -27,10 +28,15 @@ class Launch {
   const char* directory() const { return directory_; }
   const char* capture_program() const { return capture_; }
   char* const* argv() const { return argv_; }
-  // With DEFIB_GENERATION set to this number.
-  char* const* env_for(uint64_t generation);
+  // With DEFIB_GENERATION, DEFIB_ROLE and (where it gets sockets) the variables of
+  // sd_listen_fds(3). LISTEN_PID is written by announce_pid(), in the child.
+  char* const* env_for(uint64_t generation, bool standby, const SocketStore& sockets);
+  // WATCHDOG_PID too, where the environment has one. Safe between vfork and exec.
+  void announce_pid(pid_t pid);
 
  private:
+  static constexpr size_t kExtraVariables = 4;  // the role and LISTEN_*
+
   void unload();
 
   void* memory_ = nullptr;
@@ -42,7 +48,13 @@ class Launch {
   char** argv_ = nullptr;
   char** envp_ = nullptr;
   size_t generation_slot_ = 0;
+  size_t watchdog_slot_ = 0;
+  char watchdog_text_[40] = {};
   char generation_text_[48] = {};
+  char role_text_[24] = {};
+  char listen_fds_[24] = {};
+  char listen_pid_[32] = {};
+  char listen_names_[(kMaxSockets + kMaxStored) * kMaxFdName + 16] = {};
 };
 
 // The memory shared with the service. Made anew for each start.
@@ -62,6 +74,7 @@ struct ProcessDescriptors {
   int stderr_fd;
   int page_fd;  // -1: none
   int wake_fd;
+  const SocketStore* sockets;
 };
 
 struct StartOutcome {
@@ -70,8 +83,10 @@ struct StartOutcome {
   int error_number = 0;
 };
 
-// Starts the service. On success the status file holds pid and start time in phase kStarting.
-StartOutcome start_process(Launch& launch, const ProcessDescriptors& fds, StatusFile& status);
+// Starts the service. On success `instance` of the status file holds pid and start time, in phase
+// kStarting.
+StartOutcome start_process(Launch& launch, const ProcessDescriptors& fds, StatusFile& status,
+                           StatusInstance& instance);
 
 // Starts a helper program in the background with `page_fd` as its descriptor 3. Its pid or -errno.
 pid_t start_helper(char* const* argv, int page_fd);

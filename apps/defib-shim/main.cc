@@ -1,12 +1,12 @@
-// defib-shim DIRECTORY [--connection FD] [--notify-fd FD] [--notify-address NAME] [--page-fd FD]
-//            [--adopt PID:STARTTIME]
+// defib-shim DIRECTORY [--connection FD] [--notify-fd FD] [--notify-address NAME]
+//            [--page FD:PID]... [--adopt PID:STARTTIME]
 //
 // The parent of one service, between it and the supervisor. It is started by a supervisor and
 // outlives it; by itself it does only what it was allowed to beforehand.
 //
 // Promises:
-//   - One shim a directory (shim.lock), one process of the service a shim: it starts none while the
-//     status file names one that lives.
+//   - One shim a directory (shim.lock), one active process of the service a shim: it starts and
+//     promotes none while another one can still run a line of its program.
 //   - The service's output goes to logs/current whatever becomes of the supervisor; the death of
 //     either never gives the service a SIGPIPE.
 //   - Every exit is noticed by pidfd, its status recorded before anything else is told, and the
@@ -51,14 +51,21 @@ bool parse_options(int argc, char** argv, ShimOptions* options) {
       }
       continue;
     }
+    if (strcmp(argv[i], "--page") == 0) {
+      ShimOptions::Page& page = options->pages[options->pages[0].fd < 0 ? 0 : 1];
+      if (*rest != ':' || parse_number(rest + 1, &page.pid) == nullptr || page.fd >= 0) {
+        return false;
+      }
+      page.fd = static_cast<int>(number);
+      fcntl(page.fd, F_SETFD, FD_CLOEXEC);
+      continue;
+    }
     if (number > 1024) return false;
     const int fd = static_cast<int>(number);
     if (strcmp(argv[i], "--connection") == 0) {
       options->connection_fd = fd;
     } else if (strcmp(argv[i], "--notify-fd") == 0) {
       options->notify_fd = fd;
-    } else if (strcmp(argv[i], "--page-fd") == 0) {
-      options->page_fd = fd;
     } else {
       return false;
     }

@@ -1,4 +1,5 @@
-// The life of the service: start, watch, learn how it ended, start again where a ticket allows it.
+// The life of the service: found again, started, watched, stopped. How it ends is in ending.cc, how
+// it dies in dying.cc.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -7,9 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/syscall.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,285 +48,257 @@ void copy_word(char* to, size_t capacity, const char* from, size_t size) {
 
 }  // namespace
 
+Instance* Shim::find(InstanceRole role) {
+  for (Instance& one : instances_) {
+    if (one.used && saved(one).role == role) return &one;
+  }
+  return nullptr;
+}
+
+Instance* Shim::find_generation(uint64_t generation) {
+  for (Instance& one : instances_) {
+    if (one.used && saved(one).generation == generation) return &one;
+  }
+  return nullptr;
+}
+
+Instance* Shim::find_sender(pid_t pid) {
+  ProcStat stat;
+  const pid_t session = read_stat(pid, &stat) ? stat.session : 0;
+  Instance* of_session = nullptr;
+  for (Instance& one : instances_) {
+    if (one.used && (one.pid == pid || one.announced == pid)) return &one;
+    if (one.used && session != 0 && one.pid == session) of_session = &one;
+  }
+  return of_session != nullptr ? of_session : find(InstanceRole::kActive);
+}
+
+bool Shim::any() const {
+  for (const Instance& one : instances_) {
+    if (one.used) return true;
+  }
+  return false;
+}
+
 // What the status file tells of the time before us.
 void Shim::resume(const ShimOptions& options) {
   StatusRecord& record = status_.record;
   char boot_id[sizeof record.boot_id] = {};
   read_boot_id(boot_id, sizeof boot_id);
   const bool same_boot = strcmp(boot_id, record.boot_id) == 0;
-  if (options.adopt_pid != 0 &&
-      (!same_boot || record.phase == Phase::kNone || record.phase == Phase::kExited)) {
-    // The supervisor knows of a process of which the file does not.
-    if (record.generation == 0) record.generation = 1;
-    record.phase = Phase::kRunning;
-    record.pid = static_cast<pid_t>(options.adopt_pid);
-    record.start_time = options.adopt_start_time;
-  }
-  const bool was_alive = record.phase == Phase::kStarting || record.phase == Phase::kRunning;
-  const bool is_there = (same_boot || options.adopt_pid != 0) && was_alive;
+  const bool told = take_adopted(options);
   copy_word(record.boot_id, sizeof record.boot_id, boot_id, strlen(boot_id));
   record.shim_pid = getpid();
   for (int i = kKeptExits - 1; i >= 0; --i) {
     // Told by the shim before us to nobody, or to a supervisor that could not note it any more.
-    if (record.exits[i].generation <= record.acknowledged) continue;
+    if (record.exits[i].number <= record.acknowledged) continue;
     const Exited again = {record.exits[i], 0, 0, 0, 0};
     journal_.add(Type::kExited, &again, sizeof again);
   }
-  if (is_there && is_same_and_alive(record.pid, record.start_time)) {
-    adopted_ = true;
-    record.phase = Phase::kRunning;
-    watch_process(record.pid);
-    adopt_page(options.page_fd);
-    status_.write_record();
-    on_wake();  // It may have rung while nobody listened.
-    return;
-  }
-  if (options.page_fd >= 0) close(options.page_fd);
-  if (was_alive) {
-    // It ended while nobody watched. Only a zombie still tells how; after a boot, nothing does.
-    if (!same_boot && options.adopt_pid == 0) reason_ = StopReason::kReboot;
-    pid_ = record.pid;
-    is_child_ = false;
-    group_ = 0;
-    ProcStat stat;
-    if (is_there && read_stat(pid_, &stat) && stat.start_time == record.start_time) {
-      stat_fd_ = open_stat(pid_);
-    }
-    service_ended();
-    return;
-  }
+  resume_instances(same_boot || told, options);
   status_.write_record();
+  on_wake();  // It may have rung while nobody listened.
 }
 
-void Shim::watch_process(pid_t pid) {
-  pid_ = pid;
+// The supervisor knows of a process of which the file does not.
+bool Shim::take_adopted(const ShimOptions& options) {
+  StatusRecord& record = status_.record;
+  if (options.adopt_pid == 0) return false;
+  StatusInstance* slot = nullptr;
+  for (StatusInstance& one : record.instances) {
+    if (one.generation == 0) {
+      slot = &one;
+      continue;
+    }
+    const bool same = one.pid == static_cast<pid_t>(options.adopt_pid) &&
+                      one.start_time == options.adopt_start_time;
+    if (same || one.role == InstanceRole::kActive) return false;
+  }
+  if (slot == nullptr) return false;
+  *slot = StatusInstance{};
+  if (record.generation == 0) record.generation = 1;
+  slot->generation = record.generation;
+  slot->pid = static_cast<pid_t>(options.adopt_pid);
+  slot->start_time = options.adopt_start_time;
+  slot->phase = record.phase = Phase::kRunning;
+  slot->epoch = record.epoch = record.epoch + 1;
+  return true;
+}
+
+void Shim::resume_instances(bool same_boot, const ShimOptions& options) {
+  // First all that live, so that the end of one finds the others.
+  for (Instance& one : instances_) {
+    const StatusInstance& before = saved(one);
+    if (before.generation == 0) continue;
+    one = Instance{};
+    one.used = true;
+    one.pid = before.pid;
+    one.standby = before.role == InstanceRole::kStandby;
+    if (!same_boot || !is_same_and_alive(before.pid, before.start_time)) continue;
+    int page_fd = -1;
+    for (const ShimOptions::Page& page : options.pages) {
+      if (page.fd >= 0 && page.pid == static_cast<uint64_t>(before.pid))
+        page_fd = fcntl(page.fd, F_DUPFD_CLOEXEC, 0);
+    }
+    adopt(one, page_fd);
+  }
+  for (const ShimOptions::Page& page : options.pages) {
+    if (page.fd >= 0) close(page.fd);
+  }
+  for (Instance& one : instances_) {
+    if (!one.used || one.adopted) continue;
+    // It ended while nobody watched. Only a zombie still tells how; after a boot, nothing does.
+    if (!same_boot) one.reason = StopReason::kReboot;
+    ProcStat stat;
+    if (same_boot && read_stat(one.pid, &stat) && stat.start_time == saved(one).start_time) {
+      one.stat_fd = open_stat(one.pid);
+    }
+    ended(one);
+  }
+  // A service that ended for good, and whose standby was not ended yet.
+  if (!alive() && start_at_ == 0) end_standby();
+}
+
+void Shim::adopt(Instance& one, int page_fd) {
+  StatusInstance& record = saved(one);
+  one.adopted = true;
+  record.phase = Phase::kRunning;
+  watch_process(one, record.pid);
+  adopt_page(one, page_fd);
+  if (record.role != InstanceRole::kActive) return;
+  adopted_ = true;
+  status_.record.phase = Phase::kRunning;
+  // A promotion that the shim before us had written down and not carried out.
+  give_role(one, record.epoch);
+}
+
+void Shim::watch_process(Instance& one, pid_t pid) {
+  one.pid = pid;
   ProcStat stat;
-  is_child_ = read_stat(pid, &stat) && stat.parent == getpid();
-  group_ = getpgid(pid);
-  if (group_ == getpgrp()) group_ = 0;
-  pidfd_ = pidfd_open(pid);
-  if (!is_child_) stat_fd_ = open_stat(pid);
-  if (pidfd_ >= 0) {
-    watch(pidfd_, EPOLLIN, kServicePidfd);
+  one.is_child = read_stat(pid, &stat) && stat.parent == getpid();
+  one.group = getpgid(pid);
+  if (one.group == getpgrp()) one.group = 0;
+  one.pidfd = pidfd_open(pid);
+  if (!one.is_child) one.stat_fd = open_stat(pid);
+  if (one.pidfd >= 0) {
+    watch(one.pidfd, EPOLLIN, kServicePidfd | static_cast<uint32_t>(index(one)) << kSourceBits);
   } else {
-    complain("cannot watch the service", -pidfd_);
+    complain("cannot watch the service", -one.pidfd);
   }
 }
 
-void Shim::adopt_page(int page_fd) {
+void Shim::adopt_page(Instance& one, int page_fd) {
   if (page_fd < 0) {
     char path[64] = "/proc/";
-    append_number(path, sizeof path, static_cast<uint64_t>(pid_));
+    append_number(path, sizeof path, static_cast<uint64_t>(one.pid));
     append_text(path, sizeof path, "/fd/");
     append_number(path, sizeof path, kAgentPageFd);
     page_fd = open(path, O_RDWR | O_CLOEXEC);
   }
-  if (page_fd >= 0 && map_page(page_fd, &page_) != 0) close(page_fd);
+  if (page_fd >= 0 && map_page(page_fd, &one.page) != 0) close(page_fd);
+  const AgentPage* page = one.page.page;
+  if (page == nullptr) return;
   // A crash that was given up or captured by the shim before us is not captured again.
-  crash_handled_ =
-      page_.page != nullptr &&
-      page_.page->crash.state.load() > static_cast<uint32_t>(postmortem::CrashState::kCrashed);
+  one.crash_handled =
+      page->crash.state.load() > static_cast<uint32_t>(postmortem::CrashState::kCrashed);
+  one.dying_told = one.crash_handled;
+  // It began to die while nobody watched, or executed another program.
+  const bool released = page->life_tid.load() != 0 && !LifeWatch::is_held(*page);
+  if (released || one.crash_handled) {
+    one.look_at = mono_ns();
+    one.looks_left = kLooksAfterCrash;
+  }
 }
 
-void Shim::start(bool automatic, uint64_t ticket_id) {
-  start_at_ = 0;
-  ticket_ = Ticket{};
-  pending_ = Ticket{};
+void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
+  const bool standby = role == InstanceRole::kStandby;
+  Instance* one = nullptr;
+  for (Instance& candidate : instances_) {
+    if (!candidate.used) one = &candidate;
+  }
+  if (one == nullptr) {
+    // So many are dying that one of them must be gone first.
+    pending_.id = ticket_id;
+    pending_role_ = role;
+    start_at_ = mono_ns() + kSlotRetryNs;
+    return;
+  }
+  if (!standby || ticket_id != 0) {
+    start_at_ = 0;
+    pending_ = Ticket{};
+  }
+  if (!standby) ticket_ = Ticket{};
   cleanup_until_ = 0;
-  close_page(&page_);
   StatusRecord& record = status_.record;
-  StartFailed failure = {record.generation + 1, ticket_id, StartStage::kNotConfigured, 0};
+  StartFailed failure = {record.generation + 1, ticket_id, StartStage::kNotConfigured, 0, role, 0};
   if (!launch_.loaded()) {
     journal_.add(Type::kStartFailed, &failure, sizeof failure);
     return;
   }
-  if (launch_.header().agent != 0) {
-    const int failed = make_page(launch_.header().capture_timeout_ms, &page_);
-    if (failed != 0) complain("no agent page", -failed);
+  *one = Instance{};
+  StatusInstance& record_of_it = saved(*one);
+  record_of_it = StatusInstance{};
+  record_of_it.generation = ++record.generation;
+  record_of_it.role = role;
+  record_of_it.phase = Phase::kStarting;
+  // Corrected once the program is executed; until then a shim that takes over must not find none.
+  record_of_it.started_mono_ns = mono_ns();
+  record_of_it.started_wall_ns = wall_ns();
+  if (!standby) {
+    record_of_it.epoch = ++record.epoch;
+    record.restarts = automatic ? record.restarts + 1 : 0;
+    record.phase = Phase::kStarting;
   }
-  ++record.generation;
-  record.restarts = automatic ? record.restarts + 1 : 0;
-  record.phase = Phase::kStarting;
-  record.ready = 0;
-  memset(record.state_word, 0, sizeof record.state_word);
-  const ProcessDescriptors fds = {null_, logs_.service_end(0), logs_.service_end(1), page_.fd,
-                                  wake_};
-  const StartOutcome outcome = start_process(launch_, fds, status_);
+  if ((launch_.header().agent & kLaunchAgent) != 0) {
+    const int failed = make_page(launch_.header().capture_timeout_ms, &one->page);
+    if (failed != 0) {
+      complain("no agent page", -failed);
+    } else {
+      one->page.page->epoch.store(record_of_it.epoch);
+      one->page.page->role.store(static_cast<uint32_t>(standby ? Role::kStandby : Role::kActive));
+    }
+  }
+  const ProcessDescriptors fds = {
+      null_, logs_.service_end(0), logs_.service_end(1), one->page.fd, wake_, &sockets_};
+  const StartOutcome outcome = start_process(launch_, fds, status_, record_of_it);
   if (outcome.pid < 0) {
-    record.phase = Phase::kNone;
-    record.pid = 0;
+    close_page(&one->page);
+    record_of_it = StatusInstance{};
+    if (!standby) record.phase = Phase::kNone;
     status_.write_record();
     failure.stage = outcome.stage;
     failure.error_number = outcome.error_number;
     journal_.add(Type::kStartFailed, &failure, sizeof failure);
     return;
   }
-  record.phase = Phase::kRunning;
-  record.started_mono_ns = mono_ns();
-  record.started_wall_ns = wall_ns();
+  record_of_it.phase = Phase::kRunning;
+  record_of_it.started_mono_ns = mono_ns();
+  record_of_it.started_wall_ns = wall_ns();
+  if (!standby) {
+    record.phase = Phase::kRunning;
+    adopted_ = false;
+  }
   status_.write_record();
-  pid_ = outcome.pid;
-  is_child_ = true;
-  adopted_ = false;
-  group_ = outcome.pid;
-  reason_ = StopReason::kNone;
-  crash_handled_ = false;
-  announced_pid_ = 0;
-  pidfd_ = pidfd_open(pid_);
-  if (pidfd_ >= 0) watch(pidfd_, EPOLLIN, kServicePidfd);  // else SIGCHLD tells
-  const Started started = {record.generation,      record.start_time, record.started_mono_ns,
-                           record.started_wall_ns, ticket_id,         pid_,
-                           automatic ? 1u : 0u};
+  one->used = true;
+  one->standby = standby;
+  one->pid = outcome.pid;
+  one->is_child = true;
+  one->group = outcome.pid;
+  one->pidfd = pidfd_open(one->pid);
+  if (one->pidfd >= 0) {  // else SIGCHLD tells
+    watch(one->pidfd, EPOLLIN, kServicePidfd | static_cast<uint32_t>(index(*one)) << kSourceBits);
+  }
+  const Started started = {record_of_it.generation,
+                           record_of_it.start_time,
+                           record_of_it.started_mono_ns,
+                           record_of_it.started_wall_ns,
+                           ticket_id,
+                           one->pid,
+                           automatic ? 1u : 0u,
+                           record_of_it.epoch,
+                           role,
+                           0};
   journal_.add(Type::kStarted, &started, sizeof started);
-}
-
-// The wait status, by whatever means the kernel offers for this process.
-bool Shim::learn_status(ExitInfo* exit) {
-  if (is_child_) {
-    rusage usage = {};
-    int status = 0;
-    if (wait4(pid_, &status, WNOHANG, &usage) != pid_) return false;
-    exit->wait_status = status;
-    exit->source = StatusSource::kWait;
-    exit->cpu_ns = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1'000'000'000LL +
-                   (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000LL;
-    exit->max_rss_bytes = static_cast<uint64_t>(usage.ru_maxrss) * 1024;
-    return true;
-  }
-  // A process that another one waits for: as a zombie it tells its status in /proc; once it has
-  // been waited for, the pidfd does (Linux 6.15). In between there is nothing, for microseconds.
-  constexpr int kAttempts = 20;
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    char text[2048];
-    const ssize_t size = stat_fd_ >= 0 ? pread(stat_fd_, text, sizeof text - 1, 0) : -1;
-    ProcStat stat;
-    if (size > 0) {
-      text[size] = 0;
-      if (parse_stat(text, &stat) && stat.state == 'Z' && stat.has_exit_code) {
-        exit->wait_status = stat.exit_code;
-        exit->source = StatusSource::kProcStat;
-        return true;
-      }
-    }
-    if (pidfd_ >= 0 && pidfd_exit_status(pidfd_, &exit->wait_status)) {
-      exit->source = StatusSource::kPidfdInfo;
-      return true;
-    }
-    if (stat_fd_ < 0 && pidfd_ < 0) break;
-    usleep(500);
-  }
-  exit->source = StatusSource::kUnknown;
-  return true;
-}
-
-void Shim::forget_process() {
-  if (pidfd_ >= 0) {
-    unwatch(pidfd_);
-    close(pidfd_);
-  }
-  if (stat_fd_ >= 0) close(stat_fd_);
-  pidfd_ = stat_fd_ = -1;
-  pid_ = 0;
-  kill_at_ = 0;
-}
-
-void Shim::service_ended() {
-  if (!alive()) return;
-  Exited report = {};
-  ExitInfo& exit = report.exit;
-  exit.noticed_mono_ns = mono_ns();
-  exit.noticed_wall_ns = wall_ns();
-  const pid_t successor = announced_pid_;
-  // Before the wait: the zombie still keeps the number of the group from being used again.
-  if (successor == 0 && group_ > 0) kill(-group_, SIGKILL);
-  if (!learn_status(&exit)) return;  // A spurious wake-up.
-  exit.reaped_mono_ns = mono_ns();
-  exit.generation = status_.record.generation;
-  exit.pid = pid_;
-  exit.reason = reason_;
-  if (page_.page != nullptr && page_.page->crash.state.load() != 0) {
-    exit.crashed_mono_ns = page_.page->crash.crashed_mono_ns;
-  }
-  const int64_t kill_at = kill_at_;
-  forget_process();
-  if (successor != 0) {
-    announced_pid_ = 0;
-    ProcStat stat;
-    if (read_stat(successor, &stat) && stat.state != 'Z') {
-      // A service of the forking kind: what ended was its launcher.
-      watch_process(successor);
-      kill_at_ = kill_at;  // A stop that is under way concerns it too.
-      status_.record.pid = successor;
-      status_.record.start_time = stat.start_time;
-      status_.write_record();
-      return;
-    }
-    if (group_ > 0) kill(-group_, SIGKILL);
-  }
-  kill_leftovers();
-  for (const Capture& capture : captures_) {
-    if (capture.pid > 0 && capture.generation == exit.generation) report.capture_running = 1;
-  }
-  ExitInfo* kept = status_.record.exits;
-  memmove(kept + 1, kept, sizeof(ExitInfo) * (kKeptExits - 1));
-  kept[0] = exit;
-  use_ticket(exit, &report);
-  journal_.add(Type::kExited, &report, sizeof report);
-  if (report.ticket_id != 0 && report.restart_delay_ns == 0) {
-    await_leftovers();
-    start(true, report.ticket_id);
-    if (alive()) return;
-  } else {
-    status_.record.phase = Phase::kExited;
-    status_.write_record();
-  }
-  cleanup_until_ = mono_ns() + kCleanupLimitNs;
-  if (connection_ < 0) idle_since_ = mono_ns();
-}
-
-void Shim::use_ticket(const ExitInfo& exit, Exited* report) {
-  const Ticket ticket = ticket_;
-  ticket_ = Ticket{};
-  if (ticket.id == 0 || !calls_for_restart(ticket.restart, exit)) return;
-  report->ticket_id = ticket.id;
-  report->restart_delay_ns = ticket.delay_ns;
-  if (ticket.delay_ns <= 0) return;
-  pending_ = ticket;
-  start_at_ = exit.noticed_mono_ns + ticket.delay_ns;
-}
-
-bool Shim::is_capture(pid_t pid) const {
-  for (const Capture& capture : captures_) {
-    if (capture.pid == pid) return true;
-  }
-  return false;
-}
-
-int Shim::kill_leftovers() {
-  static char text[4096];
-  if (read_small("/proc/thread-self/children", text, sizeof text) <= 0) return 0;
-  int count = 0;
-  const char* at = text;
-  uint64_t number = 0;
-  while ((at = parse_number(at, &number)) != nullptr) {
-    const pid_t pid = static_cast<pid_t>(number);
-    if (pid != pid_ && !is_capture(pid)) {
-      kill(pid, SIGKILL);
-      ++count;
-    }
-    while (*at == ' ') ++at;
-  }
-  return count;
-}
-
-// What the dead service left has been killed; the replacement shall not meet it, nor the locks and
-// ports that it holds until it is quite gone.
-void Shim::await_leftovers() {
-  const int64_t until = mono_ns() + kLeftoverLimitNs;
-  while (kill_leftovers() > 0 && mono_ns() < until) {
-    reap_children();
-    usleep(100);
-  }
 }
 
 void Shim::stop(const Stop& request) {
@@ -334,24 +306,62 @@ void Shim::stop(const Stop& request) {
     ticket_ = Ticket{};
     pending_ = Ticket{};
     start_at_ = 0;
+    for (Instance& one : instances_) {
+      if (one.used && saved(one).role != InstanceRole::kDying) stop_one(one, request);
+    }
+    return;
   }
-  if (!alive()) return;
-  reason_ = request.reason;
-  kill_at_ = mono_ns() + (request.grace_ns > 0 ? request.grace_ns : 0);
-  if (request.signal > 0 && pidfd_ >= 0) {
-    pidfd_send(pidfd_, request.signal);
-    pidfd_send(pidfd_, SIGCONT);  // A stopped process takes no signal else.
-    if (announced_pid_ > 0) kill(announced_pid_, request.signal);
+  Instance* one =
+      request.generation != 0 ? find_generation(request.generation) : find(InstanceRole::kActive);
+  if (one != nullptr) stop_one(*one, request);
+}
+
+void Shim::stop_one(Instance& one, const Stop& request) {
+  one.reason = request.reason;
+  one.stop_extendable = request.grace_ns > 0 && (request.reason == StopReason::kRequested ||
+                                                 request.reason == StopReason::kLimit);
+  one.kill_at = mono_ns() + (request.grace_ns > 0 ? request.grace_ns : 0);
+  if (request.signal > 0 && one.pidfd >= 0) {
+    pidfd_send(one.pidfd, request.signal);
+    pidfd_send(one.pidfd, SIGCONT);  // A stopped process takes no signal else.
+    if (one.announced > 0) kill(one.announced, request.signal);
   }
+}
+
+// EXTEND_TIMEOUT_USEC= while stopping: at least so long from now.
+void Shim::extend_stop(Instance& one, uint64_t microseconds) {
+  constexpr uint64_t kMaxExtension = 86'400'000'000;  // a day
+  if (one.kill_at == 0 || !one.stop_extendable) return;
+  if (microseconds > kMaxExtension) microseconds = kMaxExtension;
+  const int64_t wanted = mono_ns() + static_cast<int64_t>(microseconds) * 1000;
+  if (wanted > one.kill_at) one.kill_at = wanted;
+}
+
+// The service ended for good, or is started anew: the standby has nothing to wait for.
+void Shim::end_standby() {
+  Instance* one = find(InstanceRole::kStandby);
+  if (one == nullptr) return;
+  saved(*one).role = InstanceRole::kDying;  // From here on nothing promotes it.
+  one->reason = StopReason::kRequested;
+  if (one->pidfd >= 0) pidfd_send(one->pidfd, SIGKILL);
+  if (one->group > 0) kill(-one->group, SIGKILL);
 }
 
 // MAINPID=: a process that shall count as the service from now on, or from the end of the present
 // one on. Only one that the service started is believed.
-void Shim::follow_main_pid(pid_t pid) {
-  if (pid == pid_ || pid <= 1) return;
+// `pidfd_id` not 0: the inode of its pidfd, by which a number that was used again is told.
+void Shim::follow_main_pid(Instance& one, pid_t pid, uint64_t pidfd_id) {
+  if (pid == one.pid || pid <= 1) return;
   ProcStat stat;
-  if (!read_stat(pid, &stat) || (stat.parent != pid_ && stat.parent != getpid())) return;
-  announced_pid_ = pid;
+  if (!read_stat(pid, &stat) || (stat.parent != one.pid && stat.parent != getpid())) return;
+  if (pidfd_id != 0) {
+    const int pidfd = pidfd_open(pid);
+    struct stat info = {};
+    const bool same = pidfd >= 0 && fstat(pidfd, &info) == 0 && info.st_ino == pidfd_id;
+    if (pidfd >= 0) close(pidfd);
+    if (!same) return complain("MAINPID= names another process than MAINPIDFDID=", 0);
+  }
+  one.announced = pid;
 }
 
 void Shim::on_signals() {
@@ -362,104 +372,32 @@ void Shim::on_signals() {
   if (cleanup_until_ != 0 && kill_leftovers() == 0) cleanup_until_ = 0;
 }
 
-void Shim::reap_children() {
-  while (true) {
-    siginfo_t info = {};
-    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) break;
-    if (info.si_pid == pid_) {
-      is_child_ = true;
-      service_ended();
-      continue;
-    }
-    int status = 0;
-    if (wait4(info.si_pid, &status, WNOHANG, nullptr) != info.si_pid) break;
-    for (Capture& capture : captures_) {
-      if (capture.pid == info.si_pid) captured(capture, status);
-    }
-  }
-}
-
-// The agent rang: a crash, or a heartbeat that was armed.
+// An agent rang: it attached, a heartbeat was armed, a crash. Or a life lock was released.
 void Shim::on_wake() {
   char ignored[256];
-  while (read(wake_, ignored, sizeof ignored) > 0) {
+  constexpr int kMaxReads = 64;  // who rings without end shall not keep the loop
+  for (int i = 0; i < kMaxReads && read(wake_, ignored, sizeof ignored) > 0; ++i) {
   }
-  if (page_.page == nullptr || !alive()) return;
-  const auto state = static_cast<postmortem::CrashState>(page_.page->crash.state.load());
-  if (state != postmortem::CrashState::kCrashed) {
-    page_changed_ = true;
-    return;
+  for (Instance& one : instances_) {
+    if (!one.used || one.page.page == nullptr) continue;
+    look_at_crash(one);
+    if (one.used) watch_life(one);
   }
-  if (crash_handled_) return;
-  crash_handled_ = true;
-  start_capture();  // First of all: the process waits for it.
-  const CrashFlag flag = {status_.record.generation, pid_, page_.page->crash.signal,
-                          page_.page->crash.crashed_mono_ns, mono_ns()};
-  journal_.add(Type::kCrashFlag, &flag, sizeof flag);
-}
-
-void Shim::give_up_capture() {
-  auto& state = page_.page->crash.state;
-  uint32_t expected = static_cast<uint32_t>(postmortem::CrashState::kCrashed);
-  state.compare_exchange_strong(expected, static_cast<uint32_t>(postmortem::CrashState::kGivenUp));
-  syscall(SYS_futex, &state, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
-}
-
-void Shim::start_capture() {
-  Capture* slot = nullptr;
-  for (Capture& capture : captures_) {
-    if (capture.pid == 0) slot = &capture;
-  }
-  if (slot == nullptr || !launch_.loaded() || launch_.capture_program()[0] == 0) {
-    return give_up_capture();
-  }
-  static char pid_text[24], out[64];
-  pid_text[0] = out[0] = 0;
-  append_number(pid_text, sizeof pid_text, static_cast<uint64_t>(pid_));
-  append_text(out, sizeof out, kCaptureDir);
-  append_text(out, sizeof out, "/crash-");
-  append_number(out, sizeof out, status_.record.generation);
-  append_text(out, sizeof out, ".json");
-  // The helper inherits our directory, and the page as its descriptor 3.
-  static char crash[] = "crash", pid_option[] = "--pid", page_option[] = "--page-fd",
-              page_fd[] = "3", log_option[] = "--log-tail", log_path[] = "logs/current",
-              out_option[] = "--out";
-  char* const argv[] = {const_cast<char*>(launch_.capture_program()),
-                        crash,
-                        pid_option,
-                        pid_text,
-                        page_option,
-                        page_fd,
-                        log_option,
-                        log_path,
-                        out_option,
-                        out,
-                        nullptr};
-  const pid_t pid = start_helper(argv, page_.fd);
-  if (pid < 0) {
-    const Captured failed = {status_.record.generation, pid, 0};
-    journal_.add(Type::kCaptured, &failed, sizeof failed);
-    return give_up_capture();
-  }
-  *slot = {pid, status_.record.generation, mono_ns() + kCaptureLimitNs};
-}
-
-void Shim::captured(Capture& capture, int wait_status) {
-  const Captured report = {capture.generation, wait_status, 0};
-  if (page_.page != nullptr && capture.generation == status_.record.generation) {
-    give_up_capture();  // No effect after a capture; a helper that failed must not delay the death.
-  }
-  capture = Capture{};
-  journal_.add(Type::kCaptured, &report, sizeof report);
+  const Instance* active = find(InstanceRole::kActive);
+  page_changed_ = page_changed_ || (active != nullptr && active->page.page != nullptr);
 }
 
 void Shim::on_timers(int64_t now) {
-  if (kill_at_ != 0 && now >= kill_at_) {
-    kill_at_ = 0;
-    if (pidfd_ >= 0) pidfd_send(pidfd_, SIGKILL);
-    if (group_ > 0 && alive()) kill(-group_, SIGKILL);
+  for (Instance& one : instances_) {
+    if (!one.used) continue;
+    if (one.kill_at != 0 && now >= one.kill_at) {
+      one.kill_at = 0;
+      if (one.pidfd >= 0) pidfd_send(one.pidfd, SIGKILL);
+      if (one.group > 0) kill(-one.group, SIGKILL);
+    }
+    if (one.look_at != 0 && now >= one.look_at) look_at_life(one);
   }
-  if (start_at_ != 0 && now >= start_at_) start(true, pending_.id);
+  if (start_at_ != 0 && now >= start_at_) start(pending_role_, true, pending_.id);
   if (cleanup_until_ != 0 && now >= cleanup_until_) cleanup_until_ = 0;
   if (logs_.retry_at() != 0 && now >= logs_.retry_at()) logs_.retry();
   for (Capture& capture : captures_) {
@@ -467,7 +405,7 @@ void Shim::on_timers(int64_t now) {
     capture.deadline = 0;
     kill(capture.pid, SIGKILL);
   }
-  const bool idle = connection_ < 0 && !alive() && start_at_ == 0;
+  const bool idle = connection_ < 0 && !any() && start_at_ == 0;
   if (!idle) {
     idle_since_ = 0;
   } else if (idle_since_ == 0) {

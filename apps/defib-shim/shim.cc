@@ -34,7 +34,7 @@ int Shim::take_lock() {
   return -EBUSY;
 }
 
-void Shim::watch(int fd, uint32_t events, Source source) {
+void Shim::watch(int fd, uint32_t events, uint32_t source) {
   epoll_event event = {};
   event.events = events;
   event.data.u32 = source;
@@ -130,14 +130,14 @@ int Shim::open_all(const ShimOptions& options) {
   return 0;
 }
 
-void Shim::dispatch(Source source) {
-  switch (source) {
+void Shim::dispatch(uint32_t source) {
+  switch (static_cast<Source>(source & ((1u << kSourceBits) - 1))) {
     case kListener:
       return accept_connection();
     case kConnection:
       return on_message();
     case kServicePidfd:
-      return service_ended();
+      return ended(instances_[source >> kSourceBits]);
     case kWake:
       return on_wake();
     case kStdout:
@@ -156,20 +156,23 @@ void Shim::dispatch(Source source) {
 }
 
 void Shim::run() {
-  constexpr int kMaxEvents = 12;  // one of each source, so that none starves
-  while (!ending_ || alive() || (kill_leftovers() > 0 && cleanup_until_ != 0)) {
+  // One of each source, so that none starves.
+  constexpr int kMaxEvents = 12 + kMaxInstances;
+  const auto is_death = [](const epoll_event& event) {
+    return (event.data.u32 & ((1u << kSourceBits) - 1)) == kServicePidfd;
+  };
+  while (!ending_ || any() || (kill_leftovers() > 0 && cleanup_until_ != 0)) {
     epoll_event events[kMaxEvents];
     const int count = epoll_wait(epoll_, events, kMaxEvents, wait_timeout_ms(mono_ns()));
     // The death of the service goes before everything else, except what the supervisor said before
     // it: a ticket that has arrived counts.
     for (int i = 0; i < count; ++i) {
-      if (events[i].data.u32 != kServicePidfd) continue;
+      if (!is_death(events[i])) continue;
       if (connection_ >= 0) on_message();
-      dispatch(kServicePidfd);
+      dispatch(events[i].data.u32);
     }
     for (int i = 0; i < count; ++i) {
-      const auto source = static_cast<Source>(events[i].data.u32);
-      if (source != kServicePidfd) dispatch(source);
+      if (!is_death(events[i])) dispatch(events[i].data.u32);
     }
     on_timers(mono_ns());
     flush_journal();
@@ -183,7 +186,10 @@ int Shim::wait_timeout_ms(int64_t now) const {
   const auto consider = [&next](int64_t at) {
     if (at != 0 && at < next) next = at;
   };
-  consider(kill_at_);
+  for (const Instance& one : instances_) {
+    consider(one.kill_at);
+    consider(one.look_at);
+  }
   consider(start_at_);
   consider(cleanup_until_);
   consider(logs_.retry_at());

@@ -1,16 +1,20 @@
 // Shim: the parent of one service. See main.cc for what it promises.
 //
-// One thread, one epoll loop. Sources of events are few and fixed; the only lists are the journal
-// and the running captures, both bounded.
+// One epoll loop, whose thread does everything; the other threads only sleep until a process begins
+// to die (LifeWatch). Sources of events are few and fixed; the only lists are the journal, the
+// processes of the service and the running captures, all bounded.
 
 #pragma once
 
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "fence.h"
+#include "instance.h"
 #include "journal.h"
 #include "launch.h"
 #include "log_pump.h"
+#include "socket_store.h"
 #include "status_file.h"
 
 namespace defib::process::shim {
@@ -18,7 +22,11 @@ namespace defib::process::shim {
 struct ShimOptions {
   int connection_fd = -1;                // to the supervisor that starts us
   int notify_fd = -1;                    // the notify socket of the shim before us
-  int page_fd = -1;                      // the agent page of the running service
+  struct Page {
+    int fd = -1;
+    uint64_t pid = 0;
+  };
+  Page pages[2];                         // the agent pages of running processes
   const char* notify_address = nullptr;  // an abstract name; else notify.sock
   uint64_t adopt_pid = 0;                // what the supervisor knows of the running service
   uint64_t adopt_start_time = 0;
@@ -54,45 +62,85 @@ class Shim {
   static constexpr int64_t kCleanupLimitNs = 5'000'000'000;   // of the children of a dead service
 
   static constexpr int64_t kLeftoverLimitNs = 500'000'000;  // a replacement waits so long for them
+  static constexpr int64_t kSlotRetryNs = 5'000'000;  // where too many are dying, the start waits
+  // A crash handler may hand the signal on to one that recovers: then the looks end.
+  static constexpr int kLooksAfterCrash = 10;
+  static constexpr uint32_t kSourceBits = 8;  // above them, the index of the instance
 
   // Set-up.
   int take_lock();
   int open_sockets(const ShimOptions& options);
   int open_notify(const char* abstract_name);
-  void watch(int fd, uint32_t events, Source source);
+  void watch(int fd, uint32_t events, uint32_t source);
   void unwatch(int fd);
   void resume(const ShimOptions& options);
-  void adopt_page(int page_fd);
+  void adopt(Instance& one, int page_fd);
+  void adopt_page(Instance& one, int page_fd);
+  void resume_instances(bool same_boot, const ShimOptions& options);
+  bool take_adopted(const ShimOptions& options);
 
-  // The service's life.
-  bool alive() const { return pid_ > 0; }
-  void start(bool automatic, uint64_t ticket_id);
-  void service_ended();
-  bool learn_status(ExitInfo* exit);
-  // Kills what the service left; the number of children that are still there.
+  // The processes of the service.
+  StatusInstance& saved(const Instance& one) { return status_.record.instances[index(one)]; }
+  const StatusInstance& saved(const Instance& one) const {
+    return status_.record.instances[index(one)];
+  }
+  size_t index(const Instance& one) const { return static_cast<size_t>(&one - instances_); }
+  Instance* find(InstanceRole role);
+  const Instance* find(InstanceRole role) const { return const_cast<Shim*>(this)->find(role); }
+  Instance* find_generation(uint64_t generation);
+  // The process, or one of its descendants: by pid, then by session; else the active one.
+  Instance* find_sender(pid_t pid);
+  bool alive() const { return find(InstanceRole::kActive) != nullptr; }
+  bool any() const;
+  void start(InstanceRole role, bool automatic, uint64_t ticket_id);
+  void watch_process(Instance& one, pid_t pid);
+  void free_instance(Instance& one);
+
+  // Its end.
+  void ended(Instance& one);
+  bool follow_successor(Instance& one);
+  void note_exit(Instance& one, ExitInfo& exit);
+  void after_active(const ExitInfo& exit, Exited* report);
+  bool learn_status(Instance& one, ExitInfo* exit);
+  // Kills what dead processes of the service left; the number of children that are still there.
   int kill_leftovers();
+  bool is_leftover(pid_t pid);
   void await_leftovers();
   void reap_children();
   bool is_capture(pid_t pid) const;
-  void watch_process(pid_t pid);
   void stop(const Stop& request);
-  void follow_main_pid(pid_t pid);
-  void forget_process();
-  void use_ticket(const ExitInfo& exit, Exited* report);
+  void stop_one(Instance& one, const Stop& request);
+  void follow_main_pid(Instance& one, pid_t pid, uint64_t pidfd_id);
+  static void extend_stop(Instance& one, uint64_t microseconds);
+  void use_ticket(int64_t noticed, InstanceRole role, uint64_t* ticket_id, int64_t* delay_ns);
+
+  // Its death, before its end (dying.cc).
+  void watch_life(Instance& one);
+  void look_at_life(Instance& one);
+  void fenced(Instance& one, const FenceLook& look);
+  void tell_dying(Instance& one, DyingSign sign);
+  bool should_replace(const Instance& one, int exit_code) const;
+  void promote(uint64_t old_generation, bool early);
+  static void give_role(Instance& one, uint64_t epoch);
+  void end_standby();
 
   // Events.
   void on_signals();
   void on_wake();
   void on_notify();
+  bool may_notify(const Instance& one, pid_t sender) const;
   void take_notification(const char* text, size_t size, pid_t sender);
+  bool take_line(Instance& one, const char* line, size_t length);
+  void store_descriptors(const char* text, const int* fds, int fd_count);
   void on_timers(int64_t now);
   int wait_timeout_ms(int64_t now) const;
   void on_output(int stream);
   void on_terminal(int stream);
-  void dispatch(Source source);
-  void start_capture();
+  void dispatch(uint32_t source);
+  void look_at_crash(Instance& one);
+  void start_capture(Instance& one);
   void captured(Capture& capture, int wait_status);
-  void give_up_capture();
+  static void give_up_capture(Instance& one);
 
   // The supervisor.
   void accept_connection();
@@ -108,12 +156,14 @@ class Shim {
                 const int* fds, int fd_count);
   static void feed_log(int stream, const char* bytes, size_t size);
   void set_pass_through(const PassThrough& request, int* fds, int fd_count);
+  void tell_stored();
 
   Journal journal_;
   LogPump logs_;
   StatusFile status_;
   Launch launch_;
-  PageHandle page_;
+  SocketStore sockets_;
+  Instance instances_[kMaxInstances];
 
   int epoll_ = -1;
   int lock_ = -1;
@@ -128,26 +178,20 @@ class Shim {
   bool connection_blocked_ = false;  // EPOLLOUT is asked for
   bool log_feed_ = false;
   bool page_changed_ = false;
+  bool stored_changed_ = false;
   uint64_t feed_dropped_ = 0;
-  bool ending_ = false;  // a supervisor asked for the end
+  pid_t supervisor_pid_ = 0;  // as it said
+  bool ending_ = false;       // a supervisor asked for the end
   bool terminal_watched_[2] = {};
   bool fifo_watched_[2] = {};
 
-  pid_t pid_ = 0;
-  int pidfd_ = -1;
-  int stat_fd_ = -1;
-  bool is_child_ = false;  // ours to wait for
-  bool adopted_ = false;
-  bool crash_handled_ = false;
-  StopReason reason_ = StopReason::kNone;
-  pid_t group_ = 0;       // the process group of the service
-  int64_t kill_at_ = 0;   // 0: nothing is being stopped
+  bool adopted_ = false;  // the active process was started by a shim before us
   Ticket ticket_ = {};    // id 0: none
   int64_t start_at_ = 0;  // of a delayed start; 0: none
   Ticket pending_ = {};   // what the delayed start uses
+  InstanceRole pending_role_ = InstanceRole::kActive;
   int64_t idle_since_ = 0;
   int64_t cleanup_until_ = 0;  // children that the dead service left are being killed
-  pid_t announced_pid_ = 0;    // MAINPID= of a process that lives beside the main one
   Capture captures_[kMaxCaptures];
 };
 

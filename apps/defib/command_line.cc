@@ -36,6 +36,12 @@ struct RunSetting {
 };
 constexpr RunSetting kRunSettings[] = {
     {"--restart", "WHEN", "always, on-failure or never (default on-failure)"},
+    {"--restart-when", "WHEN",
+     "gone: when the dead process has freed its memory, locks and ports; dying: at once (default "
+     "gone)"},
+    {"--standby", "BOOL", "true: keep a second process ready, which is promoted (default false)"},
+    {"--sockets", "LIST",
+     "Sockets to keep over restarts and to pass as LISTEN_FDS: tcp:127.0.0.1:8080,unix:/path"},
     {"--max-restarts", "N", "Restarts within the window before giving up (default 10)"},
     {"--restart-window", "D", "The window of --max-restarts (default 1h)"},
     {"--restart-delay", "D",

@@ -306,6 +306,13 @@ void Host::rest_if_settled(const std::string& name) {
 void Host::started(const process::StartInfo& info) {
   obs::log(obs::Level::kInfo, kComponent, "service started",
            {{"service", info.service}, {"pid", info.pid}});
+  // Said once, not again at each restart.
+  const auto status = supervisor_ && !info.automatic ? supervisor_->status(info.service)
+                                                     : Result<process::ServiceStatus>({});
+  if (status && status->agent.starts_with("not covered")) {
+    obs::log(obs::Level::kWarning, kComponent, "the agent cannot be preloaded",
+             {{"service", info.service}, {"agent", status->agent}});
+  }
   recorder_->started(info);
   if (options_.on_started) options_.on_started(info.service);
   const auto found = services_.find(info.service);
@@ -328,6 +335,13 @@ void Host::captured(const process::CaptureReport& report) {
 }
 void Host::hung(const process::HangReport& report) {
   recorder_->hung(report);
+}
+void Host::heartbeat_held(const process::HangReport& report) {
+  obs::log(obs::Level::kWarning, kComponent, "the service is silent, and does not hang",
+           {{"service", report.service},
+            {"stage", report.stage},
+            {"silent", os::format_duration(report.silent_for)},
+            {"verdict", process::explain_briefly(report.decision)}});
 }
 void Host::limit_exceeded(const process::LimitReport& report) {
   recorder_->limit_exceeded(report);

@@ -95,6 +95,7 @@ class Host : private process::SupervisorObserver {
   void exited(const process::ExitReport& report) override;
   void captured(const process::CaptureReport& report) override;
   void hung(const process::HangReport& report) override;
+  void heartbeat_held(const process::HangReport& report) override;
   void limit_exceeded(const process::LimitReport& report) override;
   void state_changed(const std::string& service, process::ServiceState from,
                      process::ServiceState to) override;

@@ -415,6 +415,9 @@ void IncidentRecorder::hung(const process::HangReport& report) {
   own.by_status->evidence.push_back(
       fmt::format("stage '{}' stood still for {}, its deadline is {}", report.stage,
                   os::format_duration(report.silent_for), os::format_duration(report.deadline)));
+  own.by_status->evidence.push_back(fmt::format("judged {}: {}",
+                                                report.kind.empty() ? "no hang" : report.kind,
+                                                process::explain_briefly(report.decision)));
   append(own, "detected",
          wire::Json::object({{"what", "hang"},
                              {"generation", report.generation},
@@ -424,10 +427,17 @@ void IncidentRecorder::hung(const process::HangReport& report) {
                              {"deadline_ns", report.deadline.count()},
                              {"noticed_mono_ns", own.failed_mono_ns},
                              {"kills", report.kills},
+                             {"kind", report.kind},
+                             {"decision", report.decision.to_json()},
                              {"by_status", own.by_status->to_json()}}),
          Durability::kSoon);
   obs::log(obs::Level::kWarning, kComponent, "the service hangs",
-           {{"service", own.service}, {"stage", report.stage}, {"incident", own.last_id}});
+           {{"service", own.service},
+            {"stage", report.stage},
+            {"incident", own.last_id},
+            {"kind", report.kind},
+            {"kills", report.kills ? "yes" : "no"},
+            {"verdict", process::explain_briefly(report.decision)}});
   wait_for_classification(own, kClassificationTime);
 }
 

@@ -11,6 +11,7 @@
 #include "defib/daemon/health_check.h"
 #include "defib/daemon/log_watch.h"
 #include "defib/os/process.h"
+#include "defib/process/kept_sockets.h"
 
 namespace defib::daemon {
 namespace {
@@ -143,6 +144,28 @@ constexpr std::array kOptions = {
            [](ServiceConfig& c, std::string_view, std::string_view t) {
              return set_word(c.spec.restart, t, process::parse_restart_policy);
            }},
+    Option{"restart_when",
+           [](ServiceConfig& c, std::string_view, std::string_view t) {
+             return set_word(c.spec.restart_when, t, process::parse_restart_when);
+           }},
+    Option{"standby",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+             if (t != "true" && t != "false") return bad_value(k, t, "true or false");
+             c.spec.standby = t == "true";
+             return {};
+           }},
+    Option{"sockets",
+           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+             // As the configuration's list, with commas.
+             c.spec.sockets.clear();
+             while (!t.empty()) {
+               const std::size_t end = std::min(t.find(','), t.size());
+               c.spec.sockets.emplace_back(t.substr(0, end));
+               t.remove_prefix(std::min(end + 1, t.size()));
+             }
+             DEFIB_TRY(process::parse_sockets(c.spec.sockets));
+             return {};
+           }},
     Option{"max_restarts",
            [](ServiceConfig& c, std::string_view k, std::string_view t) {
              return read_number(k, t, c.spec.max_restarts, kRestarts);
@@ -160,6 +183,10 @@ constexpr std::array kOptions = {
     Option{"heartbeat_timeout",
            [](ServiceConfig& c, std::string_view k, std::string_view t) {
              return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
+           }},
+    Option{"heartbeat_healthy",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.heartbeat_healthy, kPositiveTime);
            }},
     Option{"health_url",
            [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
@@ -254,6 +281,10 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
                {{"always", process::RestartPolicy::kAlways},
                 {"on-failure", process::RestartPolicy::kOnFailure},
                 {"never", process::RestartPolicy::kNever}});
+  section.word("restart_when", spec.restart_when,
+               {{"gone", process::RestartWhen::kGone}, {"dying", process::RestartWhen::kDying}});
+  section.value("standby", spec.standby);
+  section.value("sockets", spec.sockets);
   section.value("max_restarts", spec.max_restarts, kRestarts);
   section.value("restart_window", spec.restart_window, kPositiveTime);
   section.value("restart_delay", spec.restart_delay, kAnyTime);
@@ -263,6 +294,8 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
   section.value("expects_ready", spec.expects_ready);
   section.value("ready_timeout", spec.ready_timeout, kAnyTime);
   section.value("heartbeat_timeout", spec.heartbeat_timeout, kHeartbeat);
+  section.value("heartbeat_healthy", spec.heartbeat_healthy, kPositiveTime);
+  section.value("preload_heartbeat", spec.preload_heartbeat);
   const std::initializer_list<std::pair<std::string_view, process::LimitAction>> actions = {
       {"alert", process::LimitAction::kAlert}, {"restart", process::LimitAction::kRestart}};
   section.word("on_heartbeat_lost", spec.on_heartbeat_lost, actions);
@@ -285,6 +318,12 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
                 {"core", process::CaptureMode::kCore},
                 {"none", process::CaptureMode::kNone}});
   section.value("capture_timeout", spec.capture_timeout, kPositiveTime);
+  section.word("notify_access", spec.notify_access,
+               {{"all", process::NotifyAccess::kAll},
+                {"main", process::NotifyAccess::kMain},
+                {"exec", process::NotifyAccess::kExec},
+                {"none", process::NotifyAccess::kNone}});
+  section.value("max_runtime", spec.max_runtime, kAnyTime);
   section.value("stop_timeout", spec.stop_timeout, kAnyTime);
   std::string stop_signal = "SIGTERM";
   section.value("stop_signal", stop_signal);

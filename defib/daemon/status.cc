@@ -45,24 +45,25 @@ std::int64_t modified_wall_ns(const std::string& path) {
 }
 
 bool still_runs(const process::shim::StatusRecord& record) {
-  if (record.phase != process::shim::Phase::kRunning) return false;
-  if (os::real_clock().boot_id() != record.boot_id) return false;
-  const auto start = os::process_start_time(record.pid);
-  return start && *start == record.start_time;
+  const auto* active = find_instance(record, process::shim::InstanceRole::kActive);
+  if (active == nullptr || os::real_clock().boot_id() != record.boot_id) return false;
+  const auto start = os::process_start_time(active->pid);
+  return start && *start == active->start_time;
 }
 
 // The last known state, in the words of the contract.
 std::string_view last_state(const process::shim::StatusRecord& record, bool runs) {
   using process::shim::Phase;
   if (runs) {
-    const std::string_view word = record.state_word;
+    const std::string_view word =
+        find_instance(record, process::shim::InstanceRole::kActive)->state_word;
     return word.empty() ? "running" : word;
   }
-  if (record.phase == Phase::kNone || record.exits[0].generation != record.generation)
-    return "stopped";
-  const bool clean = record.exits[0].wait_status == 0 &&
-                     record.exits[0].source != process::shim::StatusSource::kUnknown;
-  const bool asked = record.exits[0].reason == process::shim::StopReason::kRequested;
+  const process::shim::ExitInfo* last = last_service_exit(record);
+  if (record.phase == Phase::kNone || last == nullptr) return "stopped";
+  const bool clean =
+      last->wait_status == 0 && last->source != process::shim::StatusSource::kUnknown;
+  const bool asked = last->reason == process::shim::StopReason::kRequested;
   return clean || asked ? "stopped" : "failed";
 }
 
@@ -75,14 +76,21 @@ wire::Json status_from_files(os::Files& files, const std::string& state_dir,
   process::ServiceStatus status;
   status.name = name;
   status.restart_count = record.restarts;
-  status.generation = record.generation;
+  const auto* active = find_instance(record, process::shim::InstanceRole::kActive);
+  status.generation = active != nullptr ? active->generation : record.generation;
+  status.epoch = record.epoch;
   const auto shim_start = os::process_start_time(record.shim_pid);
   if (shim_start && os::real_clock().boot_id() == record.boot_id) status.shim_pid = record.shim_pid;
   if (runs) {
-    status.pid = record.pid;
-    status.started_wall_ns = record.started_wall_ns;
-    status.uptime = os::Duration(os::real_clock().mono_ns() - record.started_mono_ns);
-    if (const auto usage = os::process_usage(record.pid)) status.memory_bytes = usage->rss_bytes;
+    status.pid = active->pid;
+    status.started_wall_ns = active->started_wall_ns;
+    status.uptime = os::Duration(os::real_clock().mono_ns() - active->started_mono_ns);
+    if (const auto usage = os::process_usage(active->pid)) status.memory_bytes = usage->rss_bytes;
+    if (const auto* standby = find_instance(record, process::shim::InstanceRole::kStandby)) {
+      status.standby_pid = standby->pid;
+      status.standby_generation = standby->generation;
+      status.standby_ready = (standby->ready & process::shim::kSaidReady) != 0;
+    }
   }
   process::add_log_counters(dir, status);
   wire::Json json = status_to_json(status, last_incident);
@@ -133,12 +141,26 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
        {"heartbeat_age_ms", status.heartbeat_age
                                 ? wire::Json(status.heartbeat_age->count() / 1'000'000)
                                 : wire::Json()},
+       {"heartbeat", or_null(runs, to_string(status.heartbeat))},
+       {"heartbeat_stage", or_null(!status.heartbeat_stage.empty(), status.heartbeat_stage)},
+       {"agent", or_null(runs, status.agent)},
        {"last_incident", last_incident.empty() ? wire::Json() : wire::Json(last_incident)},
        {"supervised", true},
        {"shim_pid", or_null(status.shim_pid != 0, status.shim_pid)},
        {"generation", status.generation},
        {"ready", status.ready},
+       {"epoch", status.epoch},
+       {"standby", status.standby_pid != 0
+                       ? wire::Json::object({{"pid", status.standby_pid},
+                                             {"generation", status.standby_generation},
+                                             {"ready", status.standby_ready}})
+                       : wire::Json()},
        {"status_text", status.status_text},
+       {"reloading", status.reloading},
+       {"reported_error", or_null(!status.reported_error.empty(), status.reported_error)},
+       {"reported_exit_status",
+        status.reported_exit_status ? wire::Json(*status.reported_exit_status) : wire::Json()},
+       {"unknown_notifications", status.unknown_notifications},
        {"next_start_mono_ns", or_null(status.next_start_mono_ns != 0, status.next_start_mono_ns)},
        {"last_exit",
         status.last_exit ? wire::Json(status.last_exit->status.to_string()) : wire::Json()},

@@ -1,7 +1,6 @@
 #include "defib/daemon/supervise.h"
 
 #include <fmt/core.h>
-#include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include "defib/daemon/upgrade.h"
 #include "defib/obs/log.h"
 #include "defib/os/files.h"
+#include "defib/os/memory.h"
 #include "defib/os/process.h"
 #include "defib/process/guardian.h"
 
@@ -29,6 +29,21 @@ Result<> ignore_broken_pipes() {
   action.sa_handler = SIG_IGN;
   if (sigaction(SIGPIPE, &action, nullptr) != 0) return os::system_error("sigaction");
   return {};
+}
+
+// What the start needed once is not held for months.
+void release_memory_when_quiet(os::EventLoop& loop) {
+  constexpr os::Duration kStartupTime = std::chrono::seconds(2);
+  loop.run_after(kStartupTime, [] { os::release_startup_memory(); });
+}
+
+// So that a loaded machine does not keep us from looking at heartbeats in time. Services are not
+// affected: what we start is of the ordinary priority.
+void take_priority() {
+  const os::OwnPriority own = os::raise_own_priority();
+  if (own.raised || own.refused.empty()) return;
+  obs::log(obs::Level::kWarning, kComponent,
+           "the supervisor has no better priority than what it supervises", {{"why", own.refused}});
 }
 
 // Stops everything at the first request; at the second one, services are killed.
@@ -134,6 +149,7 @@ Result<int> run_in_foreground(const RunOptions& options) {
   };
   host_options.on_upgrade = [&](const auto& answer) { replacement.request(answer); };
   DEFIB_TRY_ASSIGN(host, Host::create(*loop, std::move(host_options)));
+  take_priority();
   // The output is passed through from the first byte on.
   ServiceConfig config = options.service;
   config.start = false;
@@ -155,7 +171,7 @@ Result<int> run_in_foreground(const RunOptions& options) {
   host->supervising();
   process::tell_guardian(process::shim::GuardianRequest::kReady);
   manager.ready();
-  malloc_trim(0);
+  release_memory_when_quiet(*loop);
   DEFIB_TRY(loop->run());
   host.reset();
   return replacement.finish(exit_code);
@@ -209,6 +225,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
   host_options.on_reload = reload;
   host_options.on_upgrade = [&](const auto& answer) { replacement.request(answer); };
   DEFIB_TRY_ASSIGN(host, Host::create(*loop, std::move(host_options)));
+  take_priority();
   DEFIB_TRY_ASSIGN(const std::unique_ptr<os::File> lock, lock_daemon(options.state_dir));
   DEFIB_TRY(host->listen(os::join_path(options.state_dir, kControlSocket)));
   // A service that cannot be had does not keep the others from being supervised.
@@ -225,7 +242,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
   host->supervising();
   process::tell_guardian(process::shim::GuardianRequest::kReady);
   manager.ready();
-  malloc_trim(0);
+  release_memory_when_quiet(*loop);
   DEFIB_TRY(loop->run());
   if (replacement.wanted()) process::keep_lock_for_upgrade(*lock);
   host.reset();

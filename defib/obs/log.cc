@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <vector>
 
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
@@ -22,6 +23,7 @@ namespace {
 
 constexpr std::size_t kMaxValueBytes = 4096;
 constexpr std::string_view kRedacted = "[redacted]";
+constexpr std::string_view kLevels = "debug, info, warning, error, off";
 constexpr std::string_view kCut = "...[cut]";
 
 // The length of the well-formed UTF-8 sequence at the start of `text`, or 0. Of the forbidden
@@ -249,6 +251,47 @@ bool log_enabled(Level level) {
 
 void set_log_level(Level level) {
   lowest_level().store(level, std::memory_order_relaxed);
+}
+
+Result<> configure_logging(int& argc, char** argv) {
+  constexpr std::string_view kOption = "--log-level";
+  const auto bad = [](std::string message) {
+    return Error(Code::kInvalidArgument, std::move(message))
+        .suggest("use one of debug, info, warning, error, off");
+  };
+  Level level = Level::kInfo;
+  bool given = false;
+  std::vector<char*> kept;
+  int i = 0;
+  for (; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+    const std::string_view argument = argv[i];
+    std::string_view value;
+    if (i > 0 && argument == kOption) {
+      if (i + 1 >= argc) return bad("--log-level needs a level").with("allowed", kLevels);
+      value = argv[++i];
+    } else if (i > 0 && argument.starts_with(kOption) &&
+               argument.substr(kOption.size()).starts_with('=')) {
+      value = argument.substr(kOption.size() + 1);
+    } else {
+      kept.push_back(argv[i]);
+      continue;
+    }
+    given = true;
+    if (!parse_level(value, level)) {
+      return bad(fmt::format("'{}' of --log-level is no log level", value))
+          .with("allowed", kLevels);
+    }
+  }
+  const char* word = std::getenv("LOG_LEVEL");
+  if (!given && word != nullptr && *word != '\0' && !parse_level(word, level)) {
+    return bad(fmt::format("'{}' in LOG_LEVEL is no log level", word)).with("allowed", kLevels);
+  }
+  kept.insert(kept.end(), argv + i, argv + argc);
+  std::copy(kept.begin(), kept.end(), argv);
+  if (static_cast<int>(kept.size()) < argc) argv[kept.size()] = nullptr;
+  argc = static_cast<int>(kept.size());
+  set_log_level(level);
+  return {};
 }
 
 Result<> set_log_file(LogFile file) {

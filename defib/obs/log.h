@@ -56,6 +56,12 @@ bool log_enabled(Level level);
 // The lowest level written. Before the first call it is LOG_LEVEL of the environment, else info.
 void set_log_level(Level level);
 
+// For a program's main(): the level of "--log-level LEVEL" or "--log-level=LEVEL", which are taken
+// out of the arguments (what stands after "--" is left alone), else of LOG_LEVEL, else info.
+// InvalidArgument names the word, where it came from, and the allowed ones; nothing is changed
+// then.
+Result<> configure_logging(int& argc, char** argv);
+
 struct LogFile {
   std::string path;                    // empty: stderr
   std::uint64_t max_bytes = 16 << 20;  // then it becomes PATH.1, replacing the one before

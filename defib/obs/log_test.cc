@@ -173,5 +173,77 @@ TEST(LogDeathTest, TheEnvironmentSetsTheLevel) {
       testing::ExitedWithCode(0), "LOG_LEVEL is none of.*value=nonsense");
 }
 
+// argv as main() gets it.
+struct Arguments {
+  explicit Arguments(std::vector<std::string> given) : words(std::move(given)) {
+    for (std::string& word : words) pointers.push_back(word.data());
+    pointers.push_back(nullptr);
+    count = static_cast<int>(words.size());
+  }
+  std::vector<std::string> left() const { return {pointers.begin(), pointers.begin() + count}; }
+  std::vector<std::string> words;
+  std::vector<char*> pointers;
+  int count = 0;
+};
+
+class ConfigureLogging : public testing::Test {
+ protected:
+  ~ConfigureLogging() override {
+    unsetenv("LOG_LEVEL");
+    set_log_level(Level::kInfo);
+  }
+};
+
+TEST_F(ConfigureLogging, TheOptionIsTakenOutOfTheArgumentsInBothForms) {
+  for (const std::vector<std::string>& option :
+       {std::vector<std::string>{"--log-level", "error"}, {"--log-level=error"}}) {
+    std::vector<std::string> words = {"program", "-x"};
+    words.insert(words.end(), option.begin(), option.end());
+    words.insert(words.end(), {"last", "--", "--log-level", "debug"});
+    Arguments arguments(words);
+    ASSERT_TRUE(configure_logging(arguments.count, arguments.pointers.data()));
+    EXPECT_EQ(arguments.left(),
+              (std::vector<std::string>{"program", "-x", "last", "--", "--log-level", "debug"}));
+    EXPECT_EQ(arguments.pointers[static_cast<std::size_t>(arguments.count)], nullptr);
+    EXPECT_TRUE(log_enabled(Level::kError));
+    EXPECT_FALSE(log_enabled(Level::kWarning));
+  }
+}
+
+TEST_F(ConfigureLogging, TheOptionComesBeforeTheEnvironmentAndThatBeforeInfo) {
+  Arguments none({"program"});
+  ASSERT_TRUE(configure_logging(none.count, none.pointers.data()));
+  EXPECT_TRUE(log_enabled(Level::kInfo));
+  EXPECT_FALSE(log_enabled(Level::kDebug));
+  setenv("LOG_LEVEL", "WARN", 1);
+  ASSERT_TRUE(configure_logging(none.count, none.pointers.data()));
+  EXPECT_FALSE(log_enabled(Level::kInfo));
+  Arguments debug({"program", "--log-level=debug"});
+  setenv("LOG_LEVEL", "nonsense", 1);  // does not matter here
+  ASSERT_TRUE(configure_logging(debug.count, debug.pointers.data()));
+  EXPECT_TRUE(log_enabled(Level::kDebug));
+}
+
+TEST_F(ConfigureLogging, ALevelThatThereIsNotIsNamedAndNothingIsChanged) {
+  set_log_level(Level::kError);
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"program", "--log-level", "loud"},
+        {"program", "--log-level="},
+        {"program", "--log-level"}}) {
+    Arguments arguments(words);
+    const auto configured = configure_logging(arguments.count, arguments.pointers.data());
+    ASSERT_FALSE(configured);
+    EXPECT_EQ(configured.error().code(), Code::kInvalidArgument);
+    EXPECT_NE(configured.error().suggested_action().find("debug, info"), std::string::npos);
+    EXPECT_EQ(arguments.left(), words);
+  }
+  setenv("LOG_LEVEL", "nonsense", 1);
+  Arguments arguments({"program"});
+  const auto configured = configure_logging(arguments.count, arguments.pointers.data());
+  ASSERT_FALSE(configured);
+  EXPECT_NE(configured.error().message().find("'nonsense' in LOG_LEVEL"), std::string::npos);
+  EXPECT_FALSE(log_enabled(Level::kWarning));
+}
+
 }  // namespace
 }  // namespace defib::obs

@@ -109,8 +109,13 @@ EventLoop::TimerId EventLoop::run_every(Duration period, Handler handler) {
 void EventLoop::cancel(TimerId timer) {
   const auto found = timers_.find(timer);
   if (found == timers_.end()) return;
-  found->second->cancelled = true;  // The heap drops it when its time comes.
+  found->second->cancelled = true;
   timers_.erase(found);
+  // The heap drops it when its time comes; where most wait for that, all at once.
+  constexpr std::size_t kFew = 32;
+  if (heap_.size() <= kFew + 2 * timers_.size()) return;
+  std::erase_if(heap_, [](const auto& one) { return one->cancelled; });
+  std::ranges::make_heap(heap_, kLater);
 }
 
 void EventLoop::post(Handler handler) {

@@ -21,6 +21,20 @@ inline constexpr std::size_t kMaxValue = 64 * 1024;
 // False where it was not delivered: nobody listens (nothing is lost then), or it was dropped.
 bool send_field(const char* key, const char* value, std::size_t value_size);
 
+// "RELOADING=1" with the monotonic time, which the supervisor tells an old reload's end by.
+bool send_reloading();
+// "MAINPID=", with the inode of the process's pidfd where the kernel numbers them (Linux 6.9).
+bool send_main_pid(int pid);
+// The deadline for beats by WATCHDOG=1 in microseconds; 0 where this process need not beat: no
+// WATCHDOG_USEC, or a WATCHDOG_PID of another process.
+std::uint64_t watchdog_usec();
+// Waits until every message before it has been taken from the queue, as sd_notify_barrier(3).
+bool barrier(std::int64_t timeout_ms);
+// Hands a descriptor to the supervisor to keep, with FDSTORE=1. False also for an impossible name
+// (1 to 255 printable characters without ':').
+bool store_fd(const char* name, std::size_t name_size, int fd, bool poll);
+bool remove_stored_fd(const char* name, std::size_t name_size);
+
 // Messages that were meant to be sent and were not.
 std::uint64_t drops();
 

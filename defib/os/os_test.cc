@@ -7,11 +7,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <memory>
 #include <thread>
 
 #include "defib/os/clock.h"
 #include "defib/os/event_loop.h"
 #include "defib/os/files.h"
+#include "defib/os/memory.h"
 #include "defib/os/process.h"
 #include "defib/os/random.h"
 #include "defib/os/socket.h"
@@ -146,6 +148,23 @@ TEST(ProcessTest, SignalsAreToldApartFromExits) {
   EXPECT_EQ(child.signal(SIGKILL).error().code(), Code::kProcessGone);
 }
 
+TEST(MemoryTest, StartupMemoryIsReleasedAndTheProgramGoesOn) {
+  constexpr std::size_t kHeap = 8 << 20;
+  // Freed below the end of the heap, where it stays until it is asked back.
+  std::vector<std::unique_ptr<char[]>> parts;
+  for (std::size_t size = 0; size < kHeap; size += 4096) {
+    parts.push_back(std::make_unique<char[]>(4096));
+    *static_cast<volatile char*>(parts.back().get()) = 1;
+  }
+  const std::unique_ptr<char[]> last = std::move(parts.back());
+  parts.clear();
+  const std::uint64_t before = process_usage(::getpid())->rss_bytes;
+  release_startup_memory();
+  const std::uint64_t after = process_usage(::getpid())->rss_bytes;
+  EXPECT_LT(after + kHeap / 2, before);
+  EXPECT_EQ(format_duration(std::chrono::milliseconds(250)), "250 ms");  // Text comes back.
+}
+
 TEST(EventLoopTest, TimersFireInOrderAndCancelledOnesNever) {
   auto loop = EventLoop::create().value();
   std::vector<int> fired;
@@ -158,6 +177,21 @@ TEST(EventLoopTest, TimersFireInOrderAndCancelledOnesNever) {
   loop->run_after(30ms, [&] { loop->stop(); });
   ASSERT_TRUE(loop->run());
   EXPECT_THAT(fired, ElementsAre(1, 2));
+}
+
+TEST(EventLoopTest, CancelledTimersAreNotKeptUntilTheirTime) {
+  const auto loop = std::move(*EventLoop::create());
+  const auto held = std::make_shared<int>(0);
+  constexpr int kTimers = 10'000;
+  for (int i = 0; i < kTimers; ++i) loop->cancel(loop->run_after(1h, [held] { ++*held; }));
+  EXPECT_LT(held.use_count(), 100);
+  bool fired = false;
+  loop->run_after(1ms, [&] {
+    fired = true;
+    loop->stop();
+  });
+  ASSERT_TRUE(loop->run());
+  EXPECT_TRUE(fired);
 }
 
 TEST(EventLoopTest, RepeatsAndStopsFromAnotherThread) {

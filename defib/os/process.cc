@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -361,6 +363,38 @@ Result<std::string> process_exe(pid_t pid) {
 std::string own_program_dir() {
   const auto exe = process_exe(::getpid());
   return exe ? parent_dir(*exe) : ".";
+}
+
+namespace {
+
+constexpr int kRaisedNice = -15;
+
+}  // namespace
+
+OwnPriority raise_own_priority(bool respect_nice) {
+  OwnPriority result;
+  errno = 0;
+  if (respect_nice && (::getpriority(PRIO_PROCESS, 0) != 0 || errno != 0)) {
+    return result;  // A choice, not a failure.
+  }
+  sched_param parameters{};
+  parameters.sched_priority = ::sched_get_priority_min(SCHED_RR);
+  result.realtime = ::sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0;
+  result.raised = result.realtime;
+  if (!result.raised) {
+    // Control groups without a share of real time refuse that also to root.
+    const sched_param ordinary{};
+    result.raised = ::sched_setscheduler(0, SCHED_OTHER | SCHED_RESET_ON_FORK, &ordinary) == 0 &&
+                    ::setpriority(PRIO_PROCESS, 0, kRaisedNice) == 0;
+    if (!result.raised) result.refused = fmt::format("setpriority: {}", std::strerror(errno));
+  }
+  return result;
+}
+
+void lower_own_priority() {
+  const sched_param parameters{};
+  ::sched_setscheduler(0, SCHED_OTHER, &parameters);
+  ::setpriority(PRIO_PROCESS, 0, 0);
 }
 
 }  // namespace defib::os

@@ -89,6 +89,19 @@ struct ProcessUsage {
 Result<ProcessUsage> process_usage(pid_t pid, bool with_pss = false);
 // "/usr/bin/x" of /proc/PID/exe.
 Result<std::string> process_exe(pid_t pid);
+// What a supervisor asks for, so that it looks in time while others want all processors.
+struct OwnPriority {
+  bool realtime = false;  // SCHED_RR, the lowest priority of that kind
+  bool raised = false;    // that, or else a better nice value
+  std::string refused;    // why it could not be raised; empty where it was, or was not tried
+};
+// For the calling thread. Children do not inherit it: they begin at the ordinary priority. With
+// `respect_nice` a nice value that somebody chose stays: then nothing is changed. Memory is not
+// locked: what is not needed for long shall leave it.
+OwnPriority raise_own_priority(bool respect_nice = true);
+// Back to the ordinary one.
+void lower_own_priority();
+
 // The directory of the running program, for finding the programs beside it.
 std::string own_program_dir();
 

@@ -12,9 +12,7 @@
 #include <mutex>
 
 #include "defib/base/assert.h"
-#include "defib/base/bytes.h"
 #include "defib/os/fd.h"
-#include "defib/os/notify.h"
 #include "defib/postmortem/terminate_text.h"
 #include "defib/process/agent_core.h"
 
@@ -25,15 +23,6 @@ std::uint32_t to_milliseconds(os::Duration deadline) {
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(deadline).count();
   return static_cast<std::uint32_t>(
       std::clamp<std::int64_t>(ms, 0, std::numeric_limits<std::uint32_t>::max()));
-}
-
-void set_use(HeartbeatStage* slot, StageUse use) {
-  if (slot == nullptr) return;
-  slot->in_use.store(static_cast<std::uint32_t>(use), std::memory_order_release);
-}
-
-bool notify_field(const char* key, std::string_view value) {
-  return os::notify::send_field(key, value.data(), value.size());
 }
 
 // What the signal handler of Shutdown writes. Plain atomics without destructors.
@@ -54,12 +43,10 @@ Heartbeat::~Heartbeat() {
   agent_core::release_stage(slot_);
 }
 void Heartbeat::pause() {
-  set_use(slot_, StageUse::kPaused);
+  if (slot_ != nullptr) agent_core::rest(*slot_);
 }
 void Heartbeat::resume() {
-  beat();
-  set_use(slot_, StageUse::kWatched);
-  agent_core::ring();
+  if (slot_ != nullptr) agent_core::resume(*slot_);
 }
 
 Result<Agent> Agent::attach(Options options) {
@@ -95,23 +82,10 @@ Heartbeat Agent::stage(std::string_view name, os::Duration deadline) {
   return Heartbeat(agent_core::claim_stage(name.data(), name.size(), to_milliseconds(deadline)));
 }
 
-bool Agent::ready() {
-  return notify_field("READY", "1");
-}
-bool Agent::stopping() {
-  return notify_field("STOPPING", "1");
-}
-bool Agent::status(std::string_view text) {
-  return notify_field("STATUS", text);
-}
-bool Agent::state(std::string_view state) {
-  return notify_field("X_DEFIB_STATE", state);
-}
-bool Agent::event(const wire::Json& event) {
-  return notify_field("X_DEFIB_EVENT", event.dump());
-}
-std::uint64_t Agent::dropped_messages() const {
-  return os::notify::drops();
+bool Agent::wait_until_active(os::Duration limit) const {
+  const bool endless = limit.count() < 0;
+  return agent_core::wait_until_active(
+      endless ? -1 : std::chrono::ceil<std::chrono::milliseconds>(limit).count());
 }
 
 Result<Shutdown> Shutdown::watch() {
@@ -137,55 +111,16 @@ int Shutdown::signal() const {
   return shutdown_signal.load(std::memory_order_relaxed);
 }
 
+void Shutdown::request() const {
+  on_shutdown_signal(SIGTERM);
+}
+
 bool Shutdown::wait_for(os::Duration time) const {
   if (requested()) return true;
   pollfd waiting = {fd_, POLLIN, 0};
   const timespec limit = {time.count() / 1'000'000'000, time.count() % 1'000'000'000};
   ppoll(&waiting, 1, &limit, nullptr);
   return requested();
-}
-
-// {"schema":"defib.state/1","saved_at","pid","stopped","value":{...},"crc32c":N}, where the
-// checksum is over the dump of "value".
-Result<PersistedState> PersistedState::open(os::Files& files, std::string path) {
-  PersistedState state(files, std::move(path));
-  if (!files.exists(state.path_)) return state;
-  DEFIB_TRY_ASSIGN(const std::string text, os::read_file(files, state.path_));
-  auto document = wire::Json::parse(text);
-  if (!document) {
-    return Error(Code::kCorrupted, "the persisted state is not JSON")
-        .with("path", state.path_)
-        .because(std::move(document.error()));
-  }
-  state.value_ = (*document)["value"];
-  if ((*document)["crc32c"].as_int(-1) != crc32c(state.value_.dump())) {
-    return Error(Code::kCorrupted, "the persisted state fails its checksum")
-        .with("path", state.path_);
-  }
-  state.stopped_cleanly_ = (*document)["stopped"].as_bool();
-  return state;
-}
-
-Result<> PersistedState::save(wire::Json value, const os::Clock& clock) {
-  return write(std::move(value), false, clock);
-}
-
-Result<> PersistedState::save_stopped(wire::Json value, const os::Clock& clock) {
-  return write(std::move(value), true, clock);
-}
-
-Result<> PersistedState::write(wire::Json value, bool stopped, const os::Clock& clock) {
-  const auto checksum = crc32c(value.dump());
-  const auto document = wire::Json::object({{"schema", "defib.state/1"},
-                                            {"saved_at", os::format_time(clock.wall_ns())},
-                                            {"pid", getpid()},
-                                            {"stopped", stopped},
-                                            {"value", value},
-                                            {"crc32c", checksum}});
-  DEFIB_TRY(os::write_file_atomically(*files_, path_, document.dump(2) + "\n"));
-  value_ = std::move(value);
-  stopped_cleanly_ = stopped;
-  return {};
 }
 
 }  // namespace defib::process

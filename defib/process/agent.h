@@ -18,9 +18,9 @@
 
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
-#include "defib/os/files.h"
 #include "defib/process/agent_core.h"
 #include "defib/process/agent_page.h"
+#include "defib/process/persisted_state.h"
 #include "defib/wire/json.h"
 
 namespace defib::process {
@@ -38,15 +38,17 @@ class Heartbeat {
   }
   ~Heartbeat();
 
-  // About a nanosecond: one relaxed load and store, no system call.
+  // Counts: about a nanosecond, no system call. Its silence is told within a quarter of the
+  // deadline.
   void beat() {
-    if (slot_ == nullptr) return;
-    const std::uint64_t beats = slot_->beats.load(std::memory_order_relaxed);
-    slot_->beats.store(beats + 1, std::memory_order_relaxed);
-    if (beats == 0) [[unlikely]]
-      agent_core::ring();
+    if (slot_ != nullptr) agent_core::beat(*slot_);
   }
-  // At rest on purpose (waiting for work without a bound): no deadline until resume().
+  // Leaves the time too: some 20 ns, no system call. Its silence is told within a millisecond of
+  // the deadline. For deadlines under a second.
+  void beat_stamped() {
+    if (slot_ != nullptr) agent_core::beat_stamped(*slot_);
+  }
+  // At rest on purpose (waiting for work without a bound): no deadline until resume(), which beats.
   void pause();
   void resume();
   bool watched() const { return slot_ != nullptr; }
@@ -71,20 +73,60 @@ class Agent {
   bool attached() const { return attached_; }
 
   // A stage that does nothing where the agent is idle or all kMaxStages slots are taken.
-  // `deadline` is rounded up to milliseconds; zero: the supervisor's --heartbeat-timeout.
+  // `deadline` is rounded up to milliseconds, 5 ms at the least; zero: the supervisor's
+  // --heartbeat-timeout.
   Heartbeat stage(std::string_view name, os::Duration deadline = os::Duration{0});
 
-  // sd_notify; each returns whether the message was delivered. They work under any supervisor that
-  // sets NOTIFY_SOCKET. Never blocks for longer than notify::kPatienceMs.
+  // sd_notify(3); each returns whether the message was delivered. They work under any supervisor
+  // that sets NOTIFY_SOCKET. Never blocks for longer than notify::kPatienceMs.
   bool ready();
+  // Reading the configuration again; the end is told by ready().
+  bool reloading();
   bool stopping();
   bool status(std::string_view text);
+  // Why the service fails: an errno value; a D-Bus or Varlink style name.
+  bool error_number(int number);
+  bool bus_error(std::string_view name);
+  bool varlink_error(std::string_view name);
+  // The exit status of what the service stands for (a container, a virtual machine).
+  bool exit_status(int status);
+  // Another process, started by this one, is the service from now on. Its pidfd's inode goes along
+  // where the kernel has such numbers, so that no reused pid is believed.
+  bool main_pid(int pid);
+  // A beat, for services that beat by messages (watchdog_interval()).
+  bool watchdog();
+  // Asks to be treated as hung, now.
+  bool watchdog_trigger();
+  bool watchdog_deadline(os::Duration deadline);
+  // Zero where this process need not beat by messages, as sd_watchdog_enabled(3).
+  os::Duration watchdog_interval() const;
+  // The deadline of what goes on now (start, reload, stop) is at least so far from now.
+  bool extend_timeout(os::Duration time);
+  // Whose messages are believed from now on: "main" "exec" "all" "none".
+  bool notify_access(std::string_view who);
+  // The restart delays begin anew.
+  bool restart_reset();
+  // Waits until the supervisor has taken every message sent before; false at the end of the time.
+  bool barrier(os::Duration time);
+  // The supervisor keeps a duplicate of the descriptor over a restart (LISTEN_FDS, LISTEN_FDNAMES);
+  // `poll` false: also when its other end has hung up. NAME: printable, without ':', at most 255.
+  bool store_fd(std::string_view name, int fd, bool poll = true);
+  bool remove_stored_fd(std::string_view name);
+
   // The service's own state as `defib status` shows it: running degraded recovering monitoring
   // ramping awaiting_approval standby.
   bool state(std::string_view state);
   // An event of the open incident: an object with an "event" member. "recovery_closed" ends the
   // incident with its "outcome".
   bool event(const wire::Json& event);
+  // Whether this process may act on the outside world: not a standby (spec.standby) that waits.
+  bool active() const { return agent_core::is_active(); }
+  // For a standby, once it is initialised: returns when it is promoted, at once where it is active.
+  // False when `limit` has passed (negative: there is none), and in a standby's forked child.
+  bool wait_until_active(os::Duration limit = os::Duration{-1}) const;
+  // Grows with every activation of the service: a token by which the outside world can refuse what
+  // an earlier active process sent. 0 while this process is not active, and without defib.
+  std::uint64_t epoch() const { return agent_core::epoch(); }
   // Messages that were meant to be sent and were not.
   std::uint64_t dropped_messages() const;
 
@@ -104,35 +146,12 @@ class Shutdown {
   int fd() const { return fd_; }
   // True when the shutdown was requested within the time.
   bool wait_for(os::Duration time) const;
+  // As if SIGTERM had come.
+  void request() const;
 
  private:
   explicit Shutdown(int fd) : fd_(fd) {}
   int fd_;
-};
-
-// A small document that a service keeps over its own restarts: what it was doing, what it must not
-// forget. Replaced atomically and synced by save(), mode 0600, checksummed.
-class PersistedState {
- public:
-  // The directory of the file must exist. Corrupted where the file fails its checksum; nothing is
-  // changed then.
-  static Result<PersistedState> open(os::Files& files, std::string path);
-  // What the last save() stored, of this or an earlier process; null before the first.
-  const wire::Json& value() const { return value_; }
-  // Whether the process that saved last said that it stopped on purpose.
-  bool stopped_cleanly() const { return stopped_cleanly_; }
-  Result<> save(wire::Json value, const os::Clock& clock = os::real_clock());
-  // The last save() of a graceful shutdown.
-  Result<> save_stopped(wire::Json value, const os::Clock& clock = os::real_clock());
-
- private:
-  PersistedState(os::Files& files, std::string path) : files_(&files), path_(std::move(path)) {}
-  Result<> write(wire::Json value, bool stopped, const os::Clock& clock);
-
-  os::Files* files_;
-  std::string path_;
-  wire::Json value_;
-  bool stopped_cleanly_ = false;
 };
 
 }  // namespace defib::process

@@ -2,12 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "defib/postmortem/crash_hook_sigsafe.h"
@@ -65,6 +68,26 @@ void free_all_stages(AgentPage* page) {
   }
 }
 
+// The kernel tells the shim when the thread that holds this lock ends, or executes another program:
+// before it tears down the memory. The main thread lives as long as the process, as a rule; from
+// another thread the lock is not taken, as its end would mean nothing.
+void hold_life(AgentPage* page) {
+  const auto tid = static_cast<pid_t>(syscall(SYS_gettid));
+  if (tid != getpid()) return;
+  static_assert(sizeof(pthread_mutex_t) <= sizeof page->life);
+  auto* lock = reinterpret_cast<pthread_mutex_t*>(page->life);
+  pthread_mutexattr_t attributes;
+  if (pthread_mutexattr_init(&attributes) != 0) return;
+  // Made anew: an image before this one, which is gone, may have held it.
+  const bool held = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0 &&
+                    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&
+                    pthread_mutex_init(lock, &attributes) == 0 && pthread_mutex_lock(lock) == 0;
+  pthread_mutexattr_destroy(&attributes);
+  if (!held) return;
+  page->life_tid.store(tid, std::memory_order_release);
+  ring();
+}
+
 // Makes the page ours, or says whose it is.
 Attached claim(AgentPage* page, bool crash_hook) {
   if (page->magic != kAgentPageMagic) return Attached::kNotOurs;
@@ -82,6 +105,7 @@ Attached claim(AgentPage* page, bool crash_hook) {
   if (first_in_image && crash_hook) {
     postmortem::install_crash_hook(&page->crash, page->event_fd, {.only_default = true});
   }
+  if (first_in_image) hold_life(page);
   pthread_atfork(nullptr, nullptr, detach_forked_child);
   return Attached::kYes;
 }
@@ -116,7 +140,8 @@ AgentPage* page() {
   return current_page.load(std::memory_order_acquire);
 }
 
-HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32_t deadline_ms) {
+HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32_t deadline_ms,
+                            std::uint32_t flags) {
   AgentPage* own = page();
   if (own == nullptr) return nullptr;
   for (HeartbeatStage& stage : own->stages) {
@@ -129,6 +154,7 @@ HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32
     stage.beat_mono_ns.store(0, std::memory_order_relaxed);
     stage.tid.store(0, std::memory_order_relaxed);
     stage.deadline_ms.store(deadline_ms, std::memory_order_relaxed);
+    stage.flags = flags;
     const std::size_t size = name_size < sizeof stage.name ? name_size : sizeof stage.name - 1;
     memcpy(stage.name, name, size);
     memset(stage.name + size, 0, sizeof stage.name - size);
@@ -145,6 +171,39 @@ void release_stage(HeartbeatStage* stage) {
   }
 }
 
+void first_beat(HeartbeatStage& stage, bool stamped) {
+  stage.tid.store(static_cast<std::int32_t>(syscall(SYS_gettid)), std::memory_order_relaxed);
+  stage.beat_mono_ns.store(stamped ? now_mono_ns() : 0, std::memory_order_relaxed);
+  stage.beats.store(1, std::memory_order_release);
+  ring();
+}
+
+void rest(HeartbeatStage& stage) {
+  // Of a counting stage nobody would know since when it rests: its resume() rings.
+  if (stage.beat_mono_ns.load(std::memory_order_relaxed) != 0) {
+    stage.beat_mono_ns.store(now_mono_ns(), std::memory_order_relaxed);
+  }
+  stage.in_use.store(static_cast<std::uint32_t>(StageUse::kPaused), std::memory_order_release);
+}
+
+// The supervisor looks once more, a deadline later, at a stage that it found at rest, and not again
+// if that same rest still goes on. So a rest of less than half a deadline needs no ring.
+void resume(HeartbeatStage& stage) {
+  const std::int64_t rested_at = stage.beat_mono_ns.load(std::memory_order_relaxed);
+  const std::uint64_t beats = stage.beats.load(std::memory_order_relaxed);
+  const std::int64_t half_deadline =
+      std::int64_t{stage.deadline_ms.load(std::memory_order_relaxed)} * 500'000;
+  const bool stamped = rested_at != 0;
+  const std::int64_t now = stamped ? now_mono_ns() : 0;
+  if (beats != 0) {
+    stage.beat_mono_ns.store(now, std::memory_order_relaxed);
+    stage.beats.store(beats + 1, std::memory_order_release);
+  }
+  stage.in_use.store(static_cast<std::uint32_t>(StageUse::kWatched), std::memory_order_release);
+  if (beats == 0) return first_beat(stage, false);
+  if (!stamped || half_deadline == 0 || now - rested_at >= half_deadline) ring();
+}
+
 void ring() {
   AgentPage* own = page();
   if (own == nullptr || own->event_fd < 0) return;
@@ -152,6 +211,56 @@ void ring() {
   const std::uint64_t one = 1;
   [[maybe_unused]] const auto written = write(own->event_fd, &one, sizeof one);
   errno = saved_errno;
+}
+
+namespace {
+
+bool has_role(const AgentPage& own, Role role) {
+  return own.role.load(std::memory_order_acquire) == static_cast<std::uint32_t>(role);
+}
+
+bool was_started_as_standby() {
+  const char* role = getenv("DEFIB_ROLE");
+  return role != nullptr && strcmp(role, "standby") == 0;
+}
+
+std::int64_t now_ms() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000LL + now.tv_nsec / 1'000'000;
+}
+
+}  // namespace
+
+bool is_active() {
+  const AgentPage* own = page();
+  // Without the page nobody could promote it: then it must not believe that it was.
+  return own != nullptr ? has_role(*own, Role::kActive) : !was_started_as_standby();
+}
+
+bool wait_until_active(std::int64_t timeout_ms) {
+  AgentPage* own = page();
+  if (own == nullptr) return is_active();
+  const std::int64_t until = timeout_ms < 0 ? 0 : now_ms() + timeout_ms;
+  const int saved_errno = errno;
+  while (has_role(*own, Role::kStandby)) {
+    timespec limit = {};
+    if (timeout_ms >= 0) {
+      const std::int64_t left = until - now_ms();
+      if (left <= 0) break;
+      limit = {left / 1000, left % 1000 * 1'000'000};
+    }
+    syscall(SYS_futex, &own->role, FUTEX_WAIT, static_cast<std::uint32_t>(Role::kStandby),
+            timeout_ms >= 0 ? &limit : nullptr, nullptr, 0);
+  }
+  errno = saved_errno;
+  return has_role(*own, Role::kActive);
+}
+
+std::uint64_t epoch() {
+  const AgentPage* own = page();
+  if (own == nullptr || !has_role(*own, Role::kActive)) return 0;
+  return own->epoch.load(std::memory_order_acquire);
 }
 
 }  // namespace defib::process::agent_core

@@ -37,17 +37,22 @@ enum class StageUse : std::uint32_t {
   kPaused = 3,    // claimed, and at rest on purpose
 };
 
+// HeartbeatStage.flags. The stage is beaten by the program's own waiting calls (the preloaded agent
+// did it): asleep elsewhere its thread is at rest, not hung.
+inline constexpr std::uint32_t kStageFromWaits = 1;
+
 // One heartbeat. beats grows by one a beat (the service, relaxed); a stage is armed by its first
 // beat, and hung when it then does not beat for deadline_ms. A time-stamped beat also leaves when
-// it was, so that the deadline can be held to the millisecond; a counting one is cheaper.
+// it was, so that the deadline can be held to the millisecond; a counting one is cheaper, and
+// clears the stamp, so that a stage may change between the two.
 struct alignas(64) HeartbeatStage {
   std::atomic<std::uint64_t> beats;
   std::atomic<std::int64_t> beat_mono_ns;  // CLOCK_MONOTONIC of the last stamped beat; 0: counting
   std::atomic<std::uint32_t> deadline_ms;  // 0: the supervisor's default
   std::atomic<std::uint32_t> in_use;       // a StageUse
   std::atomic<std::int32_t> tid;           // the thread that beats; 0: not known
-  std::uint32_t reserved;
-  char name[32];  // NUL-terminated
+  std::uint32_t flags;                     // kStageFromWaits
+  char name[32];                           // NUL-terminated
 };
 
 // Whether the process may act on the outside world. Written by the shim, a futex for the service.

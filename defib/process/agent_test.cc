@@ -132,7 +132,9 @@ TEST(Agent, AStageIsNamedArmedByItsFirstBeatAndFreedAtItsEnd) {
                 Heartbeat stage = agent->stage("market data", 1500us);
                 if (use_of(slot) != StageUse::kWatched || slot.deadline_ms.load() != 2)
                   return false;
-                if (std::string(slot.name) != "market data" || shim.rang()) return false;
+                // It rang once: when it attached, so that its life is watched.
+                if (std::string(slot.name) != "market data" || !shim.rang()) return false;
+                if (shim.rang()) return false;
                 stage.beat();
                 if (slot.beats.load() != 1 || !shim.rang()) return false;
                 stage.beat();
@@ -265,6 +267,74 @@ TEST(Agent, TheCFaceDoesTheSame) {
             0);
   EXPECT_EQ(shim.receive(), "READY=1");
   EXPECT_EQ(shim.receive(), "STATUS=two lines");
+}
+
+TEST(Agent, AStampedBeatLeavesItsTimeAndTheThreadAndACountingOneClearsIt) {
+  Shim shim;
+  EXPECT_EQ(run_service([&] {
+              Agent agent = Agent::attach_or_idle();
+              const HeartbeatStage& slot = shim.page().stages[0];
+              Heartbeat stage = agent.stage("loop", 100ms);
+              const std::int64_t before = os::real_clock().mono_ns();
+              stage.beat_stamped();
+              const bool first = slot.beat_mono_ns.load() >= before && slot.beats.load() == 1 &&
+                                 slot.tid.load() == gettid() && shim.rang();
+              stage.beat_stamped();
+              const std::int64_t second = slot.beat_mono_ns.load();
+              if (!first || second > os::real_clock().mono_ns() || slot.beats.load() != 2)
+                return false;
+              stage.beat();
+              return slot.beat_mono_ns.load() == 0 && slot.beats.load() == 3 && !shim.rang();
+            }),
+            0);
+}
+
+TEST(Agent, AShortRestOfAStampedStageRingsNobodyAndALongOneDoes) {
+  Shim shim;
+  EXPECT_EQ(run_service([&] {
+              Agent agent = Agent::attach_or_idle();
+              const HeartbeatStage& slot = shim.page().stages[0];
+              Heartbeat stage = agent.stage("loop", 60s);
+              stage.beat_stamped();
+              (void)shim.rang();
+              stage.pause();
+              stage.resume();
+              if (shim.rang() || slot.beats.load() != 2) return false;
+              stage.pause();
+              // As if half a deadline had passed.
+              shim.page().stages[0].beat_mono_ns = slot.beat_mono_ns.load() - 30'000'000'000;
+              stage.resume();
+              if (!shim.rang()) return false;
+              // Nobody knows since when a counting stage rests.
+              stage.beat();
+              stage.pause();
+              stage.resume();
+              return shim.rang() && use_of(slot) == StageUse::kWatched;
+            }),
+            0);
+}
+
+TEST(Agent, TheCFaceStampsAndRestsToo) {
+  Shim shim;
+  EXPECT_EQ(run_service([&] {
+              if (defib_attach() != 1) return false;
+              const HeartbeatStage& slot = shim.page().stages[0];
+              defib_stage* stage = defib_stage_claim("c loop", 250);
+              defib_beat_stamped(stage);
+              defib_stage_beat_stamped(stage);
+              if (slot.beat_mono_ns.load() == 0 || slot.tid.load() != gettid()) return false;
+              defib_stage_pause(stage);
+              if (use_of(slot) != StageUse::kPaused) return false;
+              defib_stage_resume(stage);
+              defib_stage_beat(stage);
+              for (auto* call : {defib_stage_beat_stamped, defib_stage_pause, defib_stage_resume}) {
+                call(nullptr);
+              }
+              defib_stage_first_beat(nullptr, 1);
+              return use_of(slot) == StageUse::kWatched && slot.beats.load() == 4 &&
+                     slot.beat_mono_ns.load() == 0;
+            }),
+            0);
 }
 
 TEST(Agent, TwoFacesInOneProcessShareThePage) {

@@ -7,12 +7,17 @@
 #include <array>
 #include <span>
 
+#include "defib/process/kept_sockets.h"
+
 namespace defib::process {
 namespace {
 
 constexpr std::array<std::string_view, 3> kRestartWords = {"always", "on-failure", "never"};
+constexpr std::array<std::string_view, 2> kWhenWords = {"gone", "dying"};
 constexpr std::array<std::string_view, 4> kCaptureWords = {"live", "ptrace", "core", "none"};
 constexpr std::array<std::string_view, 2> kActionWords = {"alert", "restart"};
+
+constexpr std::array<std::string_view, 4> kAccessWords = {"all", "main", "exec", "none"};
 
 template <typename Enum>
 Result<Enum> parse_word(std::string_view what, std::span<const std::string_view> words,
@@ -74,8 +79,16 @@ Result<> validate(const ServiceSpec& spec) {
     return bad_value("restart_delay_cap", "must not be less than restart_delay");
   }
   if (spec.healthy_after < kNone) return bad_value("healthy_after", "must be 0 or more");
+  if (spec.standby && spec.restart == RestartPolicy::kNever) {
+    return bad_value("standby", "needs a restart policy other than never");
+  }
+  DEFIB_TRY(parse_sockets(spec.sockets));
   if (spec.ready_timeout < kNone) return bad_value("ready_timeout", "must be 0 or more");
+  if (spec.max_runtime < kNone) return bad_value("max_runtime", "must be 0 or more");
   if (spec.heartbeat_timeout < kNone) return bad_value("heartbeat_timeout", "must be 0 or more");
+  if (spec.heartbeat_healthy <= kNone) {
+    return bad_value("heartbeat_healthy", "must be more than 0");
+  }
   if (spec.stop_signal < 1 || spec.stop_signal > SIGRTMAX) {
     return bad_value("stop_signal", fmt::format("must be from 1 to {}", SIGRTMAX));
   }
@@ -105,6 +118,8 @@ wire::Json to_json(const ServiceSpec& spec) {
   const auto nanoseconds = [](os::Duration duration) { return wire::Json(duration.count()); };
   wire::Json argv = wire::Json::array();
   for (const std::string& argument : spec.argv) argv.push(argument);
+  wire::Json sockets = wire::Json::array();
+  for (const std::string& socket : spec.sockets) sockets.push(socket);
   wire::Json env = wire::Json::array();
   for (const auto& [key, value] : spec.env) env.push(key);
   return wire::Json::object({
@@ -119,10 +134,17 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"restart_delay_ns", nanoseconds(spec.restart_delay)},
       {"restart_delay_cap_ns", nanoseconds(spec.restart_delay_cap)},
       {"healthy_after_ns", nanoseconds(spec.healthy_after)},
+      {"restart_when", to_string(spec.restart_when)},
+      {"standby", spec.standby},
+      {"sockets", std::move(sockets)},
       {"expects_ready", spec.expects_ready},
       {"ready_timeout_ns", nanoseconds(spec.ready_timeout)},
       {"heartbeat_timeout_ns", nanoseconds(spec.heartbeat_timeout)},
+      {"heartbeat_healthy_ns", nanoseconds(spec.heartbeat_healthy)},
       {"on_heartbeat_lost", to_string(spec.on_heartbeat_lost)},
+      {"notify_access", to_string(spec.notify_access)},
+      {"max_runtime_ns", nanoseconds(spec.max_runtime)},
+      {"preload_heartbeat", spec.preload_heartbeat},
       {"stop_signal", spec.stop_signal},
       {"stop_timeout_ns", nanoseconds(spec.stop_timeout)},
       {"capture", to_string(spec.capture)},
@@ -145,8 +167,14 @@ wire::Json to_json(const ServiceSpec& spec) {
 std::string_view to_string(RestartPolicy policy) {
   return kRestartWords[static_cast<std::size_t>(policy)];
 }
+std::string_view to_string(RestartWhen when) {
+  return kWhenWords[static_cast<std::size_t>(when)];
+}
 std::string_view to_string(CaptureMode mode) {
   return kCaptureWords[static_cast<std::size_t>(mode)];
+}
+std::string_view to_string(NotifyAccess access) {
+  return kAccessWords[static_cast<std::size_t>(access)];
 }
 std::string_view to_string(LimitAction action) {
   return kActionWords[static_cast<std::size_t>(action)];
@@ -155,11 +183,17 @@ std::string_view to_string(LimitAction action) {
 Result<RestartPolicy> parse_restart_policy(std::string_view word) {
   return parse_word<RestartPolicy>("restart policy", kRestartWords, word);
 }
+Result<RestartWhen> parse_restart_when(std::string_view word) {
+  return parse_word<RestartWhen>("time of a restart", kWhenWords, word);
+}
 Result<CaptureMode> parse_capture_mode(std::string_view word) {
   return parse_word<CaptureMode>("capture mode", kCaptureWords, word);
 }
 Result<LimitAction> parse_limit_action(std::string_view word) {
   return parse_word<LimitAction>("limit action", kActionWords, word);
+}
+Result<NotifyAccess> parse_notify_access(std::string_view word) {
+  return parse_word<NotifyAccess>("notify access", kAccessWords, word);
 }
 
 }  // namespace defib::process

@@ -15,6 +15,7 @@
 
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
+#include "defib/process/shim_protocol.h"
 #include "defib/wire/json.h"
 
 namespace defib::process {
@@ -26,6 +27,12 @@ inline constexpr std::size_t kMaxServiceName = 64;
 enum class RestartPolicy : std::uint8_t { kAlways, kOnFailure, kNever };
 // How much is learnt from a crash: by the preloaded agent's handler, by ptrace, by a core, or not.
 enum class CaptureMode : std::uint8_t { kLive, kPtrace, kCore, kNone };
+// Whose notifications (sd_notify) are believed.
+using shim::NotifyAccess;
+// When the replacement of a dead process starts: when it is gone, with its memory, locks and ports,
+// or as soon as it dies: when the kernel has ended its last thread, before it has torn anything
+// down. The latter is for services whose sockets defib keeps and whose files wait for their holder.
+enum class RestartWhen : std::uint8_t { kGone, kDying };
 // What a limit or a lost heartbeat leads to.
 enum class LimitAction : std::uint8_t { kAlert, kRestart };
 
@@ -44,6 +51,15 @@ struct ServiceSpec {
   os::Duration restart_delay_cap = std::chrono::minutes(5);
   os::Duration healthy_after = std::chrono::seconds(30);
 
+  RestartWhen restart_when = RestartWhen::kGone;
+  // Keep a second process beside the active one, started with DEFIB_ROLE=standby, which initialises
+  // and calls Agent::wait_until_active(). It is promoted when the active one dies.
+  bool standby = false;
+  // Sockets that defib opens before the first start, keeps over all restarts, and passes as
+  // sd_listen_fds(3) has it: "tcp:127.0.0.1:8080", "tcp:[::1]:80", "udp:...", "unix:/path", each
+  // with an optional name before it ("web=tcp:...").
+  std::vector<std::string> sockets;
+
   // A service is running when READY=1 arrived (sd_notify), else as soon as its program started.
   bool expects_ready = false;
   os::Duration ready_timeout = std::chrono::seconds(90);  // counts as a failure; 0: for ever
@@ -51,7 +67,19 @@ struct ServiceSpec {
   // Silence after which an armed heartbeat counts as lost. Stages with a deadline of their own
   // keep it. A heartbeat is armed by its first beat, so 0 (off) is rarely needed.
   os::Duration heartbeat_timeout = std::chrono::seconds(10);
+  // A beat older than this is late: the service shows as degraded.
+  os::Duration heartbeat_healthy = std::chrono::seconds(5);
   LimitAction on_heartbeat_lost = LimitAction::kRestart;
+  // The preloaded agent beats from the main thread's waiting calls (epoll, poll, select, accept).
+  // Off: a program that computes for longer than heartbeat_timeout between two of them is no
+  // hanging one, and nobody but its operator knows which kind it is.
+  bool preload_heartbeat = false;
+
+  // Of every process of the service's user, the main process alone, the main process and what the
+  // supervisor starts for the service, or nobody.
+  NotifyAccess notify_access = NotifyAccess::kAll;
+  // Running longer than this it is stopped, which counts as a failure; 0: no such limit.
+  os::Duration max_runtime{0};
 
   int stop_signal = 15;                                  // SIGTERM
   os::Duration stop_timeout = std::chrono::seconds(10);  // then SIGKILL to the whole group
@@ -86,11 +114,15 @@ Result<> validate(const ServiceSpec& spec);
 wire::Json to_json(const ServiceSpec& spec);
 
 std::string_view to_string(RestartPolicy policy);  // "always" "on-failure" "never"
+std::string_view to_string(RestartWhen when);      // "gone" "dying"
 std::string_view to_string(CaptureMode mode);      // "live" "ptrace" "core" "none"
 std::string_view to_string(LimitAction action);    // "alert" "restart"
+std::string_view to_string(NotifyAccess access);   // "all" "main" "exec" "none"
 // InvalidArgument lists the allowed words.
 Result<RestartPolicy> parse_restart_policy(std::string_view word);
+Result<RestartWhen> parse_restart_when(std::string_view word);
 Result<CaptureMode> parse_capture_mode(std::string_view word);
 Result<LimitAction> parse_limit_action(std::string_view word);
+Result<NotifyAccess> parse_notify_access(std::string_view word);
 
 }  // namespace defib::process

@@ -38,6 +38,7 @@ TEST(ServiceSpec, EveryImpossibleValueIsRefusedByItsName) {
       {"healthy_after", [](auto& s) { s.healthy_after = os::Duration(-1); }},
       {"ready_timeout", [](auto& s) { s.ready_timeout = os::Duration(-1); }},
       {"heartbeat_timeout", [](auto& s) { s.heartbeat_timeout = os::Duration(-1); }},
+      {"heartbeat_healthy", [](auto& s) { s.heartbeat_healthy = os::Duration(0); }},
       {"stop_signal", [](auto& s) { s.stop_signal = 0; }},
       {"stop_signal", [](auto& s) { s.stop_signal = 1000; }},
       {"stop_timeout", [](auto& s) { s.stop_timeout = os::Duration(-1); }},

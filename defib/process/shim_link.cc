@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -25,7 +26,7 @@ extern char** environ;
 namespace defib::process {
 namespace {
 
-constexpr std::size_t kMaxFds = 8;
+constexpr std::size_t kMaxFds = shim::kMaxMessageFds;
 constexpr std::size_t kMaxSocketPath = 107;
 
 Error gone(std::string_view what) {
@@ -186,9 +187,10 @@ Result<LaunchedShim> launch_shim(const ShimLaunch& launch) {
   } else if (!launch.notify_address.empty()) {
     options.argv.insert(options.argv.end(), {"--notify-address", launch.notify_address});
   }
-  if (launch.page_fd >= 0) {
-    options.argv.insert(options.argv.end(), {"--page-fd", "5"});
-    options.fds.emplace_back(launch.page_fd, 5);
+  int next = 5;
+  for (const auto& [fd, pid] : launch.pages) {
+    options.argv.insert(options.argv.end(), {"--page", fmt::format("{}:{}", next, pid)});
+    options.fds.emplace_back(fd, next++);
   }
   if (launch.adopt_pid > 0) {
     options.argv.insert(options.argv.end(), {"--adopt", fmt::format("{}:{}", launch.adopt_pid,
@@ -227,26 +229,93 @@ Result<Programs> find_programs(const std::string& program_dir) {
   return programs;
 }
 
-bool can_preload(const std::string& program) {
+namespace {
+
+// Programs that gain rights by being executed ignore LD_PRELOAD (ld.so(8), secure-execution mode).
+std::string_view gains_rights(const std::string& program) {
   struct stat info{};
-  if (::stat(program.c_str(), &info) != 0 || (info.st_mode & (S_ISUID | S_ISGID)) != 0) {
-    return false;
-  }
-  const os::Fd fd(::open(program.c_str(), O_RDONLY | O_CLOEXEC));
+  if (::stat(program.c_str(), &info) != 0) return {};
+  const bool setuid = (info.st_mode & S_ISUID) != 0 && info.st_uid != ::geteuid();
+  const bool setgid = (info.st_mode & S_ISGID) != 0 && info.st_gid != ::getegid();
+  if (setuid || setgid) return "setuid program";
+  const bool capable = ::getxattr(program.c_str(), "security.capability", nullptr, 0) > 0;
+  return capable && ::geteuid() != 0 ? "program with file capabilities" : "";
+}
+
+// "/bin/sh" of "#!/bin/sh -e\n"; empty where it is no script.
+std::string interpreter_of(int fd) {
+  char line[256] = {};
+  const ssize_t size = ::pread(fd, line, sizeof line - 1, 0);
+  if (size < 3 || line[0] != '#' || line[1] != '!') return {};
+  std::string_view rest(line + 2);
+  rest = rest.substr(0, rest.find('\n'));
+  rest.remove_prefix(std::min(rest.find_first_not_of(" \t"), rest.size()));
+  return std::string(rest.substr(0, rest.find_first_of(" \t\r")));
+}
+
+std::string_view elf_obstacle(int fd) {
   Elf64_Ehdr header{};
-  const ssize_t size = fd.valid() ? ::pread(fd.get(), &header, sizeof header, 0) : 0;
-  if (size >= 2 && header.e_ident[0] == '#' && header.e_ident[1] == '!') return true;
-  if (size != sizeof header || std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
-      header.e_ident[EI_CLASS] != ELFCLASS64) {
-    return false;
+  if (::pread(fd, &header, sizeof header, 0) != sizeof header ||
+      std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) {
+    return "not an ELF program";
   }
+  if (header.e_ident[EI_CLASS] != ELFCLASS64) return "32-bit program";
   for (int i = 0; i < header.e_phnum; ++i) {
     Elf64_Phdr segment{};
     const off_t at = static_cast<off_t>(header.e_phoff) + i * off_t{sizeof segment};
-    if (::pread(fd.get(), &segment, sizeof segment, at) != sizeof segment) return false;
-    if (segment.p_type == PT_INTERP) return true;
+    if (::pread(fd, &segment, sizeof segment, at) != sizeof segment) break;
+    if (segment.p_type == PT_INTERP) return "";
   }
-  return false;
+  return "static program";
+}
+
+// The file that the service's command names, as the shim will execute it; empty where there is
+// none.
+std::string program_of(const ServiceSpec& spec, const std::string& path) {
+  const std::string found = find_in_path(spec.argv[0], path);
+  if (found.empty() || found.starts_with('/')) return found;
+  // A relative command means one below the service's own directory, if it has one.
+  return os::join_path(absolute(spec.working_directory.empty() ? "." : spec.working_directory),
+                       found);
+}
+
+constexpr std::string_view kDefaultPath = "/usr/local/bin:/usr/bin:/bin";
+
+}  // namespace
+
+std::string preload_obstacle(const std::string& program) {
+  if (const std::string_view gains = gains_rights(program); !gains.empty()) {
+    return std::string(gains);
+  }
+  const os::Fd fd(::open(program.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return {};
+  if (const std::string interpreter = interpreter_of(fd.get()); !interpreter.empty()) {
+    const os::Fd its(::open(interpreter.c_str(), O_RDONLY | O_CLOEXEC));
+    return its.valid() ? std::string(elf_obstacle(its.get())) : std::string();
+  }
+  return std::string(elf_obstacle(fd.get()));
+}
+
+std::string preload_obstacle(const ServiceSpec& spec) {
+  std::string path(kDefaultPath);
+  if (const char* own = std::getenv("PATH")) path = own;
+  for (const auto& [key, value] : spec.env) {
+    if (key == "PATH") path = value;
+  }
+  const std::string program = program_of(spec, path);
+  return program.empty() ? std::string() : preload_obstacle(program);
+}
+
+shim::ShimRestart shim_policy(RestartPolicy policy) {
+  switch (policy) {
+    case RestartPolicy::kAlways:
+      return shim::ShimRestart::kAlways;
+    case RestartPolicy::kOnFailure:
+      return shim::ShimRestart::kOnFailure;
+    case RestartPolicy::kNever:
+      return shim::ShimRestart::kNever;
+  }
+  DEFIB_UNREACHABLE("restart policy");
 }
 
 std::string encode_launch(const shim::LaunchHeader& header, const std::vector<std::string>& fixed,
@@ -271,15 +340,15 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
                                        const std::string& state_dir,
                                        const std::string& service_dir) {
   std::map<std::string, std::string> env = own_environment();
+  // What this supervisor was told by its own one concerns nobody else.
+  env.erase("WATCHDOG_USEC");
+  env.erase("WATCHDOG_PID");
   for (const auto& [key, value] : spec.env) env[key] = value;
   const auto path = env.find("PATH");
-  const std::string found =
-      find_in_path(spec.argv[0], path != env.end() ? path->second : "/usr/local/bin:/usr/bin:/bin");
-  // A relative command means one below the service's own directory, if it has one.
+  const std::string program =
+      program_of(spec, path != env.end() ? path->second : std::string(kDefaultPath));
   const std::string directory =
       absolute(spec.working_directory.empty() ? "." : spec.working_directory);
-  const std::string program =
-      found.empty() || found.starts_with('/') ? found : os::join_path(directory, found);
   if (program.empty() || !is_executable(program)) {
     return Error(Code::kProgramNotFound,
                  fmt::format("the command '{}' of the service '{}' {}", spec.argv[0], spec.name,
@@ -287,7 +356,8 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
         .with("program", spec.argv[0]);
   }
   const bool captures = spec.capture != CaptureMode::kNone;
-  if (spec.capture == CaptureMode::kLive && !programs.agent_lib.empty() && can_preload(program)) {
+  if (spec.capture == CaptureMode::kLive && !programs.agent_lib.empty() &&
+      preload_obstacle(program).empty()) {
     std::string& preload = env["LD_PRELOAD"];
     preload = preload.empty() ? programs.agent_lib : programs.agent_lib + ":" + preload;
   }
@@ -295,15 +365,25 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
   env["DEFIB_AGENT_FD"] = std::to_string(shim::kAgentPageFd);
   env["DEFIB_SERVICE"] = spec.name;
   env["DEFIB_GENERATION"] = "0";
+  // The shim's to set, and perhaps meant for us.
+  for (const char* own : {"DEFIB_ROLE", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+    env.erase(own);
+  }
   env["DEFIB_STATE_DIR"] = state_dir;
   if (spec.heartbeat_timeout.count() > 0) {
     env["WATCHDOG_USEC"] = std::to_string(spec.heartbeat_timeout.count() / 1000);
+    env["WATCHDOG_PID"] = "0";  // the shim fills it in
+  }
+  if (spec.preload_heartbeat && spec.heartbeat_timeout.count() > 0) {
+    env["DEFIB_PRELOAD_HEARTBEAT"] = std::to_string(
+        std::chrono::ceil<std::chrono::milliseconds>(spec.heartbeat_timeout).count());
   }
   std::vector<std::string> entries;
   for (const auto& [key, value] : env) entries.push_back(key + "=" + value);
 
   shim::LaunchHeader header{};
-  header.agent = 1;
+  header.agent = shim::kLaunchAgent | static_cast<std::uint32_t>(spec.notify_access)
+                                          << shim::kNotifyAccessShift;
   const auto wait = std::chrono::duration_cast<std::chrono::milliseconds>(spec.capture_timeout);
   header.capture_timeout_ms =
       captures && !programs.capture.empty() ? static_cast<std::uint32_t>(wait.count()) : 0;
@@ -314,6 +394,9 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
   header.log_rate = spec.log_rate;
   header.log_burst = spec.log_burst != 0 ? spec.log_burst : spec.log_rate;
   header.log_flags = spec.log_journal ? shim::kLogToJournal : 0;
+  header.restart = shim_policy(spec.restart);
+  header.restart_when = spec.restart_when == RestartWhen::kDying ? shim::ShimRestartWhen::kDying
+                                                                 : shim::ShimRestartWhen::kGone;
   const std::string bytes = encode_launch(
       header, {program, directory, captures ? programs.capture : ""}, spec.argv, entries);
   if (bytes.size() > shim::kMaxLaunchBytes) {

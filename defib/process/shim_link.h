@@ -78,7 +78,7 @@ struct ShimLaunch {
   std::string notify_address;  // abstract; empty: notify.sock in the directory
   // Of a service that outlived its shim; -1 and 0 where there is none.
   int notify_fd = -1;
-  int page_fd = -1;
+  std::vector<std::pair<int, pid_t>> pages;  // at most two
   pid_t adopt_pid = 0;
   std::uint64_t adopt_start_time = 0;
 };
@@ -101,6 +101,9 @@ struct Programs {
 // ProgramNotFound where there is no defib-shim.
 Result<Programs> find_programs(const std::string& program_dir);
 
+// The policy in the shim's words.
+shim::ShimRestart shim_policy(RestartPolicy policy);
+
 // The launch description (shim_protocol.h) as a sealed memfd. ProgramNotFound names the command.
 Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& programs,
                                        const std::string& state_dir,
@@ -110,8 +113,11 @@ std::string encode_launch(const shim::LaunchHeader& header, const std::vector<st
                           const std::vector<std::string>& argv,
                           const std::vector<std::string>& env);
 
-// Whether the preloaded agent would be loaded into this program: a script or a dynamically linked
-// ELF file, and neither setuid nor setgid.
-bool can_preload(const std::string& program);
+// Why the preloaded agent would not be loaded into this program: "static program", "setuid
+// program", "program with file capabilities", "32-bit program", "not an ELF program". Empty where
+// it would: a dynamically linked ELF file, or a script whose interpreter is one.
+std::string preload_obstacle(const std::string& program);
+// The same for the program of a service; empty also where there is no such program.
+std::string preload_obstacle(const ServiceSpec& spec);
 
 }  // namespace defib::process

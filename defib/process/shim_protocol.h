@@ -19,7 +19,7 @@ namespace defib::process::shim {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
 #ifndef DEFIB_SHIM_PROTOCOL                                 // tests build shims of other versions
-#define DEFIB_SHIM_PROTOCOL 2
+#define DEFIB_SHIM_PROTOCOL 3
 #endif
 inline constexpr std::uint16_t kProtocolVersion = DEFIB_SHIM_PROTOCOL;
 inline constexpr std::size_t kMaxMessage = 16384;
@@ -40,6 +40,15 @@ inline constexpr char kPageMemfdName[] = "defib-agent";
 // Descriptors of the service beyond 0, 1, 2. High, so that LISTEN_FDS (3...) stays free.
 inline constexpr int kAgentPageFd = 30;
 inline constexpr int kAgentWakeFd = 31;
+// Sockets that the service is given, from 3 on: those of its specification, and those that it
+// stored itself (FDSTORE=1). Together they stay below kAgentPageFd.
+inline constexpr int kFirstListenFd = 3;
+inline constexpr int kMaxSockets = 16;
+inline constexpr int kMaxStored = 8;
+inline constexpr std::size_t kMaxFdName = 64;  // with its zero byte
+// Descriptors of one message: the notify socket, two pages, and all of the above.
+inline constexpr int kMaxMessageFds = 3 + kMaxSockets + kMaxStored;
+static_assert(kFirstListenFd + kMaxSockets + kMaxStored <= kAgentPageFd);
 
 enum class Type : std::uint16_t {
   // Supervisor to shim.
@@ -54,8 +63,9 @@ enum class Type : std::uint16_t {
   kLogFeed = 9,      // LogFeed
   kAck = 10,         // Ack
   kShutdown = 11,    // no body: ends the shim; refused while the service lives
+  kSockets = 12,     // Sockets, then their names, with their descriptors
   // Shim to supervisor; those marked E carry a sequence and are kept until acknowledged.
-  kWelcome = 33,      // Welcome, with the notify socket and the agent page (where there is one)
+  kWelcome = 33,      // Welcome, then the sockets' names; descriptors as Welcome says
   kStarted = 34,      // E Started, with the agent page
   kStartFailed = 35,  // E StartFailed
   kExited = 36,       // E Exited
@@ -65,6 +75,9 @@ enum class Type : std::uint16_t {
   kPageChanged = 40,  // no body: the agent rang (a stage was armed)
   kLog = 41,          // Log, then bytes; never kept, dropped while the supervisor is slow
   kRefused = 42,      // Refused
+  kDying = 43,        // E Dying
+  kPromoted = 44,     // E Promoted
+  kStored = 45,       // Sockets (stored ones only), then their names, with their descriptors
 };
 
 struct MessageHeader {
@@ -82,9 +95,26 @@ struct Hello {
 
 enum class ShimRestart : std::uint32_t { kAlways = 0, kOnFailure = 1, kNever = 2 };
 
+// When a replacement may start: when the process is gone, with its memory, locks and sockets, or as
+// soon as none of its threads can run the service's code any more.
+enum class ShimRestartWhen : std::uint32_t { kGone = 0, kDying = 1 };
+
+// What a process of the service is to it.
+enum class InstanceRole : std::uint32_t {
+  kActive = 0,
+  kStandby = 1,  // initialised, and waiting to be promoted
+  kDying = 2,    // fenced: another one has taken, or may take, its place
+};
+
 struct Start {
   std::uint32_t automatic;  // 1: counts as a restart
-  std::uint32_t reserved;
+  InstanceRole role;        // kActive or kStandby
+};
+
+// The descriptors travel with the message in this order, the names as zero-terminated strings.
+struct Sockets {
+  std::uint32_t listening;  // of the specification
+  std::uint32_t stored;     // by FDSTORE=1
 };
 
 enum class StopReason : std::uint32_t {
@@ -101,6 +131,8 @@ struct Stop {
   StopReason reason;
   std::int32_t signal;    // sent to the main process first; 0: none
   std::int64_t grace_ns;  // then SIGKILL to everything of the service
+  // The process that is meant; another one that took its place meanwhile is not touched. 0: all.
+  std::uint64_t generation;
 };
 
 struct SignalRequest {
@@ -141,6 +173,7 @@ enum class StatusSource : std::uint32_t {
 };
 
 struct ExitInfo {
+  std::uint64_t number;  // counts the exits in this directory, from 1; 0: none
   std::uint64_t generation;
   std::int32_t pid;
   std::int32_t wait_status;  // as by wait(2); meaningless where source is kUnknown
@@ -152,16 +185,39 @@ struct ExitInfo {
   std::int64_t crashed_mono_ns;  // by the crash page; 0: no crash flag
   std::int64_t cpu_ns;           // user and system; 0: unknown
   std::uint64_t max_rss_bytes;   // 0: unknown
+  InstanceRole role;             // kDying: it was active, and was replaced before it was gone
+  std::uint32_t reserved;
 };
-static_assert(sizeof(ExitInfo) == 72);
+static_assert(sizeof(ExitInfo) == 88);
 
-// The phases of a service as its status file tells them.
+// The phases of a service, and of each of its processes, as the status file tells them.
 enum class Phase : std::uint32_t {
   kNone = 0,      // never started
   kStarting = 1,  // forked, the program not yet executed
   kRunning = 2,
   kExited = 3,
 };
+
+inline constexpr std::uint32_t kSaidReady = 1;     // READY=1 came
+inline constexpr std::uint32_t kSaidWatchdog = 2;  // WATCHDOG=1 came: its silence is watched
+
+// One process of the service that has not ended as far as the shim knows.
+struct StatusInstance {
+  std::uint64_t generation;      // 0: the slot is free
+  std::uint64_t start_time;      // /proc/PID/stat field 22
+  std::uint64_t epoch;           // with which it was made active; 0: it never was
+  std::int64_t started_mono_ns;  // exec succeeded
+  std::int64_t started_wall_ns;
+  std::int32_t pid;
+  InstanceRole role;
+  Phase phase;          // kStarting or kRunning
+  std::uint32_t ready;  // kSaidReady, kSaidWatchdog
+  char state_word[24];  // the last X_DEFIB_STATE
+};
+static_assert(sizeof(StatusInstance) == 80);
+
+// An active one, a standby, and those that are dying.
+inline constexpr int kMaxInstances = 6;
 
 // One slot of the file `status`. The file is two slots of kStatusSlot bytes, written alternately
 // with one pwrite; the valid slot with the higher sequence counts, so a reader never sees half.
@@ -172,31 +228,49 @@ struct StatusRecord {
   std::uint32_t crc;      // CRC32C of the record with this field zero
   std::uint64_t sequence;
   std::uint64_t generation;    // counts the starts in this directory, from 1
-  std::uint64_t acknowledged;  // the generation whose exit a supervisor has acknowledged
-  Phase phase;
-  std::int32_t pid;
-  std::uint64_t start_time;      // /proc/PID/stat field 22
-  std::int64_t started_mono_ns;  // exec succeeded
-  std::int64_t started_wall_ns;
-  std::uint64_t restarts;  // automatic ones since the last start by request
+  std::uint64_t exit_number;   // counts the exits
+  std::uint64_t acknowledged;  // the number of the newest exit that a supervisor acknowledged
+  std::uint64_t epoch;         // counts the activations
+  std::uint64_t restarts;      // automatic ones since the last start by request
+  Phase phase;                 // of the service, which is that of its active process
   std::int32_t shim_pid;
-  std::uint32_t ready;  // kSaidReady, kSaidWatchdog
+  ShimRestart restart;  // as it was last configured: for a shim that has not been told yet
+  ShimRestartWhen restart_when;
   char boot_id[40];
-  char state_word[24];         // the last X_DEFIB_STATE
-  ExitInfo exits[kKeptExits];  // of the last processes that ended, newest first; generation 0: none
+  StatusInstance instances[kMaxInstances];
+  ExitInfo exits[kKeptExits];  // of the last processes that ended, newest first; number 0: none
 };
-inline constexpr std::uint32_t kSaidReady = 1;     // READY=1 came
-inline constexpr std::uint32_t kSaidWatchdog = 2;  // WATCHDOG=1 came: its silence is watched
 inline constexpr std::uint64_t kStatusMagic = 0x3154415453464544;  // "DEFSTAT1"
-inline constexpr std::uint32_t kStatusVersion = 1;
-inline constexpr std::size_t kStatusSlot = 512;
-static_assert(sizeof(StatusRecord) == 440 && sizeof(StatusRecord) <= kStatusSlot);
-static_assert(offsetof(StatusRecord, boot_id) == 88);
-static_assert(offsetof(StatusRecord, exits) == 152);
+inline constexpr std::uint32_t kStatusVersion = 2;
+inline constexpr std::size_t kStatusSlot = 1024;
+static_assert(sizeof(StatusRecord) == 952 && sizeof(StatusRecord) <= kStatusSlot);
+static_assert(offsetof(StatusRecord, boot_id) == 80);
+static_assert(offsetof(StatusRecord, instances) == 120);
+static_assert(offsetof(StatusRecord, exits) == 600);
 
+inline const StatusInstance* find_instance(const StatusRecord& record, InstanceRole role) {
+  for (const StatusInstance& one : record.instances) {
+    if (one.generation != 0 && one.role == role) return &one;
+  }
+  return nullptr;
+}
+
+// The newest exit of an active process, or nullptr.
+inline const ExitInfo* last_service_exit(const StatusRecord& record) {
+  for (const ExitInfo& exit : record.exits) {
+    if (exit.number != 0 && exit.role != InstanceRole::kStandby) return &exit;
+  }
+  return nullptr;
+}
+
+// With it come the notify socket, then the pages and the sockets that it announces, in that order;
+// the sockets' names follow the struct.
 struct Welcome {
   std::int32_t shim_pid;
-  std::uint32_t adopted;            // 1: the service was started by a shim before this one
+  std::uint32_t adopted;       // 1: the service was started by a shim before this one
+  std::uint32_t active_page;   // 1: its page follows
+  std::uint32_t standby_page;  // 1: its page follows
+  Sockets sockets;
   std::uint64_t events_dropped;     // the journal was full while no supervisor listened
   std::uint64_t log_bytes_dropped;  // the disk was full
   std::uint64_t ticket_id;          // held now, or used by a delayed start; 0: none
@@ -213,6 +287,9 @@ struct Started {
   std::uint64_t ticket_id;  // 0: by request
   std::int32_t pid;
   std::uint32_t automatic;
+  std::uint64_t epoch;  // of an active one
+  InstanceRole role;
+  std::uint32_t reserved;
 };
 
 enum class StartStage : std::uint32_t {
@@ -228,6 +305,8 @@ struct StartFailed {
   std::uint64_t ticket_id;
   StartStage stage;
   std::int32_t error_number;
+  InstanceRole role;
+  std::uint32_t reserved;
 };
 
 struct Exited {
@@ -235,7 +314,33 @@ struct Exited {
   std::uint64_t ticket_id;  // the ticket that starts the replacement; 0: none does
   std::int64_t restart_delay_ns;
   std::uint32_t capture_running;  // 1: Captured follows
-  std::uint32_t reserved;
+  std::uint32_t promotes;         // 1: the standby takes its place, Promoted follows
+};
+
+// How it was known that a process dies before it was gone.
+enum class DyingSign : std::uint32_t {
+  kCrashFlag = 1,  // its crash handler rang
+  kLifeLock = 2,   // the kernel released the lock of its page, and no thread can run any more
+};
+
+struct Dying {
+  std::uint64_t generation;
+  std::int32_t pid;
+  DyingSign sign;
+  std::int64_t noticed_mono_ns;
+};
+
+// A standby became active, after the one before was fenced or gone.
+struct Promoted {
+  std::uint64_t generation;  // of the standby
+  std::uint64_t old_generation;
+  std::uint64_t epoch;
+  std::int64_t promoted_mono_ns;
+  std::int64_t promoted_wall_ns;
+  std::uint64_t ticket_id;  // the ticket that starts the next standby; 0: none
+  std::int64_t standby_delay_ns;
+  std::int32_t pid;
+  std::uint32_t fenced_early;  // 1: before the one before was gone
 };
 
 struct CrashFlag {
@@ -279,7 +384,7 @@ struct LaunchHeader {
   std::uint32_t bytes;
   std::uint32_t argc;
   std::uint32_t envc;                // the shim replaces DEFIB_GENERATION= in place
-  std::uint32_t agent;               // 1: make an agent page for each start
+  std::uint32_t agent;               // kLaunchAgent, and a NotifyAccess from kNotifyAccessShift on
   std::uint32_t capture_timeout_ms;  // into the page; 0: the crash handler does not wait
   std::uint32_t log_files;
   std::uint64_t log_max_bytes;
@@ -289,20 +394,36 @@ struct LaunchHeader {
   std::uint64_t log_burst;        // bytes beyond the rate
   std::uint32_t log_flags;        // kLogToJournal
   std::uint32_t reserved;
+  ShimRestart restart;  // as in the tickets; here for a promotion, which needs none
+  ShimRestartWhen restart_when;
 };
 inline constexpr std::uint32_t kLogToJournal = 1;
+// In LaunchHeader::agent: make an agent page for each start.
+inline constexpr std::uint32_t kLaunchAgent = 1;
+inline constexpr std::uint32_t kNotifyAccessShift = 8;
+// Whose notifications are believed: every process of the service's user, the main process, the main
+// process and what the supervisor itself starts, nobody.
+enum class NotifyAccess : std::uint32_t { kAll = 0, kMain = 1, kExec = 2, kNone = 3 };
+inline NotifyAccess notify_access_of(const LaunchHeader& header) {
+  return static_cast<NotifyAccess>((header.agent >> kNotifyAccessShift) & 3);
+}
 inline constexpr std::uint32_t kLaunchMagic = 0x434e4c44;  // "DLNC"
 inline constexpr std::uint32_t kMaxLaunchBytes = 4u << 20;
 inline constexpr std::uint32_t kLaunchFixedStrings = 3;  // program, directory, capture
-static_assert(sizeof(LaunchHeader) == 80);
+static_assert(sizeof(LaunchHeader) == 88);
 
-// CRC32C, bit by bit: the records are small, and the shim shall stay so too.
+// CRC32C, four bits at a time: the table is small, as the shim shall be.
 inline std::uint32_t checksum(const void* bytes, std::size_t size) {
+  static constexpr std::uint32_t kTable[16] = {0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1,
+                                               0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,
+                                               0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
+                                               0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75};
   std::uint32_t crc = 0xffffffffu;
   const auto* at = static_cast<const unsigned char*>(bytes);
   for (std::size_t i = 0; i < size; ++i) {
     crc ^= at[i];
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0x82f63b78u & (0u - (crc & 1u)));
+    crc = (crc >> 4) ^ kTable[crc & 15u];
+    crc = (crc >> 4) ^ kTable[crc & 15u];
   }
   return ~crc;
 }
@@ -312,10 +433,14 @@ inline std::uint32_t status_checksum(StatusRecord record) {
   return checksum(&record, sizeof record);
 }
 inline bool status_valid(const StatusRecord& record) {
-  return record.magic == kStatusMagic && record.version == kStatusVersion &&
-         record.boot_id[sizeof record.boot_id - 1] == 0 &&
-         record.state_word[sizeof record.state_word - 1] == 0 &&
-         record.crc == status_checksum(record);
+  if (record.magic != kStatusMagic || record.version != kStatusVersion ||
+      record.boot_id[sizeof record.boot_id - 1] != 0 || record.crc != status_checksum(record)) {
+    return false;
+  }
+  for (const StatusInstance& one : record.instances) {
+    if (one.state_word[sizeof one.state_word - 1] != 0) return false;
+  }
+  return true;
 }
 
 // Whether a ticket of this kind may start a replacement after that end. An unknown status counts as

@@ -115,8 +115,8 @@ TEST(StatusFile, ATornSlotIsNotBelieved) {
     EXPECT_EQ(found->sequence, 4u) << "byte " << at;
   }
   EXPECT_FALSE(parse_status(""));
-  EXPECT_FALSE(parse_status(std::string(1024, '\0')));
-  EXPECT_EQ(parse_status(whole.substr(0, 700))->sequence, 4u);
+  EXPECT_FALSE(parse_status(std::string(2 * shim::kStatusSlot, '\0')));
+  EXPECT_EQ(parse_status(whole.substr(0, shim::kStatusSlot + 200))->sequence, 4u);
 }
 
 TEST(StatusFile, TheShimsChecksumIsCrc32c) {

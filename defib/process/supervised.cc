@@ -34,19 +34,20 @@ shim::ExitInfo exit_info(const ExitReport& report) {
   return info;
 }
 
-}  // namespace
-
-shim::ShimRestart shim_policy(RestartPolicy policy) {
-  switch (policy) {
-    case RestartPolicy::kAlways:
-      return shim::ShimRestart::kAlways;
-    case RestartPolicy::kOnFailure:
-      return shim::ShimRestart::kOnFailure;
-    case RestartPolicy::kNever:
-      return shim::ShimRestart::kNever;
-  }
-  DEFIB_UNREACHABLE("restart policy");
+// A standby that fails again and again must not take the machine from the active process, also
+// where the active one is restarted without a delay.
+recovery::BackoffOptions standby_backoff_options(const ServiceSpec& spec) {
+  recovery::BackoffOptions options = backoff_options(spec);
+  options.base = std::max<os::Duration>(options.base, std::chrono::milliseconds(100));
+  options.cap = std::max(options.base, options.cap);
+  return options;
 }
+
+HeartbeatWatch::Options heartbeat_options(const ServiceSpec& spec) {
+  return {spec.heartbeat_timeout, spec.heartbeat_healthy};
+}
+
+}  // namespace
 
 PageView::~PageView() {
   if (page_ != nullptr) ::munmap(const_cast<AgentPage*>(page_), kAgentPageSize);
@@ -67,12 +68,14 @@ Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
       spec_(std::move(spec)),
       dir_(context.dir.service_dir(spec_.name)),
       backoff_(backoff_options(spec_), os::Random(os::random_seed())),
-      heartbeat_(spec_.heartbeat_timeout) {}
+      standby_backoff_(standby_backoff_options(spec_), os::Random(os::random_seed())),
+      heartbeat_(heartbeat_options(spec_)) {}
 
 Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_, &start_timer_,
-        &relaunch_timer_, &capture_timer_}) {
+        &relaunch_timer_, &capture_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_,
+        &runtime_timer_}) {
     cancel(*timer);
   }
   if (link_.connected()) context_.loop.unwatch(link_.fd());
@@ -115,9 +118,11 @@ void Supervised::change(ServiceEvent event) {
 Result<> Supervised::send_start(bool automatic) {
   DEFIB_TRY_ASSIGN(const os::Fd description,
                    make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
-  start_asked_ = shim::Start{automatic ? 1u : 0u, 0};
+  agent_obstacle_ = preload_obstacle(spec_);
+  DEFIB_TRY(open_sockets());
+  start_asked_ = shim::Start{automatic ? 1u : 0u, shim::InstanceRole::kActive};
   const int fds[] = {description.get()};
-  if (link_.connected() && link_.send_bytes(shim::Type::kConfigure, {}, fds)) {
+  if (link_.connected() && send_sockets() && link_.send_bytes(shim::Type::kConfigure, {}, fds)) {
     static_cast<void>(link_.send(shim::Type::kStart, *start_asked_).has_value());
   }
   return {};
@@ -147,7 +152,9 @@ Result<> Supervised::stop(StopReason reason) {
   cancel(start_timer_);
   next_start_mono_ns_ = 0;
   const bool requested = reason == StopReason::kRequested;
-  const shim::Stop request = {reason, spec_.stop_signal, spec_.stop_timeout.count()};
+  const shim::Stop request = {reason, spec_.stop_signal, spec_.stop_timeout.count(),
+                              requested ? 0 : generation_};
+  if (requested) cancel(standby_timer_);
   if (!alive()) {
     if (!requested) return {};
     // The shim's own delayed start is called off too; and should it have happened just now, the
@@ -157,6 +164,8 @@ Result<> Supervised::stop(StopReason reason) {
     return send_stop(request);
   }
   killing_ = true;
+  cancel(self_stop_timer_);  // The shim has the deadline now.
+  self_stop_due_ns_ = 0;
   change(ServiceEvent::kKilling);
   return send_stop(request);
 }
@@ -198,12 +207,16 @@ Result<> Supervised::update(ServiceSpec spec) {
   spec_ = std::move(spec);
   budget_->set_limit(spec_.max_restarts, spec_.restart_window);
   backoff_ = recovery::Backoff(backoff_options(spec_), os::Random(os::random_seed()));
-  heartbeat_ = HeartbeatWatch(spec_.heartbeat_timeout);
+  heartbeat_ = HeartbeatWatch(heartbeat_options(spec_));
+  stall_ = StallWatch();
+  standby_backoff_ =
+      recovery::Backoff(standby_backoff_options(spec_), os::Random(os::random_seed()));
   if (!link_.connected()) return {};
   DEFIB_TRY(configure());
   if (alive()) {
     arm_heartbeat();
     grant_ticket();
+    ensure_standby();
   }
   return {};
 }
@@ -223,26 +236,24 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   ready_ = false;
   killing_ = false;
   limit_told_ = false;
-  orphaned_ = false;
+  degraded_by_heartbeat_ = false;
   status_text_.clear();
+  reset_said();
   memory_bytes_ = 0;
   cpu_percent_ = 0;
   sampled_mono_ns_ = 0;
-  heartbeat_ = HeartbeatWatch(spec_.heartbeat_timeout);
+  heartbeat_ = HeartbeatWatch(heartbeat_options(spec_));
+  stall_ = StallWatch();
   change(ServiceEvent::kStarted);
   if (!spec_.expects_ready) {
     change(ServiceEvent::kReady);
   } else if (spec_.ready_timeout.count() > 0) {
-    const auto left =
-        std::max(os::Duration(mono_ns + spec_.ready_timeout.count() - context_.clock.mono_ns()),
-                 os::Duration(0));
-    ready_timer_ = context_.loop.run_after(left, [this] {
-      ready_timer_ = 0;
-      last_error_ = Error(Code::kStartFailed,
-                          fmt::format("the service '{}' did not say READY=1 within {}", spec_.name,
-                                      os::format_duration(spec_.ready_timeout)));
-      kill_now(StopReason::kNotReady);
-    });
+    ready_due_ns_ = mono_ns + spec_.ready_timeout.count();
+    arm_ready_timer();
+  }
+  if (spec_.max_runtime.count() > 0) {
+    runtime_due_ns_ = mono_ns + spec_.max_runtime.count();
+    arm_runtime_timer();
   }
   sample_timer_ = context_.loop.run_every(spec_.sample_interval, [this] { sample(); });
   arm_heartbeat();
@@ -252,9 +263,9 @@ void Supervised::end_process() {
   pid_ = 0;
   stop_asked_.reset();
   ready_ = false;
+  reset_said();
   started_wall_ns_ = 0;
   page_ = PageView{};
-  service_pidfd_ = os::Fd{};
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_}) {
     cancel(*timer);
@@ -307,9 +318,11 @@ void Supervised::account_ticket_use() {
 }
 
 Error Supervised::last_exit_error(const ExitReport& report) const {
+  const std::string said =
+      report.reported_error.empty() ? "" : fmt::format("; it said: {}", report.reported_error);
   return Error(report.reason == StopReason::kHung ? Code::kServiceHung : Code::kServiceCrashed,
-               fmt::format("the service '{}' (process {}) ended: {}", spec_.name, report.pid,
-                           report.status.to_string()))
+               fmt::format("the service '{}' (process {}) ended: {}{}", spec_.name, report.pid,
+                           report.status.to_string(), said))
       .with("service", spec_.name)
       .with("pid", report.pid);
 }
@@ -387,12 +400,26 @@ ServiceStatus Supervised::status() const {
   status.max_restarts = spec_.max_restarts;
   status.restart_ready = alive() && ticket_id_ != 0;
   status.ready = ready_;
+  status.epoch = epoch_;
+  status.standby_pid = standby_.pid;
+  status.standby_generation = standby_.generation;
+  status.standby_ready = standby_.ready;
   status.status_text = status_text_;
+  status.reloading = said_.reloading_since_ns != 0;
+  status.reported_error = said_.error;
+  status.reported_exit_status = said_.exit_status;
+  status.unknown_notifications = said_.unknown;
   status.last_error = last_error_;
   status.memory_bytes = memory_bytes_;
   status.cpu_percent = cpu_percent_;
   if (alive()) {
-    status.heartbeat_age = heartbeat_.age();
+    const HeartbeatWatch::View view = heartbeat_.view(page_.page(), context_.clock.mono_ns());
+    status.heartbeat = view.state;
+    if (view.state != HeartbeatState::kNone) status.heartbeat_stage = view.stage;
+    if (view.state > HeartbeatState::kResting) status.heartbeat_age = view.age;
+    const bool late = view.age > spec_.heartbeat_healthy || view.state == HeartbeatState::kHeld;
+    if (late && status.state == ServiceState::kRunning) status.state = ServiceState::kDegraded;
+    status.agent = agent_text();
     if (memory_bytes_ == 0) {
       if (const auto usage = os::process_usage(pid_)) status.memory_bytes = usage->rss_bytes;
     }

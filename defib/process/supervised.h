@@ -14,7 +14,9 @@
 
 #include "defib/os/event_loop.h"
 #include "defib/process/heartbeat.h"
+#include "defib/process/kept_sockets.h"
 #include "defib/process/shim_link.h"
+#include "defib/process/starvation.h"
 #include "defib/process/supervisor.h"
 #include "defib/recovery/policy.h"
 
@@ -51,7 +53,15 @@ class PageView {
   const AgentPage* page_ = nullptr;
 };
 
-shim::ShimRestart shim_policy(RestartPolicy policy);
+// The process that waits to be promoted.
+struct Standby {
+  std::uint64_t generation = 0;
+  pid_t pid = 0;  // 0: none
+  std::int64_t started_mono_ns = 0;
+  bool ready = false;
+  std::string state_word;
+  PageView page;
+};
 
 class Supervised {
  public:
@@ -101,15 +111,34 @@ class Supervised {
   Result<> on_start_failed(const ShimMessage& message);
   Result<> on_exited(const ShimMessage& message);
   ExitReport make_report(const shim::Exited& exited) const;
-  void adopt(const shim::StatusRecord& record, const shim::Welcome& welcome);
+  void adopt(const shim::StatusInstance& active, const shim::Welcome& welcome);
+  void take_pages_and_sockets(ShimMessage& message, const shim::Welcome& welcome);
+  Result<> on_dying(const ShimMessage& message);
   Result<> on_crash_flag(const ShimMessage& message);
   Result<> on_captured(const ShimMessage& message);
   Result<> on_refused(const ShimMessage& message);
   Result<> on_notify(const ShimMessage& message);
-  void on_notify_line(const shim::Notify& from, std::string_view line);
+  bool on_notify_field(std::string_view key, std::string_view value);
+  void on_says_ready();
+  void on_says_reloading();
+  void on_says_stopping();
+  void on_watchdog_trigger();
+  void extend_timeouts(os::Duration time);
+  void reset_said();
+  void arm_ready_timer();
+  void arm_runtime_timer();
   void replayed();
   void ask_again(bool runs);
   Result<> send_stop(const shim::Stop& request);
+
+  // The standby, and the sockets that are kept (supervised_standby.cc).
+  Result<> on_standby_started(ShimMessage& message, const shim::Started& started);
+  void on_standby_exited(const ExitReport& report);
+  Result<> on_promoted(const ShimMessage& message);
+  void ensure_standby();
+  Result<> open_sockets();
+  Result<> send_sockets();
+  Result<> on_stored(ShimMessage& message);
 
   // Life.
   void change(ServiceEvent event);
@@ -127,7 +156,11 @@ class Supervised {
   // Watching.
   void look_at_heartbeat();
   void arm_heartbeat();
-  void on_hung(const HeartbeatWatch::Lost& lost);
+  void judge_silence(const HeartbeatWatch::Silence& silence, os::Duration late);
+  void on_hung(HangReport report);
+  void on_beats_again();
+  bool has_unread_notification() const;
+  std::string agent_text() const;
   void capture_then_kill(StopReason reason);
   void kill_now(StopReason reason);
   void sample();
@@ -165,13 +198,28 @@ class Supervised {
   std::int64_t started_wall_ns_ = 0;
   std::uint64_t restarts_ = 0;
   bool ready_ = false;
-  bool orphaned_ = false;  // its shim died: we may be the one who waits for it
-  os::Fd service_pidfd_;   // of an orphaned service
+  std::uint64_t epoch_ = 0;
+  // Processes whose shim died: we may be the one who waits for them.
+  struct Orphan {
+    pid_t pid = 0;
+    os::Fd pidfd;
+  };
+  std::vector<Orphan> orphans_;
   bool restart_requested_ = false;
   // Asked of a shim that has not answered yet: asked again of the next one, should it be killed.
   std::optional<shim::Start> start_asked_;
   std::optional<shim::Stop> stop_asked_;
   std::string status_text_;
+  // What the process has said of itself by sd_notify.
+  struct Said {
+    std::string error;
+    std::optional<std::int64_t> exit_status;
+    std::uint64_t unknown = 0;
+    std::int64_t reloading_since_ns = 0;  // 0: it is not reloading
+  };
+  Said said_;
+  // When the timers of the same names are due, which EXTEND_TIMEOUT_USEC= moves.
+  std::int64_t ready_due_ns_ = 0, reload_due_ns_ = 0, self_stop_due_ns_ = 0, runtime_due_ns_ = 0;
   std::optional<Error> last_error_;
   std::optional<ExitReport> last_exit_;
   // The end of the last process, where a supervisor before us heard of it and nothing followed.
@@ -183,12 +231,24 @@ class Supervised {
   std::uint64_t next_ticket_ = 1;
   std::int64_t next_start_mono_ns_ = 0;
 
+  Standby standby_;
+  recovery::Backoff standby_backoff_;
+  bool standby_by_ticket_ = false;  // the shim starts the next one by itself
+  os::EventLoop::TimerId standby_timer_ = 0;
+  KeptSockets sockets_;
+
   PageView page_;
   HeartbeatWatch heartbeat_;
+  StallWatch stall_;
+  std::int64_t heartbeat_due_ns_ = 0;  // of the timer; 0: none
+  bool degraded_by_heartbeat_ = false;
   os::EventLoop::TimerId heartbeat_timer_ = 0;
   os::EventLoop::TimerId sample_timer_ = 0;
   os::EventLoop::TimerId healthy_timer_ = 0;
   os::EventLoop::TimerId ready_timer_ = 0;
+  os::EventLoop::TimerId reload_timer_ = 0;
+  os::EventLoop::TimerId self_stop_timer_ = 0;
+  os::EventLoop::TimerId runtime_timer_ = 0;
   os::EventLoop::TimerId start_timer_ = 0;
   os::EventLoop::TimerId relaunch_timer_ = 0;
   os::EventLoop::TimerId capture_timer_ = 0;
@@ -203,6 +263,7 @@ class Supervised {
   std::int64_t sampled_mono_ns_ = 0;
   std::uint64_t log_bytes_dropped_ = 0;
   std::uint64_t events_dropped_ = 0;
+  std::string agent_obstacle_;  // why the agent is not preloaded; empty: it is
 };
 
 }  // namespace defib::process

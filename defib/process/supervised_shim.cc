@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -26,8 +27,13 @@ constexpr os::Duration kQuick = std::chrono::seconds(10);
 constexpr os::Duration kRelaunchDelay = std::chrono::milliseconds(200);
 constexpr int kMaxMessagesPerRound = 256;
 
-bool is_alive_phase(shim::Phase phase) {
-  return phase == shim::Phase::kRunning || phase == shim::Phase::kStarting;
+// Whose exits count as those of the service: the active process's, or that of the last one.
+std::uint64_t service_generation(const shim::StatusRecord& record) {
+  if (const auto* active = find_instance(record, shim::InstanceRole::kActive)) {
+    return active->generation;
+  }
+  const shim::ExitInfo* last = last_service_exit(record);
+  return last != nullptr ? last->generation : record.generation;
 }
 
 std::string_view start_stage_text(shim::StartStage stage) {
@@ -99,7 +105,8 @@ Result<ShimLink> Supervised::launch() {
     launch.notify_address = address.substr(1);
   }
   if (alive()) {
-    launch.page_fd = page_.fd();
+    if (page_.fd() >= 0) launch.pages.emplace_back(page_.fd(), pid_);
+    if (standby_.page.fd() >= 0) launch.pages.emplace_back(standby_.page.fd(), standby_.pid);
     launch.adopt_pid = pid_;
     launch.adopt_start_time = start_time_;
   }
@@ -136,6 +143,9 @@ Result<> Supervised::wait_for_welcome() {
 Result<> Supervised::configure() {
   DEFIB_TRY_ASSIGN(const os::Fd description,
                    make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
+  DEFIB_TRY(open_sockets());
+  agent_obstacle_ = preload_obstacle(spec_);
+  DEFIB_TRY(send_sockets());
   const int fds[] = {description.get()};
   return link_.send_bytes(shim::Type::kConfigure, {}, fds);
 }
@@ -163,6 +173,15 @@ void Supervised::handle(ShimMessage message) {
       break;
     case shim::Type::kExited:
       done = on_exited(message);
+      break;
+    case shim::Type::kDying:
+      done = on_dying(message);
+      break;
+    case shim::Type::kPromoted:
+      done = on_promoted(message);
+      break;
+    case shim::Type::kStored:
+      done = on_stored(message);
       break;
     case shim::Type::kCrashFlag:
       done = on_crash_flag(message);
@@ -205,8 +224,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   const pid_t old_shim = std::exchange(shim_pid_, welcome.shim_pid);
   events_dropped_ = welcome.events_dropped;
   log_bytes_dropped_ = welcome.log_bytes_dropped;
-  if (!message.fds.empty()) notify_fd_ = std::move(message.fds[0]);
-  if (message.fds.size() > 1) page_ = PageView::map(std::move(message.fds[1]));
+  take_pages_and_sockets(message, welcome);
   const char* const fifos[2] = {shim::kStdoutName, shim::kStderrName};
   for (int i = 0; i < 2; ++i) {
     if (output_[i].valid()) continue;
@@ -216,36 +234,39 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   replay_left_ = welcome.pending_events;
   const shim::StatusRecord& record = welcome.status;
   if (first) {
-    generation_ = record.generation;
+    generation_ = service_generation(record);
     restarts_ = record.restarts;
     reported_exit_ = record.acknowledged;
   }
-  const bool runs = is_alive_phase(record.phase);
-  if (first && !runs && generation_ > 0 && record.exits[0].generation == generation_ &&
-      record.acknowledged == generation_) {
-    last_acknowledged_ = record.exits[0];
+  const shim::StatusInstance* const active = find_instance(record, shim::InstanceRole::kActive);
+  const bool runs = active != nullptr;
+  const shim::ExitInfo* const last = last_service_exit(record);
+  if (first && !runs && last != nullptr && last->generation == generation_ &&
+      record.acknowledged >= last->number) {
+    last_acknowledged_ = *last;
   }
   if (first && !runs && welcome.ticket_id != 0) {
     backoff_.resume(os::Duration(welcome.ticket_delay_ns));
   } else if (last_acknowledged_) {
     // Its delay is not known any more; that it failed so often is.
     for (const shim::ExitInfo& exit : record.exits) {
-      if (exit.generation != 0 && exit.reason != StopReason::kRequested) backoff_.next();
+      if (exit.number != 0 && exit.reason != StopReason::kRequested) backoff_.next();
     }
   }
-  if (runs && (first || generation_ != record.generation || pid_ != record.pid)) {
+  if (runs && (first || generation_ != active->generation || pid_ != active->pid)) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
+      standby_backoff_.reset();
       change(ServiceEvent::kExitedRestart);
       if (budget_->prepared()) account_ticket_use();
     }
-    generation_ = record.generation;
+    generation_ = active->generation;
     restarts_ = record.restarts;
-    adopt(record, welcome);
+    adopt(*active, welcome);
   } else if (!runs && first && welcome.ticket_id != 0) {
     change(ServiceEvent::kExitedRestart);
-  } else if (!runs && first && record.exits[0].generation == generation_ && budget_->exhausted() &&
-             record.exits[0].reason != StopReason::kRequested && record.exits[0].wait_status != 0) {
+  } else if (!runs && first && last != nullptr && budget_->exhausted() &&
+             last->reason != StopReason::kRequested && last->wait_status != 0) {
     change(ServiceEvent::kExitedFailed);  // It was given up, and still is.
   }
   if (runs) {
@@ -261,19 +282,21 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   return {};
 }
 
-void Supervised::adopt(const shim::StatusRecord& record, const shim::Welcome& welcome) {
-  begin_process(record.pid, record.start_time, record.started_mono_ns, record.started_wall_ns);
-  if ((record.ready & shim::kSaidWatchdog) != 0) {
+void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& welcome) {
+  begin_process(active.pid, active.start_time, active.started_mono_ns, active.started_wall_ns);
+  epoch_ = active.epoch;
+  if ((active.ready & shim::kSaidWatchdog) != 0) {
     // Armed as before; its silence counts from now on.
     heartbeat_.notify_beat();
     arm_heartbeat();
   }
-  if ((record.ready & shim::kSaidReady) != 0) {
+  if ((active.ready & shim::kSaidReady) != 0) {
     ready_ = true;
     cancel(ready_timer_);
     change(ServiceEvent::kReady);
   }
-  if (const auto said = event_for_word(record.state_word)) change(*said);
+  if (const auto said = event_for_word(active.state_word)) change(*said);
+  if (std::string_view(active.state_word) == "stopping") on_says_stopping();
   if (welcome.ticket_id != 0) {
     // Held by the shim from an earlier supervisor, and durable in the budget: it goes on counting
     // as prepared, and the back-off goes on from its delay.
@@ -283,7 +306,7 @@ void Supervised::adopt(const shim::StatusRecord& record, const shim::Welcome& we
     delay_generation_ = generation_;
     backoff_.resume(ticket_delay_);
   }
-  context_.observer.adopted(spec_.name, record.pid, record.generation);
+  context_.observer.adopted(spec_.name, active.pid, active.generation);
 }
 
 // All events of the time before are known.
@@ -299,6 +322,7 @@ void Supervised::replayed() {
   }
   if (alive()) grant_ticket();
   ask_again(alive());
+  ensure_standby();
 }
 
 // What was asked of a shim that was killed before it could do it.
@@ -319,13 +343,15 @@ void Supervised::ask_again(bool runs) {
 
 Result<> Supervised::on_started(ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Started started, message.body<shim::Started>());
+  if (started.role == shim::InstanceRole::kStandby) return on_standby_started(message, started);
   const StartInfo info = {spec_.name,
                           started.generation,
                           started.pid,
                           started.started_mono_ns,
                           started.started_wall_ns,
                           started.automatic != 0,
-                          started.ticket_id != 0};
+                          started.ticket_id != 0,
+                          started.epoch};
   const bool known = started.generation < generation_ ||
                      (started.generation == generation_ && (pid_ == started.pid || pid_ == 0));
   if (started.ticket_id != 0) account_ticket_use();
@@ -333,19 +359,26 @@ Result<> Supervised::on_started(ShimMessage& message) {
     context_.observer.started(info);
     return {};
   }
+  // Where the one before is still dying, its exit comes later.
+  if (alive()) change(ServiceEvent::kExitedRestart);
   generation_ = started.generation;
+  epoch_ = started.epoch;
   restarts_ = started.automatic != 0 ? restarts_ + 1 : 0;
   page_ = message.fds.empty() ? PageView{} : PageView::map(std::move(message.fds[0]));
   begin_process(started.pid, started.start_time, started.started_mono_ns, started.started_wall_ns);
   context_.observer.started(info);
-  if (alive() && generation_ == started.generation && replay_left_ == 0) grant_ticket();
+  if (alive() && generation_ == started.generation && replay_left_ == 0) {
+    grant_ticket();
+    ensure_standby();
+  }
   return {};
 }
 
 Result<> Supervised::on_start_failed(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::StartFailed failed, message.body<shim::StartFailed>());
-  start_asked_.reset();
   if (failed.ticket_id != 0) account_ticket_use();
+  const bool standby = failed.role == shim::InstanceRole::kStandby;
+  if (!standby) start_asked_.reset();
   const bool directory = failed.stage == shim::StartStage::kDirectory;
   Error error = Error(Code::kStartFailed, fmt::format("the service '{}' could not be started: {}",
                                                       spec_.name, start_stage_text(failed.stage)))
@@ -355,6 +388,12 @@ Result<> Supervised::on_start_failed(const ShimMessage& message) {
                                               failed.error_number));
   last_error_ = error;
   context_.observer.start_failed(spec_.name, error);
+  if (standby) {
+    standby_by_ticket_ = false;
+    if (failed.ticket_id != 0 && alive() && replay_left_ == 0) grant_ticket();
+    ensure_standby();
+    return {};
+  }
   // By request: the caller knows, and decides. By itself: the program may be being replaced.
   if (failed.ticket_id != 0 || state_ == ServiceState::kBackingOff) {
     start_later(backoff_.next());
@@ -385,7 +424,11 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
       !context_.programs.capture.empty()) {
     report.capture_path = capture_path("crash", exit.generation);
   }
-  report.restarts = exited.ticket_id != 0;
+  if (exit.generation == generation_) {
+    report.reported_error = said_.error;
+    report.reported_exit_status = said_.exit_status;
+  }
+  report.restarts = exited.ticket_id != 0 || exited.promotes != 0;
   report.restart_delay = os::Duration(exited.restart_delay_ns);
   report.while_away = replay_left_ > 0;
   return report;
@@ -393,17 +436,21 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
 
 Result<> Supervised::on_exited(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Exited exited, message.body<shim::Exited>());
-  if (exited.exit.generation <= reported_exit_) return {};  // Told before its shim died.
-  reported_exit_ = exited.exit.generation;
+  if (exited.exit.number <= reported_exit_) return {};  // Told before its shim died.
+  reported_exit_ = exited.exit.number;
   ExitReport report = make_report(exited);
-  if (orphaned_ && report.pid == pid_) wait_for_orphan(&report);
+  wait_for_orphan(&report);
+  if (exited.exit.role == shim::InstanceRole::kStandby) {
+    on_standby_exited(report);
+    return {};
+  }
   last_exit_ = report;
   const bool requested =
       report.reason == StopReason::kRequested || report.reason == StopReason::kReboot;
   if (!requested && !report.status.success()) last_error_ = last_exit_error(report);
   const bool current = exited.exit.generation == generation_;
   if (current) end_process();
-  if (current && exited.ticket_id == 0 && !requested && !restart_requested_) {
+  if (current && !report.restarts && !requested && !restart_requested_) {
     const bool wanted = spec_.restart == RestartPolicy::kAlways ||
                         (spec_.restart == RestartPolicy::kOnFailure && !report.status.success());
     report.restarts = wanted && !exhausted_;
@@ -412,6 +459,10 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   context_.observer.exited(report);
   // The callback may have started it; what has begun anew is not ended here.
   if (!current || exited.exit.generation != generation_ || alive()) return {};
+  if (exited.promotes != 0) {
+    change(ServiceEvent::kExitedRestart);
+    return {};
+  }
   if (exited.ticket_id == 0) {
     // An end that nothing follows leaves the ticket unused: it is no restart.
     if (!report.restarts && budget_->prepared()) {
@@ -424,6 +475,13 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   next_start_mono_ns_ = report.noticed_mono_ns + report.restart_delay.count();
   if (report.while_away) backoff_.resume(report.restart_delay);
   change(ServiceEvent::kExitedRestart);
+  return {};
+}
+
+Result<> Supervised::on_dying(const ShimMessage& message) {
+  DEFIB_TRY_ASSIGN(const shim::Dying dying, message.body<shim::Dying>());
+  context_.observer.dying(
+      {spec_.name, dying.generation, dying.pid, dying.sign, dying.noticed_mono_ns});
   return {};
 }
 
@@ -455,52 +513,13 @@ Result<> Supervised::on_captured(const ShimMessage& message) {
   return {};
 }
 
-Result<> Supervised::on_notify(const ShimMessage& message) {
-  DEFIB_TRY_ASSIGN(const shim::Notify notify, message.body<shim::Notify>());
-  std::string_view text = message.tail<shim::Notify>();
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    on_notify_line(notify, text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return {};
-}
-
-void Supervised::on_notify_line(const shim::Notify& from, std::string_view line) {
-  const std::size_t equals = line.find('=');
-  if (equals == std::string_view::npos) return;
-  const std::string_view key = line.substr(0, equals);
-  const std::string_view value = line.substr(equals + 1);
-  const bool current = from.generation == generation_ && alive();
-  if (current && key == "READY" && value == "1" && !ready_) {
-    ready_ = true;
-    cancel(ready_timer_);
-    change(ServiceEvent::kReady);
-    context_.observer.ready(spec_.name);
-  } else if (current && key == "STATUS") {
-    status_text_ = value;
-  } else if (current && key == "WATCHDOG" && value == "1") {
-    heartbeat_.notify_beat();
-    if (heartbeat_timer_ == 0) arm_heartbeat();
-  } else if (current && key == "WATCHDOG_USEC") {
-    std::int64_t microseconds = 0;
-    std::from_chars(value.data(), value.data() + value.size(), microseconds);
-    if (microseconds > 0) {
-      heartbeat_.set_notify_deadline(std::chrono::microseconds(microseconds));
-    }
-  } else if (current && key == "X_DEFIB_STATE") {
-    if (const auto said = event_for_word(value)) change(*said);
-  }
-  context_.observer.notified(
-      {spec_.name, from.generation, from.pid, std::string(key), std::string(value)});
-}
-
 Result<> Supervised::on_refused(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Refused refused, message.body<shim::Refused>());
   if (refused.request == shim::Type::kStart && refused.error_number == EALREADY) return {};
   if (refused.request == shim::Type::kShutdown && shim_ended_) {
     // A restart crossed our stop.
-    DEFIB_TRY(send_stop({StopReason::kRequested, spec_.stop_signal, spec_.stop_timeout.count()}));
+    DEFIB_TRY(
+        send_stop({StopReason::kRequested, spec_.stop_signal, spec_.stop_timeout.count(), 0}));
     return link_.send_bytes(shim::Type::kShutdown, {});
   }
   return os::system_error(fmt::format("request {} to the shim", static_cast<int>(refused.request)),
@@ -512,6 +531,14 @@ void Supervised::lost_shim() {
   context_.loop.unwatch(link_.fd());
   link_.close();
   on_shim_ended();
+  // After an upgrade in place the shims are our children, and nobody's Child.
+  if (!shim_.valid() && shim_pid_ > 0 && ::waitpid(shim_pid_, nullptr, WNOHANG) == 0) {
+    constexpr int kPatienceMs = 20;
+    const auto pidfd = os::open_pidfd(shim_pid_);
+    pollfd wait = {pidfd ? pidfd->get() : -1, POLLIN, 0};
+    ::poll(&wait, 1, kPatienceMs);
+    ::waitpid(shim_pid_, nullptr, WNOHANG);
+  }
   if (shim_ended_) {
     if (shim_.valid()) {
       context_.loop.unwatch(shim_.pidfd());
@@ -520,10 +547,11 @@ void Supervised::lost_shim() {
     }
     return std::exchange(shim_ended_, nullptr)();
   }
-  if (alive() && !service_pidfd_.valid()) {
-    // It is our child now (we are a subreaper), unless another supervisor had started its shim.
-    orphaned_ = true;
-    if (auto pidfd = os::open_pidfd(pid_)) service_pidfd_ = std::move(*pidfd);
+  // They are our children now (we are a subreaper), unless another supervisor had started the shim.
+  for (const pid_t pid : {pid_, standby_.pid}) {
+    const auto same = [pid](const Orphan& one) { return one.pid == pid; };
+    if (pid <= 0 || std::ranges::any_of(orphans_, same)) continue;
+    if (auto pidfd = os::open_pidfd(pid)) orphans_.push_back({pid, std::move(*pidfd)});
   }
   const std::int64_t now = context_.clock.mono_ns();
   if (os::Duration(now - last_loss_mono_ns_) > kQuick) shim_losses_ = 0;
@@ -552,12 +580,14 @@ void Supervised::relaunch() {
 // The shim of this service was not its parent. If we are, the status is ours to collect; the zombie
 // was left until now, so that the shim could read the status too.
 void Supervised::wait_for_orphan(ExitReport* report) {
+  const auto orphan = std::ranges::find(orphans_, report->pid, &Orphan::pid);
+  if (orphan == orphans_.end()) return;
   siginfo_t info{};
   const auto kPidfd = static_cast<idtype_t>(3);  // P_PIDFD
   const bool ours =
-      service_pidfd_.valid() &&
-      ::waitid(kPidfd, static_cast<id_t>(service_pidfd_.get()), &info, WEXITED | WNOHANG) == 0 &&
+      ::waitid(kPidfd, static_cast<id_t>(orphan->pidfd.get()), &info, WEXITED | WNOHANG) == 0 &&
       info.si_pid != 0;
+  orphans_.erase(orphan);
   if (ours && !report->status.known) {
     report->status.known = true;
     report->status.exited = info.si_code == CLD_EXITED;
@@ -580,12 +610,12 @@ void Supervised::reap_orphans() {
     if (parsed.ec != std::errc{}) break;
     at = parsed.ptr;
     while (at < end && *at == ' ') ++at;
-    // Not the service itself: its status is collected with its report.
-    if (pid != pid_ && last_exit_ && ::getsid(pid) == last_exit_->pid) {
-      ::waitpid(pid, nullptr, WNOHANG);
-    } else if (pid != pid_ && pid_ > 0 && ::getsid(pid) == pid_) {
-      ::waitpid(pid, nullptr, WNOHANG);
-    }
+    // Not the service's processes themselves: their status is collected with their reports.
+    if (std::ranges::find(orphans_, pid, &Orphan::pid) != orphans_.end()) continue;
+    const pid_t session = ::getsid(pid);
+    const bool of_dead = last_exit_ && session == last_exit_->pid;
+    const bool of_living = session > 0 && (session == pid_ || session == standby_.pid);
+    if (pid != pid_ && (of_dead || of_living)) ::waitpid(pid, nullptr, WNOHANG);
   }
 }
 

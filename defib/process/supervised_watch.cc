@@ -1,5 +1,5 @@
-// Watching a service that lives: heartbeat, memory and processor use, health, and the end of one
-// that hangs.
+// Watching a service that lives: memory and processor use, health, and the end of one that hangs.
+// Its heartbeat is in supervised_heartbeat.cc.
 
 #include <fmt/core.h>
 #include <signal.h>
@@ -8,39 +8,6 @@
 #include "defib/process/supervised.h"
 
 namespace defib::process {
-
-void Supervised::arm_heartbeat() {
-  cancel(heartbeat_timer_);
-  if (!alive()) return;
-  look_at_heartbeat();
-}
-
-void Supervised::look_at_heartbeat() {
-  const auto lost = heartbeat_.look(page_.page(), context_.clock.mono_ns());
-  if (lost && !killing_) on_hung(*lost);
-  if (const auto period = heartbeat_.period(); period && alive()) {
-    heartbeat_timer_ = context_.loop.run_after(*period, [this] {
-      heartbeat_timer_ = 0;
-      look_at_heartbeat();
-    });
-  }
-}
-
-void Supervised::on_hung(const HeartbeatWatch::Lost& lost) {
-  const bool kills = spec_.on_heartbeat_lost == LimitAction::kRestart;
-  last_error_ = Error(Code::kServiceHung,
-                      fmt::format("the service '{}' has not beaten in stage '{}' for {}",
-                                  spec_.name, lost.stage, os::format_duration(lost.silent_for)))
-                    .with("stage", lost.stage)
-                    .with("deadline_ms", lost.deadline.count() / 1'000'000);
-  context_.observer.hung(
-      {spec_.name, generation_, pid_, lost.stage, lost.silent_for, lost.deadline, kills});
-  if (kills) {
-    capture_then_kill(StopReason::kHung);
-  } else {
-    change(ServiceEvent::kUnhealthy);
-  }
-}
 
 std::string Supervised::capture_path(std::string_view kind, std::uint64_t generation) const {
   return fmt::format("{}/{}/{}-{}.json", dir_, shim::kCaptureDir, kind, generation);
@@ -104,14 +71,15 @@ void Supervised::kill_now(StopReason reason) {
   change(ServiceEvent::kKilling);
   // With core files wanted, the signal that writes one; else the one that nothing can refuse.
   const bool core = spec_.capture == CaptureMode::kCore;
-  const shim::Stop request = {reason, core ? SIGABRT : 0, core ? spec_.stop_timeout.count() : 0};
+  const shim::Stop request = {reason, core ? SIGABRT : 0, core ? spec_.stop_timeout.count() : 0,
+                              generation_};
   if (auto sent = send_stop(request); !sent) last_error_ = sent.error();
 }
 
 void Supervised::sample() {
   if (!alive()) return;
   if (heartbeat_timer_ == 0) look_at_heartbeat();  // A stage may have been armed without a ring.
-  if (orphaned_) reap_orphans();
+  if (!orphans_.empty()) reap_orphans();
   const auto usage = os::process_usage(pid_);
   if (!usage) return;
   const std::int64_t now = context_.clock.mono_ns();

@@ -27,9 +27,11 @@
 #include "defib/os/event_loop.h"
 #include "defib/os/files.h"
 #include "defib/os/process.h"
+#include "defib/process/heartbeat.h"
 #include "defib/process/service_spec.h"
 #include "defib/process/service_state.h"
 #include "defib/process/state_dir.h"
+#include "defib/recovery/decision.h"
 #include "defib/recovery/probe.h"
 
 namespace defib::process {
@@ -43,8 +45,30 @@ struct StartInfo {
   pid_t pid = 0;
   std::int64_t mono_ns = 0;  // the program was executed
   std::int64_t wall_ns = 0;
-  bool automatic = false;  // a restart, not a start by request
-  bool by_ticket = false;  // the shim did it by itself
+  bool automatic = false;   // a restart, not a start by request
+  bool by_ticket = false;   // the shim did it by itself
+  std::uint64_t epoch = 0;  // of an active one: grows with every activation
+};
+
+// A process begins to die; exited() follows when the kernel has torn it down.
+struct DyingReport {
+  std::string service;
+  std::uint64_t generation = 0;
+  pid_t pid = 0;
+  shim::DyingSign sign = shim::DyingSign::kLifeLock;
+  std::int64_t noticed_mono_ns = 0;
+};
+
+// The standby took the place of the active process.
+struct PromotionReport {
+  std::string service;
+  std::uint64_t generation = 0;  // of the one that is active now
+  std::uint64_t old_generation = 0;
+  pid_t pid = 0;
+  std::uint64_t epoch = 0;
+  std::int64_t mono_ns = 0;
+  std::int64_t wall_ns = 0;
+  bool before_end = false;  // the one before was fenced, and not gone yet
 };
 
 struct ExitReport {
@@ -63,7 +87,9 @@ struct ExitReport {
   std::string capture_path;  // of the report that captured() will announce; empty: none
   bool restarts = false;     // a replacement follows (or is running already)
   os::Duration restart_delay{0};
-  bool while_away = false;  // it happened before this supervisor was there
+  std::string reported_error;  // ERRNO=, BUSERROR=, VARLINKERROR=; empty: none
+  std::optional<std::int64_t> reported_exit_status;  // EXIT_STATUS=
+  bool while_away = false;                           // it happened before this supervisor was there
 };
 
 struct CaptureReport {
@@ -82,7 +108,15 @@ struct HangReport {
   os::Duration silent_for{0};
   os::Duration deadline{0};
   bool kills = false;  // snapshot and replacement follow; else an alert only
+  // "deadlock", "busy_loop", "stopped", "thread_ended", "asleep"; empty where it is no hang.
+  std::string kind;
+  // Why it is one, or why not: the rule, its numbers, what would flip it, and the evidence.
+  recovery::Decision decision;
 };
+
+// "kept_from_running: it could use 3 ms of 210 ms ...", of the rule that decided; where all allow,
+// of the one that measures the silence.
+std::string explain_briefly(const recovery::Decision& decision);
 
 struct LimitReport {
   std::string service;
@@ -112,10 +146,18 @@ class SupervisorObserver {
   // The crash handler rang: the process is about to die, and is being captured.
   virtual void crash_flagged(const std::string& /*service*/, std::uint64_t /*generation*/,
                              int /*signal*/, std::int64_t /*crashed_mono_ns*/) {}
+  virtual void dying(const DyingReport&) {}
   virtual void exited(const ExitReport&) {}
+  // Of the process that waits beside the active one. promoted() comes instead of started().
+  virtual void standby_started(const StartInfo&) {}
+  virtual void standby_exited(const ExitReport&) {}
+  virtual void promoted(const PromotionReport&) {}
   // The report of a crash or of a hang has been written (or could not be).
   virtual void captured(const CaptureReport&) {}
   virtual void hung(const HangReport&) {}
+  // A stage is silent for twice its deadline and more, and is no hang so far: it was kept from
+  // running, say. Once a silence; nothing is done about it.
+  virtual void heartbeat_held(const HangReport&) {}
   virtual void limit_exceeded(const LimitReport&) {}
   virtual void state_changed(const std::string& /*service*/, ServiceState /*from*/,
                              ServiceState /*to*/) {}
@@ -146,12 +188,24 @@ struct ServiceStatus {
   int max_restarts = 0;
   bool restart_ready = false;  // the shim holds a ticket: a restart needs nobody
   bool ready = false;
-  std::string status_text;  // the last STATUS=
+  std::uint64_t epoch = 0;
+  pid_t standby_pid = 0;  // 0: none runs
+  std::uint64_t standby_generation = 0;
+  bool standby_ready = false;
+  std::string status_text;     // the last STATUS=
+  bool reloading = false;      // RELOADING=1, and no READY=1 since
+  std::string reported_error;  // why the service says that it fails; empty: it does not
+  std::optional<std::int64_t> reported_exit_status;
+  std::uint64_t unknown_notifications = 0;  // fields that mean nothing here, or were malformed
   std::optional<Error> last_error;
   std::uint64_t memory_bytes = 0;  // of the last sample
   double cpu_percent = 0;
+  HeartbeatState heartbeat = HeartbeatState::kNone;
   std::optional<os::Duration> heartbeat_age;  // of the stage nearest to its deadline
-  std::int64_t next_start_mono_ns = 0;        // while backing off
+  std::string heartbeat_stage;                // that stage's name
+  // "attached", "preloaded" (not attached yet), "off", or "not covered: " and why.
+  std::string agent;
+  std::int64_t next_start_mono_ns = 0;  // while backing off
   std::optional<ExitReport> last_exit;
   std::uint64_t log_bytes_dropped = 0;    // all that did not reach the log,
   std::uint64_t log_dropped_by_rate = 0;  // and the part of it beyond log_rate

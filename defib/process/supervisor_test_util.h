@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,8 +20,13 @@ class Recorder : public SupervisorObserver {
  public:
   std::vector<StartInfo> starts;
   std::vector<ExitReport> exits;
+  std::vector<DyingReport> deaths;
+  std::vector<StartInfo> standby_starts;
+  std::vector<ExitReport> standby_exits;
+  std::vector<PromotionReport> promotions;
   std::vector<Error> start_failures;
   std::vector<HangReport> hangs;
+  std::vector<HangReport> held;
   std::vector<LimitReport> limits;
   std::vector<NotifyEvent> notifications;
   std::vector<CaptureReport> captures;
@@ -37,8 +43,13 @@ class Recorder : public SupervisorObserver {
   }
   void ready(const std::string&) override { ++ready_count; }
   void exited(const ExitReport& report) override { exits.push_back(report); }
+  void dying(const DyingReport& report) override { deaths.push_back(report); }
+  void standby_started(const StartInfo& info) override { standby_starts.push_back(info); }
+  void standby_exited(const ExitReport& report) override { standby_exits.push_back(report); }
+  void promoted(const PromotionReport& report) override { promotions.push_back(report); }
   void captured(const CaptureReport& report) override { captures.push_back(report); }
   void hung(const HangReport& report) override { hangs.push_back(report); }
+  void heartbeat_held(const HangReport& report) override { held.push_back(report); }
   void limit_exceeded(const LimitReport& report) override { limits.push_back(report); }
   void state_changed(const std::string&, ServiceState from, ServiceState to) override {
     changes.emplace_back(from, to);

@@ -85,10 +85,12 @@ TEST_F(Takeover, TheShimRestartsByItsTicketWhileNoSupervisorIsThere) {
   const pid_t service = status().pid;
   abandon_supervisor();
   kill_one(service, SIGKILL);
-  std::optional<shim::StatusRecord> record;
+  std::optional<shim::StatusInstance> record;
   run_until([&] {
     auto read = read_status(os::real_files(), service_dir());
-    record = read ? *read : std::nullopt;
+    if (!read || !*read) return false;
+    const auto* active = find_instance(**read, shim::InstanceRole::kActive);
+    if (active != nullptr) record = *active;
     return record && record->phase == shim::Phase::kRunning && record->generation == 2;
   });
   seen_ = std::make_unique<Recorder>();
@@ -214,6 +216,7 @@ class Torture : public SupervisorTest {
  protected:
   struct View {
     shim::StatusRecord record{};
+    shim::StatusInstance active{};
     bool settled = false;
   };
   // Settled: the service runs, and its shim does.
@@ -222,9 +225,12 @@ class Torture : public SupervisorTest {
     const auto read = read_status(os::real_files(), service_dir());
     if (!read || !*read) return view;
     view.record = **read;
-    const auto start = os::process_start_time(view.record.pid);
-    view.settled = view.record.phase == shim::Phase::kRunning && start &&
-                   *start == view.record.start_time && shim_is_alive(view.record.shim_pid);
+    const auto* active = find_instance(view.record, shim::InstanceRole::kActive);
+    if (active == nullptr) return view;
+    view.active = *active;
+    const auto start = os::process_start_time(view.active.pid);
+    view.settled = view.active.phase == shim::Phase::kRunning && start &&
+                   *start == view.active.start_time && shim_is_alive(view.record.shim_pid);
     return view;
   }
   static bool shim_is_alive(pid_t pid) {
@@ -250,8 +256,13 @@ class Torture : public SupervisorTest {
 };
 
 TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
-  const std::uint64_t seed = os::random_seed();
-  SCOPED_TRACE(fmt::format("seed {}", seed));
+  // DEFIB_KILL_ROUNDS, DEFIB_SEED: longer, or the same once more.
+  const char* given_seed = std::getenv("DEFIB_SEED");
+  const char* given_rounds = std::getenv("DEFIB_KILL_ROUNDS");
+  const std::uint64_t seed =
+      given_seed != nullptr ? std::strtoull(given_seed, nullptr, 10) : os::random_seed();
+  const int rounds = given_rounds != nullptr ? std::atoi(given_rounds) : 50;
+  SCOPED_TRACE(fmt::format("DEFIB_SEED={}", seed));
   os::Random random(seed);
   Driver driver(state_dir_, dir_ + "/driver.log");
   const auto start_driver = [&] {
@@ -260,19 +271,19 @@ TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
   start_driver();
   run_until([&] { return view().settled; });
   std::map<std::uint64_t, int> killed_with;  // by generation
-  for (int round = 0; round < 50; ++round) {
-    const shim::StatusRecord before = view().record;
+  for (int round = 0; round < rounds; ++round) {
+    const View before = view();
     const std::uint64_t what = 1 + random.below(7);  // Any of service, shim, supervisor.
     const bool service = (what & 1) != 0, shim = (what & 2) != 0, supervisor = (what & 4) != 0;
     const auto pause = [&] { ::usleep(static_cast<useconds_t>(random.below(4000))); };
     const int signal = random.below(2) == 0 ? SIGKILL : SIGUSR2;
     // All three at once may lose what only they knew: how the service ended, and unread output.
     if (service && !(shim && supervisor)) {
-      if (kill_one(before.pid, signal)) killed_with[before.generation] = signal;
+      if (kill_one(before.active.pid, signal)) killed_with[before.active.generation] = signal;
       if (random.below(2) == 0) pause();
     }
     if (shim) {
-      kill_one(before.shim_pid, SIGKILL);
+      kill_one(before.record.shim_pid, SIGKILL);
       if (random.below(2) == 0) pause();
     }
     if (supervisor) {
@@ -284,25 +295,25 @@ TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
     }
     run_until([&] {
       const View now = view();
-      return now.settled && (!shim || now.record.shim_pid != before.shim_pid) &&
-             (killed_with.count(before.generation) == 0 ||
-              now.record.generation > before.generation);
+      return now.settled && (!shim || now.record.shim_pid != before.record.shim_pid) &&
+             (killed_with.count(before.active.generation) == 0 ||
+              now.active.generation > before.active.generation);
     });
     if (HasFatalFailure()) {
       const View now = view();
       ADD_FAILURE() << fmt::format(
           "round {}: service {} shim {} supervisor {}; before: process {} of generation {}, shim "
           "{}; now: process {} of generation {}, shim {}, phase {}, settled {}; the driver said:",
-          round, service, shim, supervisor, before.pid, before.generation, before.shim_pid,
-          now.record.pid, now.record.generation, now.record.shim_pid,
+          round, service, shim, supervisor, before.active.pid, before.active.generation,
+          before.record.shim_pid, now.active.pid, now.active.generation, now.record.shim_pid,
           static_cast<int>(now.record.phase), now.settled);
       for (const std::string& line : driver.lines()) std::printf("%s\n", line.c_str());
       return;
     }
-    const shim::StatusRecord after = view().record;
-    if (killed_with.count(before.generation) == 0) {
-      EXPECT_EQ(after.pid, before.pid) << "round " << round << " kind " << what;
-      EXPECT_EQ(after.generation, before.generation);
+    const shim::StatusInstance after = view().active;
+    if (killed_with.count(before.active.generation) == 0) {
+      EXPECT_EQ(after.pid, before.active.pid) << "round " << round << " kind " << what;
+      EXPECT_EQ(after.generation, before.active.generation);
     }
     ASSERT_FALSE(duplicated()) << "round " << round << " kind " << what;
   }

@@ -21,6 +21,9 @@ class Teller : public SupervisorObserver {
     std::printf("started %lu %d %s\n", info.generation, info.pid,
                 info.by_ticket ? "ticket" : "request");
   }
+  void start_failed(const std::string&, const Error& error) override {
+    std::printf("start_failed %s\n", error.to_line().c_str());
+  }
   void exited(const ExitReport& report) override {
     std::printf("exited %lu %d %s\n", report.generation, report.pid,
                 report.status.to_string().c_str());

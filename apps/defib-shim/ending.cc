@@ -1,0 +1,245 @@
+// How a process of the service ended: its status, what it left, and who takes its place.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "shim.h"
+
+namespace defib::process::shim {
+
+// The wait status, by whatever means the kernel offers for this process.
+bool Shim::learn_status(Instance& one, ExitInfo* exit) {
+  if (one.is_child) {
+    rusage usage = {};
+    int status = 0;
+    if (wait4(one.pid, &status, WNOHANG, &usage) != one.pid) return false;
+    exit->wait_status = status;
+    exit->source = StatusSource::kWait;
+    exit->cpu_ns = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1'000'000'000LL +
+                   (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000LL;
+    exit->max_rss_bytes = static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+    return true;
+  }
+  // A process that another one waits for: as a zombie it tells its status in /proc; once it has
+  // been waited for, the pidfd does (Linux 6.15). In between there is nothing, for microseconds.
+  constexpr int kAttempts = 20;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    char text[2048];
+    const ssize_t size = one.stat_fd >= 0 ? pread(one.stat_fd, text, sizeof text - 1, 0) : -1;
+    ProcStat stat;
+    if (size > 0) {
+      text[size] = 0;
+      if (parse_stat(text, &stat) && stat.state == 'Z' && stat.has_exit_code) {
+        exit->wait_status = stat.exit_code;
+        exit->source = StatusSource::kProcStat;
+        return true;
+      }
+    }
+    if (one.pidfd >= 0 && pidfd_exit_status(one.pidfd, &exit->wait_status)) {
+      exit->source = StatusSource::kPidfdInfo;
+      return true;
+    }
+    if (one.stat_fd < 0 && one.pidfd < 0) break;
+    usleep(500);
+  }
+  exit->source = StatusSource::kUnknown;
+  return true;
+}
+
+// Its slot in the status record stays: the caller frees it with the write that tells what follows.
+void Shim::free_instance(Instance& one) {
+  if (one.pidfd >= 0) {
+    unwatch(one.pidfd);
+    close(one.pidfd);
+  }
+  if (one.stat_fd >= 0) close(one.stat_fd);
+  one.life.end();
+  close_page(&one.page);
+  one = Instance{};
+}
+
+// A service of the forking kind: what ended was its launcher. True where it goes on.
+bool Shim::follow_successor(Instance& one) {
+  const pid_t successor = one.announced;
+  one.announced = 0;
+  ProcStat stat;
+  if (successor == 0 || !read_stat(successor, &stat) || stat.state == 'Z') return false;
+  unwatch(one.pidfd);
+  close(one.pidfd);
+  if (one.stat_fd >= 0) close(one.stat_fd);
+  one.pidfd = one.stat_fd = -1;
+  watch_process(one, successor);  // A stop that is under way concerns it too.
+  saved(one).pid = successor;
+  saved(one).start_time = stat.start_time;
+  status_.write_record();
+  return true;
+}
+
+void Shim::note_exit(Instance& one, ExitInfo& exit) {
+  StatusRecord& record = status_.record;
+  exit.reaped_mono_ns = mono_ns();
+  exit.number = ++record.exit_number;
+  exit.generation = saved(one).generation;
+  exit.pid = one.pid;
+  exit.reason = one.reason;
+  exit.role = one.standby ? InstanceRole::kStandby : saved(one).role;
+  const AgentPage* page = one.page.page;
+  if (page != nullptr && page->crash.state.load() != 0) {
+    exit.crashed_mono_ns = page->crash.crashed_mono_ns;
+  }
+  memmove(record.exits + 1, record.exits, sizeof(ExitInfo) * (kKeptExits - 1));
+  record.exits[0] = exit;
+}
+
+void Shim::ended(Instance& one) {
+  if (!one.used) return;
+  // What it said before its end is heard before it: an error, a successor, READY=1.
+  constexpr int kRounds = 8;  // of 64; the kernel's queues hold at most 512
+  for (int i = 0; i < kRounds; ++i) on_notify();
+  Exited report = {};
+  ExitInfo& exit = report.exit;
+  exit.noticed_mono_ns = mono_ns();
+  exit.noticed_wall_ns = wall_ns();
+  const bool has_successor = one.announced != 0;
+  // Before the wait: the zombie still keeps the number of the group from being used again.
+  if (!has_successor && one.group > 0) kill(-one.group, SIGKILL);
+  if (!learn_status(one, &exit)) return;  // A spurious wake-up.
+  if (has_successor) {
+    if (follow_successor(one)) return;
+    if (one.group > 0) kill(-one.group, SIGKILL);
+  }
+  note_exit(one, exit);
+  for (const Capture& capture : captures_) {
+    if (capture.pid > 0 && capture.generation == exit.generation) report.capture_running = 1;
+  }
+  report.ticket_id = one.ticket_id;
+  report.restart_delay_ns = one.replaced_delay_ns;
+  saved(one) = StatusInstance{};
+  free_instance(one);
+  kill_leftovers();
+  if (exit.role == InstanceRole::kActive) {
+    after_active(exit, &report);
+  } else {
+    status_.write_record();
+    journal_.add(Type::kExited, &report, sizeof report);
+  }
+  if (any()) return;
+  cleanup_until_ = mono_ns() + kCleanupLimitNs;
+  if (connection_ < 0) idle_since_ = mono_ns();
+}
+
+// The active process is gone: its standby takes its place, or a new process does, or nobody.
+void Shim::after_active(const ExitInfo& exit, Exited* report) {
+  const bool wanted = calls_for_restart(status_.record.restart, exit);
+  if (find(InstanceRole::kStandby) != nullptr && wanted) {
+    report->promotes = 1;
+    journal_.add(Type::kExited, report, sizeof *report);
+    return promote(exit.generation, false);
+  }
+  end_standby();
+  if (ticket_.id != 0 && !calls_for_restart(ticket_.restart, exit)) ticket_ = Ticket{};
+  use_ticket(exit.noticed_mono_ns, InstanceRole::kActive, &report->ticket_id,
+             &report->restart_delay_ns);
+  journal_.add(Type::kExited, report, sizeof *report);
+  if (report->ticket_id != 0 && report->restart_delay_ns == 0) {
+    await_leftovers();
+    start(InstanceRole::kActive, true, report->ticket_id);
+    if (alive()) return;
+  }
+  if (status_.record.phase != Phase::kNone) status_.record.phase = Phase::kExited;
+  status_.write_record();
+}
+
+// Takes the ticket for the next start, which is at once where the delay comes out as 0, else by the
+// timer.
+void Shim::use_ticket(int64_t noticed, InstanceRole role, uint64_t* ticket_id, int64_t* delay_ns) {
+  if (ticket_.id == 0 && pending_.id != 0) {
+    // Meant for a standby, whose active process is dead now: it is needed more here.
+    ticket_ = pending_;
+    ticket_.delay_ns = start_at_ - noticed;
+  }
+  const Ticket ticket = ticket_;
+  ticket_ = Ticket{};
+  if (ticket.id == 0) return;
+  *ticket_id = ticket.id;
+  *delay_ns = ticket.delay_ns > 0 ? ticket.delay_ns : 0;
+  if (ticket.delay_ns <= 0) return;
+  pending_ = ticket;
+  pending_role_ = role;
+  start_at_ = noticed + ticket.delay_ns;
+}
+
+bool Shim::is_capture(pid_t pid) const {
+  for (const Capture& capture : captures_) {
+    if (capture.pid == pid) return true;
+  }
+  return false;
+}
+
+// A child of ours that a dead process of the service left to us. While another one lives, only what
+// carries a generation that is dead counts: the living one may leave us children too.
+bool Shim::is_leftover(pid_t pid) {
+  if (is_capture(pid)) return false;
+  for (const Instance& one : instances_) {
+    if (one.used && (one.pid == pid || one.announced == pid)) return false;
+  }
+  if (!any()) return true;
+  uint64_t generation = 0;
+  return read_generation(pid, &generation) && find_generation(generation) == nullptr;
+}
+
+int Shim::kill_leftovers() {
+  static char text[4096];
+  if (read_small("/proc/thread-self/children", text, sizeof text) <= 0) return 0;
+  int count = 0;
+  const char* at = text;
+  uint64_t number = 0;
+  while ((at = parse_number(at, &number)) != nullptr) {
+    const pid_t pid = static_cast<pid_t>(number);
+    if (is_leftover(pid)) {
+      kill(pid, SIGKILL);
+      ++count;
+    }
+    while (*at == ' ') ++at;
+  }
+  return count;
+}
+
+// What the dead service left has been killed; the replacement shall not meet it, nor the locks and
+// ports that it holds until it is quite gone.
+void Shim::await_leftovers() {
+  const int64_t until = mono_ns() + kLeftoverLimitNs;
+  while (kill_leftovers() > 0 && mono_ns() < until) {
+    reap_children();
+    usleep(100);
+  }
+}
+
+void Shim::reap_children() {
+  while (true) {
+    siginfo_t info = {};
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) break;
+    Instance* one = nullptr;
+    for (Instance& candidate : instances_) {
+      if (candidate.used && candidate.pid == info.si_pid) one = &candidate;
+    }
+    if (one != nullptr) {
+      one->is_child = true;
+      ended(*one);
+      continue;
+    }
+    int status = 0;
+    if (wait4(info.si_pid, &status, WNOHANG, nullptr) != info.si_pid) break;
+    for (Capture& capture : captures_) {
+      if (capture.pid == info.si_pid) captured(capture, status);
+    }
+  }
+}
+
+}  // namespace defib::process::shim

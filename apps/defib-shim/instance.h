@@ -1,0 +1,44 @@
+// Instance: one process of the service, as long as its end has not been collected.
+//
+// What must outlive the shim (generation, pid, role, epoch) stands in the status record, in the
+// slot of the same index; here is what one shim holds of it.
+
+#pragma once
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "launch.h"
+#include "life_watch.h"
+
+namespace defib::process::shim {
+
+struct Instance {
+  bool used = false;
+  pid_t pid = 0;
+  int pidfd = -1;
+  int stat_fd = -1;  // of one that is not our child
+  PageHandle page;
+  LifeWatch life;
+  pid_t group = 0;        // its process group; 0: none that is only its own
+  pid_t announced = 0;    // MAINPID= of a process that lives beside it
+  bool is_child = false;  // ours to wait for
+  bool adopted = false;
+  bool standby = false;        // it has not been made active
+  bool crash_handled = false;  // its crash flag was seen
+  bool dying_told = false;
+  bool stop_extendable = false;  // what hangs, or is over, gets no more time by asking for it
+  // NOTIFYACCESS=; until then that of the launch description.
+  bool access_changed = false;
+  bool stranger_told = false;
+  NotifyAccess notify_access = NotifyAccess::kAll;
+  StopReason reason = StopReason::kNone;
+  uint64_t ticket_id = 0;  // the ticket by which it was replaced while it was dying
+  int64_t replaced_delay_ns = 0;
+  int64_t kill_at = 0;       // 0: nothing is being stopped
+  int64_t look_at = 0;       // when its threads are looked at again; 0: not
+  int64_t look_step_ns = 0;  // doubles from look to look
+  int looks_left = 0;
+};
+
+}  // namespace defib::process::shim
