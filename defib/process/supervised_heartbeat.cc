@@ -57,7 +57,7 @@ bool Supervised::has_unread_notification() const {
 }
 
 void Supervised::judge_silence(const HeartbeatWatch::Silence& silence, os::Duration late) {
-  using Said = HeartbeatWatch::Said;
+  using Answer = HeartbeatWatch::Said;
   StallWatch::Judgement judgement = stall_.look(pid_, silence, late, context_.clock.mono_ns());
   StallFacts& facts = judgement.facts;
   const AgentPage* const page = page_.page();
@@ -78,19 +78,19 @@ void Supervised::judge_silence(const HeartbeatWatch::Silence& silence, os::Durat
       heartbeat_.mark_told(silence.slot, context_.clock.mono_ns());
       report.kind = hang_kind(facts);
       report.kills = spec_.on_heartbeat_lost == LimitAction::kRestart;
-      if (report.kills || silence.said != Said::kAlert) on_hung(std::move(report));
+      if (report.kills || silence.said != Answer::kAlert) on_hung(std::move(report));
       return;
     case recovery::Verdict::kMonitorOnly:
-      heartbeat_.hold(silence.slot, judgement.look_again_ns, Said::kAlert);
-      if (silence.said != Said::kAlert) on_hung(std::move(report));
+      heartbeat_.hold(silence.slot, judgement.look_again_ns, Answer::kAlert);
+      if (silence.said != Answer::kAlert) on_hung(std::move(report));
       return;
     case recovery::Verdict::kNeedApproval:
     case recovery::Verdict::kRefuse:
       break;
   }
   const bool tells =
-      silence.said == Said::kNothing && silence.silent_for >= kToldDeadlines * silence.deadline;
-  heartbeat_.hold(silence.slot, judgement.look_again_ns, tells ? Said::kHeld : silence.said);
+      silence.said == Answer::kNothing && silence.silent_for >= kToldDeadlines * silence.deadline;
+  heartbeat_.hold(silence.slot, judgement.look_again_ns, tells ? Answer::kHeld : silence.said);
   if (tells) context_.observer.heartbeat_held(report);
 }
 

@@ -175,8 +175,15 @@ void Supervised::on_watchdog_trigger() {
                       fmt::format("the service '{}' asked to be treated as hung (WATCHDOG=trigger)",
                                   spec_.name))
                     .with("stage", "sd_notify");
-  context_.observer.hung({spec_.name, generation_, pid_, "sd_notify", os::Duration(0),
-                          spec_.heartbeat_timeout, kills});
+  HangReport report;
+  report.service = spec_.name;
+  report.generation = generation_;
+  report.pid = pid_;
+  report.stage = "sd_notify";
+  report.deadline = spec_.heartbeat_timeout;
+  report.kills = kills;
+  report.kind = "triggered";
+  context_.observer.hung(report);
   if (!kills) return change(ServiceEvent::kUnhealthy);
   capture_then_kill(StopReason::kHung);
 }

@@ -108,7 +108,8 @@ struct HangReport {
   os::Duration silent_for{0};
   os::Duration deadline{0};
   bool kills = false;  // snapshot and replacement follow; else an alert only
-  // "deadlock", "busy_loop", "stopped", "thread_ended", "asleep"; empty where it is no hang.
+  // "deadlock", "busy_loop", "stopped", "thread_ended", "asleep", "triggered" (WATCHDOG=trigger);
+  // empty where it is no hang.
   std::string kind;
   // Why it is one, or why not: the rule, its numbers, what would flip it, and the evidence.
   recovery::Decision decision;
