@@ -117,6 +117,39 @@ function(defib_app name)
   endif()
 endfunction()
 
+# defib_freestanding(NAME [NO_INSTALL]): makes the executable static, without a C++ runtime and without
+# a C library (apps/defib-shim/freestanding.cc), so that its memory is what it uses.
+function(defib_freestanding name)
+  cmake_parse_arguments(F "NO_INSTALL" "" "" ${ARGN})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_options(${name} PRIVATE -fno-exceptions -fno-rtti -fno-threadsafe-statics
+                         -U_GLIBCXX_ASSERTIONS -Wno-missing-field-initializers)
+  target_compile_definitions(${name} PRIVATE _GNU_SOURCE)
+  if(NOT DEFIB_SANITIZER STREQUAL "")
+    message(STATUS "${name}: linked with the C library, because of the sanitizer")
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|aarch64)$")
+    set(library ${PROJECT_SOURCE_DIR}/apps/defib-shim/freestanding.cc)
+    set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_sources(${name} PRIVATE ${library})
+    # The canary of the stack protector and the checked functions of _FORTIFY_SOURCE are the
+    # library's.
+    target_compile_options(${name} PRIVATE -Os -fno-pie -fno-stack-protector
+                           "SHELL:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=0"
+                           -fno-asynchronous-unwind-tables)
+    set_source_files_properties(${library} PROPERTIES
+      COMPILE_OPTIONS "-fno-builtin;-fno-tree-loop-distribute-patterns")
+    target_link_options(${name} PRIVATE -static -no-pie -nostdlib)
+    target_link_libraries(${name} PRIVATE gcc)
+  else()
+    message(STATUS "${name}: linked with the C library on ${CMAKE_SYSTEM_PROCESSOR}")
+    target_link_options(${name} PRIVATE -static)
+  endif()
+  if(NOT F_NO_INSTALL)
+    install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+    add_dependencies(programs ${name})
+  endif()
+endfunction()
+
 # find_package(defib COMPONENTS store) gives defib::store and what lies under it, nothing else.
 function(defib_install_package)
   include(CMakePackageConfigHelpers)

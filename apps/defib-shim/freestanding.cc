@@ -210,6 +210,12 @@ ssize_t splice(int from, off64_t* from_at, int to, off64_t* to_at, size_t size, 
   return checked(raw(SYS_splice, from, word(from_at), to, word(to_at), static_cast<long>(size),
                      static_cast<long>(flags)));
 }
+ssize_t tee(int from, int to, size_t size, unsigned flags) {
+  return checked(raw(SYS_tee, from, to, static_cast<long>(size), static_cast<long>(flags)));
+}
+int pipe2(int fds[2], int flags) noexcept {
+  return checked_int(raw(SYS_pipe2, word(fds), flags));
+}
 int fstat(int fd, struct stat* info) noexcept {
   return checked_int(raw(SYS_fstat, fd, word(info)));
 }
@@ -262,6 +268,9 @@ void* mmap(void* at, size_t size, int protection, int flags, int fd, off_t offse
 }
 int munmap(void* at, size_t size) noexcept {
   return checked_int(raw(SYS_munmap, word(at), static_cast<long>(size)));
+}
+int madvise(void* at, size_t size, int advice) noexcept {
+  return checked_int(raw(SYS_madvise, word(at), static_cast<long>(size), advice));
 }
 
 // Waiting and sockets.

@@ -155,8 +155,13 @@ bool Shim::take_line(Instance& one, const char* line, size_t length) {
   const char* value = nullptr;
   const auto left = [&] { return length - static_cast<size_t>(value - line); };
   if (equals(line, length, "READY=1")) {
-    const bool changed = record.ready == 0;
-    record.ready = 1;
+    const bool changed = (record.ready & kSaidReady) == 0;
+    record.ready |= kSaidReady;
+    return changed;
+  }
+  if (equals(line, length, "WATCHDOG=1")) {
+    const bool changed = (record.ready & kSaidWatchdog) == 0;
+    record.ready |= kSaidWatchdog;
     return changed;
   }
   // For a supervisor that comes after this one.

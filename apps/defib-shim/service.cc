@@ -137,7 +137,8 @@ void Shim::resume_instances(bool same_boot, const ShimOptions& options) {
     if (!same_boot || !is_same_and_alive(before.pid, before.start_time)) continue;
     int page_fd = -1;
     for (const ShimOptions::Page& page : options.pages) {
-      if (page.fd >= 0 && page.pid == static_cast<uint64_t>(before.pid)) page_fd = fcntl(page.fd, F_DUPFD_CLOEXEC, 0);
+      if (page.fd >= 0 && page.pid == static_cast<uint64_t>(before.pid))
+        page_fd = fcntl(page.fd, F_DUPFD_CLOEXEC, 0);
     }
     adopt(one, page_fd);
   }
@@ -146,7 +147,8 @@ void Shim::resume_instances(bool same_boot, const ShimOptions& options) {
   }
   for (Instance& one : instances_) {
     if (!one.used || one.adopted) continue;
-    // It ended while nobody watched. Only a zombie still tells how.
+    // It ended while nobody watched. Only a zombie still tells how; after a boot, nothing does.
+    if (!same_boot) one.reason = StopReason::kReboot;
     ProcStat stat;
     if (same_boot && read_stat(one.pid, &stat) && stat.start_time == saved(one).start_time) {
       one.stat_fd = open_stat(one.pid);
@@ -397,6 +399,7 @@ void Shim::on_timers(int64_t now) {
   }
   if (start_at_ != 0 && now >= start_at_) start(pending_role_, true, pending_.id);
   if (cleanup_until_ != 0 && now >= cleanup_until_) cleanup_until_ = 0;
+  if (logs_.retry_at() != 0 && now >= logs_.retry_at()) logs_.retry();
   for (Capture& capture : captures_) {
     if (capture.deadline == 0 || now < capture.deadline) continue;
     capture.deadline = 0;

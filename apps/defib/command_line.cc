@@ -54,6 +54,11 @@ constexpr RunSetting kRunSettings[] = {
     {"--max-memory", "MB", "Alert when the service uses more memory"},
     {"--max-cpu", "PERCENT", "Alert when the service uses more CPU (100 is one core)"},
     {"--log-pattern", "REGEX", "Open an incident when a line of output matches"},
+    {"--log-rate", "RATE", "Drop output beyond this rate, such as 10MiB/s (default: no limit)"},
+    {"--log-max-size", "SIZE", "Begin a new log file at this size (default 16MiB)"},
+    {"--log-max-age", "D", "Begin a new log file at this age (default: no limit)"},
+    {"--log-files", "N", "Rotated log files to keep (default 4)"},
+    {"--log-journal", "BOOL", "true: also hand each line of output to journald"},
     {"--capture", "HOW", "live, ptrace, core or none (default live)"},
     {"--stop-timeout", "D", "Time to stop gracefully before SIGKILL (default 10s)"},
     {"--stop-signal", "SIGNAL", "The signal that asks for a stop (default SIGTERM)"},
@@ -115,6 +120,7 @@ class Parser {
         ->type_name("DIR");
     run->add_option("--log-level", line_.log_level, "debug, info, warn or error")->type_name("L");
     for (const RunSetting& setting : kRunSettings) add_setting(run, setting);
+    add_survival(run);
 
     CLI::App* daemon = verb("daemon", Verb::kDaemon, "Supervise the services of a configuration",
                             "daemon -c /etc/defib/defib.toml");
@@ -122,6 +128,13 @@ class Parser {
         ->type_name("FILE");
     daemon->add_option("--log-level", line_.log_level, "debug, info, warn or error")
         ->type_name("L");
+    add_survival(daemon);
+  }
+
+  void add_survival(CLI::App* command) {
+    command->add_flag("--no-guardian", line_.no_guardian,
+                      "Without the small process that starts the supervisor again when it dies");
+    command->add_flag("--check", line_.check, "Only tell whether this command would start");
   }
 
   void add_setting(CLI::App* run, const RunSetting& setting) {
@@ -142,6 +155,9 @@ class Parser {
     name(verb("reset", Verb::kReset, "Forget a service's failures and start it again",
               "reset engine"),
          true);
+    name(verb("upgrade", Verb::kUpgrade,
+              "Put the supervisor's program on disk in the place of the running one", "upgrade"),
+         false);
     verb("reload", Verb::kReload, "Apply the changed configuration", "reload");
     CLI::App* status = verb("status", Verb::kStatus, "The state of all services, or of one",
                             "status engine --json");
@@ -152,6 +168,11 @@ class Parser {
     logs->add_flag("-f,--follow", line_.follow, "Go on with what is written from now on");
     logs->add_option("--since", line_.since, "From this time on, or from so long ago")
         ->type_name("T");
+    logs->add_option("--until", line_.until, "Up to this time")->type_name("T");
+    logs->add_option("--stream", line_.stream, "Only stdout, or only stderr")->type_name("S");
+    logs->add_flag("-t,--timestamps", line_.timestamps,
+                   "Before each line its time and stream (as on a terminal)");
+    logs->add_flag("--no-timestamps", line_.no_timestamps, "The lines alone, also on a terminal");
     logs->add_option("--around", line_.around, "The lines near this time")->type_name("T");
     logs->add_option("--window", line_.window, "How near --around is (default 5s)")->type_name("D");
     logs->add_option("-n,--lines", line_.lines, "Only the last N lines")

@@ -19,6 +19,7 @@ enum class Verb {
   kRestart,
   kReset,
   kReload,
+  kUpgrade,
   kStatus,
   kLogs,
   kIncidents,
@@ -44,20 +45,27 @@ struct RunFlags {
 struct CommandLine {
   Verb verb = Verb::kVersion;
   bool json = false;
-  std::string state_dir;  // empty: by the environment
-  std::string config;     // -c FILE; empty: none given
-  std::string log_level;  // empty: LOG_LEVEL, else "info"
+  std::string state_dir;             // empty: by the environment
+  std::string config;                // -c FILE; empty: none given
+  bool no_guardian = false;          // run daemon
+  bool check = false;                // run daemon: only look whether it would start
+  std::string log_level;             // empty: LOG_LEVEL, else "info"
+  std::vector<std::string> program;  // this program's path and arguments
   RunFlags run;
-  std::string name;       // start stop restart reset status logs
-  std::string subject;    // incident id, code or verdict
-  bool watch = false;     // status
-  bool follow = false;    // logs
-  std::string since;      // logs: RFC 3339 or a duration back from now
-  std::string around;     // logs: RFC 3339
-  std::string window;     // logs: a duration around --around
-  int lines = 0;          // logs: 0 means all
-  std::string head;       // verify
-  std::string verb_name;  // kHelper: "store"
+  std::string name;            // start stop restart reset status logs
+  std::string subject;         // incident id, code or verdict
+  bool watch = false;          // status
+  bool follow = false;         // logs
+  std::string since;           // logs: RFC 3339 or a duration back from now
+  std::string until;           // logs: the same
+  std::string stream;          // logs: stdout or stderr; empty: both
+  bool timestamps = false;     // logs
+  bool no_timestamps = false;  // logs
+  std::string around;          // logs: RFC 3339
+  std::string window;          // logs: a duration around --around
+  int lines = 0;               // logs: 0 means all
+  std::string head;            // verify
+  std::string verb_name;       // kHelper: "store"
   std::vector<std::string> helper_arguments;
 };
 

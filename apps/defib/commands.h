@@ -12,6 +12,14 @@ Result<int> run_command(const CommandLine& line);
 Result<int> daemon_command(const CommandLine& line);
 Result<int> control_command(const CommandLine& line);  // start stop restart reset reload
 
+// commands_survive.cc
+Result<int> upgrade_command(const CommandLine& line);
+// Executes the guardian in this process's place, which then starts `line` again under itself.
+// Returns where there is none to be had, or none is wanted.
+void enter_guardian(const CommandLine& line);
+// This program's path, as it will be found on disk after an upgrade, and its arguments.
+std::vector<std::string> own_command(int argc, char** argv);
+
 // commands_view.cc
 Result<int> status_command(const CommandLine& line);
 Result<int> incidents_command(const CommandLine& line);

@@ -13,6 +13,7 @@
 #include "defib/obs/log.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
+#include "defib/process/shim_link.h"
 #include "defib/process/state_dir.h"
 
 namespace defib::cli {
@@ -100,6 +101,13 @@ Result<daemon::ServiceConfig> describe_service(const CommandLine& line) {
   return service;
 }
 
+// `--check`: as far as one can say without doing it.
+Result<int> would_start() {
+  DEFIB_TRY(process::find_programs({}));
+  print(fmt::format("defib {}: would start\n", DEFIB_VERSION));
+  return kDone;
+}
+
 Result<> call(const std::string& socket, const char* op, const std::string& name) {
   const auto answer =
       daemon::call_control(socket, wire::Json::object({{"op", op}, {"name", name}}), kControlTime);
@@ -175,6 +183,8 @@ Result<int> run_command(const CommandLine& line) {
   DEFIB_TRY_ASSIGN(options.service, describe_service(line));
   options.state_dir = state_dir_of(line);
   options.quiet = line.run.quiet;
+  options.command = line.program;
+  if (line.check) return would_start();
   return daemon::run_in_foreground(options);
 }
 
@@ -190,6 +200,8 @@ Result<int> daemon_command(const CommandLine& line) {
   }
   const bool named = line.state_dir.empty() && !options.config.state_dir.empty();
   options.state_dir = named ? absolute(options.config.state_dir) : state_dir_of(line);
+  options.command = line.program;
+  if (line.check) return would_start();
   return daemon::run_daemon(options);
 }
 

@@ -25,6 +25,8 @@ Result<int> execute(const CommandLine& line) {
     case Verb::kReset:
     case Verb::kReload:
       return control_command(line);
+    case Verb::kUpgrade:
+      return upgrade_command(line);
     case Verb::kStatus:
       return status_command(line);
     case Verb::kLogs:
@@ -64,8 +66,10 @@ std::optional<CommandLine> parse(int argc, char** argv, int& exit_code) {
 
 int main(int argc, char** argv) {
   int exit_code = kDone;
-  const std::optional<CommandLine> line = parse(argc, argv, exit_code);
+  std::optional<CommandLine> line = parse(argc, argv, exit_code);
   if (!line) return exit_code;
+  line->program = own_command(argc, argv);
+  if (line->verb == Verb::kRun || line->verb == Verb::kDaemon) enter_guardian(*line);
   const Result<int> result = execute(*line);
   return result ? *result : print_error(result.error(), line->json);
 }

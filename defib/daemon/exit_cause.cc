@@ -38,6 +38,8 @@ constexpr std::array kReasonCauses = {
                 "the health check failed again and again"},
     ReasonCause{process::StopReason::kNotReady, "start_failed",
                 "the service did not say READY in time"},
+    ReasonCause{process::StopReason::kReboot, "unknown",
+                "the machine was started anew while the service ran"},
 };
 
 std::string_view last_line(std::string_view text) {

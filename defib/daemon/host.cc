@@ -1,11 +1,13 @@
 #include "defib/daemon/host.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 
 #include "defib/daemon/status.h"
 #include "defib/obs/log.h"
+#include "defib/process/guardian.h"
 
 namespace defib::daemon {
 namespace {
@@ -33,7 +35,8 @@ wire::Json failure(const Error& error) {
 
 }  // namespace
 
-Host::Host(os::EventLoop& loop, Options options) : loop_(loop), options_(std::move(options)) {}
+Host::Host(os::EventLoop& loop, Options options)
+    : loop_(loop), options_(std::move(options)), started_mono_ns_(loop.clock().mono_ns()) {}
 
 Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options) {
   std::unique_ptr<Host> host(new Host(loop, std::move(options)));
@@ -84,7 +87,8 @@ Result<> Host::add(const ServiceConfig& config) {
   recorder_->begin(name);
   DEFIB_TRY(watch_service(service));
   DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->status(name));
-  if (config.start && status.pid == 0 && status.state == ServiceState::kStopped) {
+  const bool rests = options_.resumed && status.generation > 0;
+  if (config.start && !rests && status.pid == 0 && status.state == ServiceState::kStopped) {
     return supervisor_->start(name);
   }
   return {};
@@ -174,6 +178,20 @@ void Host::handle(const wire::Json& request, ControlServer::Answer answer) {
   const std::string op(request["op"].as_string());
   const std::string name(request["name"].as_string());
   if (op == "status") return answer(status_answer());
+  if (op == "about") {
+    return answer(wire::Json::object({{"ok", true},
+                                      {"pid", getpid()},
+                                      {"public_pid", process::public_pid()},
+                                      {"started_mono_ns", started_mono_ns_},
+                                      {"supervising_mono_ns", supervising_mono_ns_},
+                                      {"resumed", options_.resumed}}));
+  }
+  if (op == "upgrade" && options_.on_upgrade) {
+    return options_.on_upgrade([answer](const Result<std::string>& tried) {
+      answer(tried ? wire::Json::object({{"ok", true}, {"program", *tried}})
+                   : failure(tried.error()));
+    });
+  }
   if (op == "reload") {
     if (!options_.on_reload) {
       return answer(failure(Error(Code::kInvalidArgument, "`defib run` has nothing to reload")));
@@ -263,6 +281,11 @@ void Host::answer_waiting(const std::string& name) {
   for (auto& [answer, json] : answers) answer(json);
 }
 
+void Host::report_rest(const std::string& name) {
+  const auto status = supervisor_->status(name);
+  if (status && at_rest(status->state)) rest_if_settled(name);
+}
+
 // Tells that a service came to rest once its incident says all that it will say.
 void Host::rest_if_settled(const std::string& name) {
   const auto found = services_.find(name);
@@ -291,6 +314,7 @@ void Host::started(const process::StartInfo& info) {
              {{"service", info.service}, {"agent", status->agent}});
   }
   recorder_->started(info);
+  if (options_.on_started) options_.on_started(info.service);
   const auto found = services_.find(info.service);
   if (found != services_.end() && found->second.health) found->second.health->restart();
   answer_waiting(info.service);

@@ -32,6 +32,11 @@ class Host : private process::SupervisorObserver {
     std::function<void(const std::string& service, process::ServiceState state)> on_rest;
     // {"op":"reload"}; empty: not possible here.
     std::function<Result<wire::Json>()> on_reload;
+    // A supervisor before this one was at work: what it let rest goes on resting.
+    bool resumed = false;
+    std::function<void(const std::string& service)> on_started;
+    // {"op":"upgrade"}: told what the new program says, before it takes this one's place.
+    std::function<void(const std::function<void(Result<std::string>)>& answer)> on_upgrade;
   };
   static Result<std::unique_ptr<Host>> create(os::EventLoop& loop, Options options);
   ~Host() override;
@@ -47,6 +52,11 @@ class Host : private process::SupervisorObserver {
   Result<wire::Json> apply(const std::vector<ServiceConfig>& configs);
   // Stops all gracefully, then calls `done`.
   void shutdown(std::function<void()> done);
+
+  // All services were added; for {"op":"about"}.
+  void supervising() { supervising_mono_ns_ = loop_.clock().mono_ns(); }
+  // Calls on_rest where the service is at rest, as if it had come to rest now.
+  void report_rest(const std::string& service);
 
   process::Supervisor& supervisor() { return *supervisor_; }
 
@@ -98,6 +108,8 @@ class Host : private process::SupervisorObserver {
 
   os::EventLoop& loop_;
   Options options_;
+  std::int64_t started_mono_ns_;
+  std::int64_t supervising_mono_ns_ = 0;
   std::unique_ptr<IncidentRecorder> recorder_;
   std::map<std::string, Service> services_;
   std::vector<Waiting> waiting_;

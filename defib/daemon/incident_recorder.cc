@@ -33,6 +33,8 @@ std::string_view reason_word(StopReason reason) {
       return "limit";
     case StopReason::kNotReady:
       return "not_ready";
+    case StopReason::kReboot:
+      return "reboot";
   }
   return "unknown";
 }
@@ -104,6 +106,7 @@ IncidentRecorder::IncidentRecorder(os::EventLoop& loop, os::Files& files, recove
     : loop_(loop), files_(files), log_(std::move(log)), log_tail_(std::move(log_tail)) {}
 
 IncidentRecorder::~IncidentRecorder() {
+  if (forget_list_ != 0) loop_.cancel(forget_list_);
   while (!tracks_.empty()) end(std::string(tracks_.begin()->first));
 }
 
@@ -132,13 +135,21 @@ void IncidentRecorder::begin(const std::string& service) {
 }
 
 void IncidentRecorder::continue_open(Track& own) {
-  auto all = log_.list();
-  if (!all) {
-    obs::log(obs::Level::kError, kComponent, "earlier incidents cannot be read",
-             {{"service", own.service}, {"error", all.error()}});
-    return;
+  if (!listed_) {
+    auto all = log_.list();
+    if (!all) {
+      obs::log(obs::Level::kError, kComponent, "earlier incidents cannot be read",
+               {{"service", own.service}, {"error", all.error()}});
+      return;
+    }
+    // A hundred services that are taken over at once read the list once.
+    listed_ = std::move(*all);
+    forget_list_ = loop_.run_after(os::Duration(0), [this] {
+      forget_list_ = 0;
+      listed_.reset();
+    });
   }
-  for (const recovery::IncidentSummary& summary : *all) {  // newest first
+  for (const recovery::IncidentSummary& summary : *listed_) {  // newest first
     if (summary.service != own.service) continue;
     own.last_id = summary.id;
     if (summary.closed_at.empty() && summary.outcome != "failed") resume(own, summary.id);

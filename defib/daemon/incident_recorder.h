@@ -113,6 +113,8 @@ class IncidentRecorder {
   os::EventLoop& loop_;
   os::Files& files_;
   recovery::IncidentLog log_;
+  std::optional<std::vector<recovery::IncidentSummary>> listed_;  // while services are taken over
+  os::EventLoop::TimerId forget_list_ = 0;
   LogTail log_tail_;
   std::map<std::string, std::unique_ptr<Track>> tracks_;
 };

@@ -27,6 +27,10 @@ constexpr conf::Range<int> kFailures{1, 1000};
 constexpr std::int64_t kMegabyte = 1 << 20;
 constexpr conf::Range<std::int64_t> kMemoryMb{1, 1 << 30};
 constexpr conf::Range<double> kCpuPercent{0.1, 1e6};
+constexpr conf::Range<std::uint64_t> kLogSize{4096, std::uint64_t{1} << 40};
+constexpr conf::Range<std::uint64_t> kLogTotal{0, std::uint64_t{1} << 50};
+constexpr conf::Range<std::uint64_t> kLogRate{1024, std::uint64_t{1} << 40};
+constexpr conf::Range<int> kLogFiles{1, 100};
 
 Error bad_value(std::string_view key, std::string_view text, std::string_view wanted) {
   return Error(Code::kInvalidArgument, fmt::format("'{}' is no value for {}", text, key))
@@ -56,6 +60,42 @@ Result<> read_number(std::string_view key, std::string_view text, Number& out,
   }
   out = value;
   return {};
+}
+
+// "64MiB", "500KB", "4096".
+Result<> read_size(std::string_view key, std::string_view text, std::uint64_t& out,
+                   conf::Range<std::uint64_t> range) {
+  struct Unit {
+    std::string_view name;
+    std::uint64_t bytes;
+  };
+  constexpr Unit kUnits[] = {
+      {"", 1},          {"B", 1},     {"KiB", 1 << 10}, {"MiB", 1 << 20},
+      {"GiB", 1 << 30}, {"KB", 1000}, {"MB", 1000'000}, {"GB", 1000'000'000}};
+  std::uint64_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [at, failed] = std::from_chars(text.data(), end, value);
+  std::string_view unit(at, static_cast<std::size_t>(end - at));
+  while (unit.starts_with(' ')) unit.remove_prefix(1);
+  const auto* const found = std::ranges::find(kUnits, unit, &Unit::name);
+  if (failed != std::errc{} || found == std::end(kUnits) || value > range.max / found->bytes ||
+      value * found->bytes < range.min) {
+    return bad_value(key, text, "a size such as 64MiB or 500KB");
+  }
+  out = value * found->bytes;
+  return {};
+}
+
+// "10MiB/s"; "0" is no limit.
+Result<> read_rate(std::string_view key, std::string_view text, std::uint64_t& out) {
+  if (text == "0") {
+    out = 0;
+    return {};
+  }
+  std::string_view size = text;
+  if (size.ends_with("/s")) size.remove_suffix(2);
+  if (!size.empty() && read_size(key, size, out, kLogRate)) return {};
+  return bad_value(key, text, "a rate such as 10MiB/s, at least 1KiB/s; 0 is no limit");
 }
 
 // "SIGTERM", "TERM" or "15"; 0 where it is no signal.
@@ -167,6 +207,28 @@ constexpr std::array kOptions = {
              c.log_pattern = t;
              return {};
            }},
+    Option{"log_rate",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+             return read_rate(k, t, c.spec.log_rate);
+           }},
+    Option{"log_max_size",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+             return read_size(k, t, c.spec.log_max_bytes, kLogSize);
+           }},
+    Option{"log_max_age",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.log_max_age, kAnyTime);
+           }},
+    Option{"log_files",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_number(k, t, c.spec.log_files, kLogFiles);
+           }},
+    Option{"log_journal",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+             if (t != "true" && t != "false") return bad_value(k, t, "true or false");
+             c.spec.log_journal = t == "true";
+             return {};
+           }},
     Option{"capture",
            [](ServiceConfig& c, std::string_view, std::string_view t) {
              return set_word(c.spec.capture, t, process::parse_capture_mode);
@@ -190,6 +252,21 @@ Result<> set_option(ServiceConfig& config, std::string_view key, std::string_vie
     if (option.key == key) return option.set(config, key, text);
   }
   return Error(Code::kInvalidArgument, fmt::format("there is no setting '{}'", key));
+}
+
+static void read_log_settings(conf::Section& section, process::ServiceSpec& spec) {
+  section.size("log_max_size", spec.log_max_bytes, kLogSize);
+  section.size("log_total_size", spec.log_total_bytes, kLogTotal);
+  section.value("log_max_age", spec.log_max_age, kAnyTime);
+  section.value("log_files", spec.log_files, kLogFiles);
+  std::string rate = "0";
+  section.value("log_rate", rate);
+  if (const auto read = read_rate("log_rate", rate, spec.log_rate); !read) {
+    section.fail("log_rate",
+                 fmt::format("{}: {}", read.error().message(), read.error().suggested_action()));
+  }
+  section.size("log_burst", spec.log_burst, kLogTotal);
+  section.value("log_journal", spec.log_journal);
 }
 
 ServiceConfig read_service(conf::Section& section, std::string name) {
@@ -234,8 +311,7 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
   section.value("max_cpu", spec.max_cpu_percent, kCpuPercent);
   section.value("sample_interval", spec.sample_interval, kPositiveTime);
   section.value("log_pattern", config.log_pattern);
-  section.size("log_max_size", spec.log_max_bytes, {4096, std::uint64_t{1} << 40});
-  section.value("log_files", spec.log_files, {0, 1000});
+  read_log_settings(section, spec);
   section.word("capture", spec.capture,
                {{"live", process::CaptureMode::kLive},
                 {"ptrace", process::CaptureMode::kPtrace},

@@ -10,16 +10,20 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
+#include <deque>
 
 #include "defib/os/clock.h"
-#include "defib/os/fd.h"
-#include "defib/process/shim_protocol.h"
+#include "defib/os/files.h"
 
 namespace defib::daemon {
 namespace {
 
+using process::LogIndex;
+using process::shim::LogIndexRecord;
+using process::shim::LogRecordKind;
+
 constexpr int kMaxRotated = 1000;
-constexpr int kFollowPollMs = 200;
 constexpr std::size_t kChunk = 64 << 10;
 constexpr std::size_t kDateTime = 19;  // "2026-11-20T13:05:58"
 
@@ -28,41 +32,28 @@ std::string log_path(const std::string& service_dir, int number) {
   return number == 0 ? current : fmt::format("{}.{}", current, number);
 }
 
+std::int64_t modified_wall_ns(const struct stat& info) {
+  return std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
+}
+
+std::uint64_t count_lines(int fd, std::uint64_t size) {
+  std::string chunk(kChunk, '\0');
+  std::uint64_t lines = 0;
+  for (std::uint64_t at = 0; at < size;) {
+    const ssize_t got = ::pread(fd, chunk.data(), chunk.size(), static_cast<off_t>(at));
+    if (got <= 0) break;
+    lines += static_cast<std::uint64_t>(std::count(chunk.begin(), chunk.begin() + got, '\n'));
+    at += static_cast<std::uint64_t>(got);
+  }
+  return lines;
+}
+
 // Two digits of an offset such as "+02:00", or -1.
 int two_digits(std::string_view text, std::size_t at) {
   int value = 0;
   if (at + 2 > text.size()) return -1;
   const auto [end, failed] = std::from_chars(text.data() + at, text.data() + at + 2, value);
   return failed == std::errc{} && end == text.data() + at + 2 ? value : -1;
-}
-
-void keep_last_lines(std::string& text, std::size_t lines) {
-  std::size_t at = text.size();
-  if (at > 0 && text[at - 1] == '\n') --at;
-  for (std::size_t i = 0; i < lines && at != std::string::npos; ++i) {
-    if (at == 0) return;
-    at = text.rfind('\n', at - 1);
-  }
-  if (at != std::string::npos) text.erase(0, at + 1);
-}
-
-// The lines within the times; false where none tells a time.
-bool keep_by_time(std::string& text, const LogSelection& selection) {
-  std::string kept;
-  bool any_time = false, within = false;
-  std::string_view rest = text;
-  while (!rest.empty()) {
-    const std::size_t end = std::min(rest.find('\n'), rest.size() - 1) + 1;
-    const std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(end);
-    if (const auto time = time_of_line(line)) {
-      any_time = true;
-      within = *time >= selection.from_wall_ns && *time <= selection.to_wall_ns;
-    }
-    if (within) kept += line;
-  }
-  if (any_time) text = std::move(kept);
-  return any_time;
 }
 
 }  // namespace
@@ -96,67 +87,225 @@ std::optional<std::int64_t> time_of_line(std::string_view line) {
   return time - offset_minutes * 60 * 1'000'000'000;
 }
 
-Result<LogText> read_service_log(os::Files& files, const std::string& service_dir,
-                                 const LogSelection& selection, std::uint64_t max_bytes) {
-  LogText result;
-  std::uint64_t left = max_bytes;
-  // From the newest to the oldest, as far as the bound allows.
-  for (int number = 0; number <= kMaxRotated && left > 0; ++number) {
-    auto file = files.open(log_path(service_dir, number), os::OpenMode::kRead);
-    if (!file && number == 0) return file.error();
-    if (!file) break;
-    DEFIB_TRY_ASSIGN(const std::uint64_t size, (*file)->size());
-    if (number == 0) result.end_offset = size;
-    const std::uint64_t take = std::min(size, left);
-    std::string text(take, '\0');
-    DEFIB_TRY_ASSIGN(const std::size_t got, (*file)->read_at(size - take, text.data(), take));
-    text.resize(got);
-    left -= take;
-    // The bound may cut a line; the rest of it is not shown.
-    if (take < size) text.erase(0, std::min(text.find('\n'), text.size() - 1) + 1);
-    result.text.insert(0, text);
-  }
-  if (selection.by_time()) result.without_times = !keep_by_time(result.text, selection);
-  if (selection.last_lines > 0) keep_last_lines(result.text, selection.last_lines);
-  return result;
-}
-
-Result<> follow_service_log(const std::string& service_dir, std::uint64_t offset,
-                            const std::function<void(std::string_view)>& sink,
-                            const std::function<bool()>& stop) {
-  const std::string path = log_path(service_dir, 0);
-  const os::Fd watch(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-  if (!watch.valid()) return os::system_error("inotify_init1");
-  const std::string dir = os::parent_dir(path);
-  if (inotify_add_watch(watch.get(), dir.c_str(), IN_MODIFY | IN_CREATE | IN_MOVED_TO) < 0) {
-    return os::system_error("inotify_add_watch", dir);
-  }
-  os::Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  std::string buffer(kChunk, '\0');
-  while (!stop()) {
-    ssize_t got = 0;
-    while (file.valid() && (got = pread(file.get(), buffer.data(), buffer.size(),
-                                        static_cast<off_t>(offset))) > 0) {
-      sink({buffer.data(), static_cast<std::size_t>(got)});
-      offset += static_cast<std::uint64_t>(got);
-    }
-    // All of this file is shown; a rotation has put another one in its place.
-    struct stat now = {}, ours = {};
-    const bool exists = stat(path.c_str(), &now) == 0;
-    const bool same = file.valid() && fstat(file.get(), &ours) == 0 && now.st_ino == ours.st_ino;
-    if (exists && !same) {
-      file = os::Fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-      offset = 0;
+// Newest first. The numbers of files only grow, so a file that is moved on meanwhile is met twice,
+// never missed.
+std::vector<ServiceLog::Part> ServiceLog::snapshot() const {
+  std::vector<Part> parts;
+  int missing = 0;
+  for (int number = 0; number <= kMaxRotated && missing < 2; ++number) {
+    Part part;
+    part.log = os::Fd(::open(log_path(dir_, number).c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat info{};
+    if (!part.log.valid() || ::fstat(part.log.get(), &info) != 0) {
+      ++missing;
       continue;
     }
-    pollfd waiting = {watch.get(), POLLIN, 0};
-    if (poll(&waiting, 1, kFollowPollMs) > 0) {
-      alignas(inotify_event) char events[4096];
-      while (read(watch.get(), events, sizeof events) > 0) {
-      }
+    missing = 0;
+    part.inode = info.st_ino;
+    part.modified_wall_ns = modified_wall_ns(info);
+    if (!parts.empty() && parts.back().inode == part.inode) continue;
+    find_index(part, number);
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
+// In the middle of a rotation it may have the number beside.
+void ServiceLog::find_index(Part& part, int number) const {
+  for (const int candidate : {number, number + 1, number - 1}) {
+    if (part.index || candidate < 0) continue;
+    part.index =
+        LogIndex::open(log_path(dir_, candidate) + process::shim::kLogIndexSuffix, part.inode);
+  }
+}
+
+std::uint64_t ServiceLog::size_of(const Part& part) const {
+  struct stat info{};
+  return ::fstat(part.log.get(), &info) == 0 ? static_cast<std::uint64_t>(info.st_size) : 0;
+}
+
+void ServiceLog::emit(Part& part, int stream, bool ended, const LogSink& sink) {
+  Begun& begun = begun_[stream];
+  LogLine line;
+  line.stream = stream;
+  line.text = begun.text;
+  line.ended = ended;
+  if (begun.indexed) {
+    line.wall_ns = begun.wall_ns;
+    line.time = LogLine::Time::kIndex;
+  } else {
+    if (const auto told = time_of_line(begun.text)) part.told_wall_ns = *told;
+    const bool told = part.told_wall_ns != 0;
+    line.wall_ns = told ? part.told_wall_ns : part.modified_wall_ns;
+    line.time = told ? LogLine::Time::kLine : LogLine::Time::kFile;
+  }
+  sink(line);
+  begun.text.clear();
+}
+
+// The lines that have begun and will not end.
+void ServiceLog::flush(const LogSink& sink) {
+  for (int stream = 0; stream < 3; ++stream) {
+    if (!begun_[stream].text.empty()) emit(part_, stream, false, sink);
+  }
+}
+
+void ServiceLog::push(Part& part, std::string_view bytes, const LogSink& sink) {
+  const int stream = part.record ? part.record->stream : 0;
+  Begun& begun = begun_[stream];
+  while (!bytes.empty()) {
+    if (begun.text.empty()) {
+      begun.indexed = part.record.has_value();
+      begun.wall_ns = part.record ? part.record->wall_ns : 0;
+    }
+    const std::size_t end = bytes.find('\n');
+    const std::size_t room = kMaxLine - begun.text.size();
+    const std::size_t take = std::min({end, bytes.size(), room});
+    begun.text.append(bytes.substr(0, take));
+    bytes.remove_prefix(take);
+    if (take == end) {
+      bytes.remove_prefix(1);
+      emit(part, stream, true, sink);
+    } else if (begun.text.size() == kMaxLine) {
+      emit(part, stream, false, sink);
     }
   }
+}
+
+// The record that says whose the bytes at `offset` are, where there is a further one. A record at
+// the very end describes nothing yet, and may be written anew; only what was dropped there is told
+// when nothing further will be read.
+bool ServiceLog::take_record(Part& part, std::uint64_t size, bool final, const LogSink& sink) {
+  LogIndexRecord record;
+  const auto read = part.index->record(part.next_record, record);
+  if (read == LogIndex::Read::kDamaged) {
+    ++part.next_record;
+    part.record.reset();
+    return true;
+  }
+  const bool data = record.kind == LogRecordKind::kData;
+  if (read == LogIndex::Read::kEnd || record.offset > part.offset) return false;
+  if (record.offset >= size && (data || !final)) return false;
+  ++part.next_record;
+  if (data) {
+    part.record = record;
+    return true;
+  }
+  if (!begun_[record.stream].text.empty()) emit(part, record.stream, false, sink);
+  LogLine notice;
+  notice.wall_ns = record.wall_ns;
+  notice.time = LogLine::Time::kIndex;
+  notice.stream = record.stream;
+  notice.dropped = record.value;
+  notice.dropped_by_rate = record.kind == LogRecordKind::kDroppedByRate;
+  sink(notice);
+  return true;
+}
+
+// All of the file that was not read yet. The size is taken first: the index covers it then.
+void ServiceLog::drain(Part& part, bool final, const LogSink& sink) {
+  const std::uint64_t size = size_of(part);
+  if (!part.index && size > part.offset) find_index(part, 0);
+  std::string chunk(kChunk, '\0');
+  while (true) {
+    if (part.index && take_record(part, size, final, sink)) continue;
+    if (part.offset >= size) return;
+    std::uint64_t end = size;
+    LogIndexRecord next;
+    if (part.index && part.index->record(part.next_record, next) == LogIndex::Read::kRecord &&
+        next.offset > part.offset) {
+      end = std::min(end, next.offset);
+    }
+    const std::size_t wanted = std::min<std::uint64_t>(end - part.offset, chunk.size());
+    const ssize_t got =
+        ::pread(part.log.get(), chunk.data(), wanted, static_cast<off_t>(part.offset));
+    if (got <= 0) return;
+    push(part, std::string_view(chunk).substr(0, static_cast<std::size_t>(got)), sink);
+    part.offset += static_cast<std::uint64_t>(got);
+  }
+}
+
+std::size_t ServiceLog::first_needed(const std::vector<Part>& parts, std::size_t lines) const {
+  std::uint64_t found = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    found += count_lines(parts[i].log.get(), size_of(parts[i]));
+    if (found > lines) return i;
+  }
+  return parts.size() - 1;
+}
+
+Result<> ServiceLog::read(const LogSelection& selection, bool goes_on, const LogSink& sink) {
+  std::vector<Part> parts = snapshot();
+  if (parts.empty()) {
+    const std::string path = log_path(dir_, 0);
+    return Error(Code::kFileNotFound, fmt::format("there is no '{}'", path)).with("path", path);
+  }
+  std::size_t first = parts.size() - 1;
+  if (selection.last_lines > 0 && selection.stream == 0 && selection.to_wall_ns == INT64_MAX) {
+    first = first_needed(parts, selection.last_lines);
+  }
+  // What was last changed before the times asked for holds nothing of them.
+  while (first > 0 && parts[first].modified_wall_ns < selection.from_wall_ns) --first;
+  std::deque<std::pair<LogLine, std::string>> kept;
+  const LogSink take = [&](const LogLine& line) {
+    if (!selection.wants(line)) return;
+    if (selection.last_lines == 0) return sink(line);
+    kept.emplace_back(line, line.text);
+    if (kept.size() > selection.last_lines) kept.pop_front();
+  };
+  for (std::size_t i = first + 1; i-- > 0;) {
+    part_ = std::move(parts[i]);
+    drain(part_, i > 0 || !goes_on, take);
+  }
+  if (!goes_on) flush(take);
+  for (auto& [line, text] : kept) {
+    line.text = text;
+    sink(line);
+  }
   return {};
+}
+
+// The file that was read has been rotated: it is complete, and newer ones follow it.
+void ServiceLog::advance(const LogSink& sink) {
+  std::vector<Part> parts = snapshot();
+  const auto ours = std::ranges::find(parts, part_.inode, &Part::inode);
+  // Where it is gone altogether, all that is left is newer.
+  if (part_.log.valid()) drain(part_, true, sink);
+  for (auto newer = ours; newer != parts.begin();) {
+    --newer;
+    part_ = std::move(*newer);
+    drain(part_, newer != parts.begin(), sink);
+  }
+}
+
+Result<> ServiceLog::follow(const LogSelection& selection, const LogSink& sink,
+                            const std::function<bool()>& stop, int hangup_fd) {
+  const std::string path = log_path(dir_, 0);
+  const os::Fd watch(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  if (!watch.valid()) return os::system_error("inotify_init1");
+  const std::string dir = os::parent_dir(path);
+  if (::inotify_add_watch(watch.get(), dir.c_str(), IN_MODIFY | IN_CREATE | IN_MOVED_TO) < 0) {
+    return os::system_error("inotify_add_watch", dir);
+  }
+  const LogSink take = [&](const LogLine& line) {
+    if (selection.wants(line)) sink(line);
+  };
+  while (true) {
+    struct stat now{};
+    const bool exists = ::stat(path.c_str(), &now) == 0;
+    if (exists && now.st_ino != part_.inode) {
+      advance(take);
+      continue;
+    }
+    drain(part_, false, take);
+    if (stop()) return {};
+    pollfd waiting[2] = {{watch.get(), POLLIN, 0}, {hangup_fd, 0, 0}};
+    if (::poll(waiting, 2, -1) < 0 && errno != EINTR) return os::system_error("poll");
+    if ((waiting[1].revents & (POLLERR | POLLHUP)) != 0) return {};
+    alignas(inotify_event) char events[4096];
+    while (::read(watch.get(), events, sizeof events) > 0) {
+    }
+  }
 }
 
 }  // namespace defib::daemon

@@ -89,9 +89,10 @@ wire::Json status_from_files(os::Files& files, const std::string& state_dir,
     if (const auto* standby = find_instance(record, process::shim::InstanceRole::kStandby)) {
       status.standby_pid = standby->pid;
       status.standby_generation = standby->generation;
-      status.standby_ready = standby->ready != 0;
+      status.standby_ready = (standby->ready & process::shim::kSaidReady) != 0;
     }
   }
+  process::add_log_counters(dir, status);
   wire::Json json = status_to_json(status, last_incident);
   json.set("state", last_state(record, runs));
   json.set("supervised", false);
@@ -164,6 +165,9 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
        {"last_exit",
         status.last_exit ? wire::Json(status.last_exit->status.to_string()) : wire::Json()},
        {"log_bytes_dropped", status.log_bytes_dropped},
+       {"log_dropped_by_rate", status.log_dropped_by_rate},
+       {"journal_sent", status.journal_sent},
+       {"journal_dropped", status.journal_dropped},
        {"events_dropped", status.events_dropped}});
   return json;
 }

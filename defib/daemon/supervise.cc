@@ -8,10 +8,13 @@
 #include <optional>
 
 #include "defib/daemon/host.h"
+#include "defib/daemon/manager.h"
+#include "defib/daemon/upgrade.h"
 #include "defib/obs/log.h"
 #include "defib/os/files.h"
 #include "defib/os/memory.h"
 #include "defib/os/process.h"
+#include "defib/process/guardian.h"
 
 namespace defib::daemon {
 namespace {
@@ -46,7 +49,8 @@ void take_priority() {
 // Stops everything at the first request; at the second one, services are killed.
 class GracefulStop {
  public:
-  GracefulStop(os::EventLoop& loop, std::unique_ptr<Host>& host) : loop_(loop), host_(host) {}
+  GracefulStop(os::EventLoop& loop, std::unique_ptr<Host>& host, Manager& manager)
+      : loop_(loop), host_(host), manager_(manager) {}
 
   void request(std::string_view why) {
     if (!host_) return loop_.stop();
@@ -58,6 +62,7 @@ class GracefulStop {
       return;
     }
     stopping_ = true;
+    manager_.stopping();
     obs::log(obs::Level::kInfo, kComponent, "stopping", {{"why", why}});
     host_->shutdown([this] { loop_.stop(); });
   }
@@ -66,8 +71,54 @@ class GracefulStop {
  private:
   os::EventLoop& loop_;
   std::unique_ptr<Host>& host_;
+  Manager& manager_;
   bool stopping_ = false;
 };
+
+// Puts the program on disk in this one's place, once it has proven that it can start.
+class Replacement {
+ public:
+  Replacement(os::EventLoop& loop, std::unique_ptr<Host>& host, const GracefulStop& stop,
+              std::vector<std::string> command)
+      : loop_(loop), host_(host), stop_(stop), upgrade_(loop, std::move(command)) {}
+
+  void request(const std::function<void(Result<std::string>)>& answer) {
+    if (stop_.stopping() || !host_) {
+      return answer(Error(Code::kUnavailable, "the supervisor is being started or stopped"));
+    }
+    upgrade_.try_program([this, answer](Result<std::string> tried) {
+      if (!tried) {
+        obs::log(obs::Level::kError, kComponent, "no upgrade", {{"error", tried.error()}});
+        return answer(std::move(tried));
+      }
+      obs::log(obs::Level::kInfo, kComponent, "upgrading", {{"to", *tried}});
+      answer(std::move(tried));
+      if (stop_.stopping()) return;
+      wanted_ = true;
+      host_->supervisor().keep_locks_for_upgrade();
+      loop_.stop();
+    });
+  }
+  // After the loop, with the host gone. Without a guardian it returns only where it failed.
+  Result<int> finish(int exit_code) {
+    if (!wanted_) return exit_code;
+    if (!process::is_guarded()) return process::exec_upgraded(upgrade_.command());
+    process::tell_guardian(process::shim::GuardianRequest::kStartAgain);
+    return 0;
+  }
+  bool wanted() const { return wanted_; }
+
+ private:
+  os::EventLoop& loop_;
+  std::unique_ptr<Host>& host_;
+  const GracefulStop& stop_;
+  Upgrade upgrade_;
+  bool wanted_ = false;
+};
+
+// How long a resumed supervisor hears its shim before it takes a service that is at rest for one
+// that has done its work.
+constexpr os::Duration kResumeTime = std::chrono::milliseconds(300);
 
 }  // namespace
 
@@ -76,18 +127,27 @@ Result<int> run_in_foreground(const RunOptions& options) {
   DEFIB_TRY(ignore_broken_pipes());
   DEFIB_TRY_ASSIGN(const std::unique_ptr<os::EventLoop> loop, os::EventLoop::create());
   const std::string name = options.service.spec.name;
+  Manager manager(*loop);
   std::unique_ptr<Host> host;
-  GracefulStop stop(*loop, host);
+  GracefulStop stop(*loop, host, manager);
+  Replacement replacement(*loop, host, stop, options.command);
   int exit_code = 0;
-  DEFIB_TRY(loop->watch_signals({SIGTERM, SIGINT, SIGHUP},
-                                [&](int signal) { stop.request(os::signal_name(signal)); }));
+  DEFIB_TRY(loop->watch_signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2}, [&](int signal) {
+    if (signal != SIGUSR2) return stop.request(os::signal_name(signal));
+    replacement.request([](const Result<std::string>&) {});
+  }));
   Host::Options host_options;
   host_options.state_dir = options.state_dir;
+  host_options.resumed = process::is_resumed();
   host_options.on_rest = [&](const std::string&, ServiceState state) {
-    if (stop.stopping()) return;
+    if (stop.stopping() || replacement.wanted()) return;
     if (state == ServiceState::kFailed) exit_code = 1;
     stop.request(process::to_string(state));
   };
+  host_options.on_started = [](const std::string&) {
+    process::tell_guardian(process::shim::GuardianRequest::kBegun);
+  };
+  host_options.on_upgrade = [&](const auto& answer) { replacement.request(answer); };
   DEFIB_TRY_ASSIGN(host, Host::create(*loop, std::move(host_options)));
   take_priority();
   // The output is passed through from the first byte on.
@@ -100,25 +160,59 @@ Result<int> run_in_foreground(const RunOptions& options) {
   DEFIB_TRY(host->listen(
       os::join_path(host->supervisor().state_dir().service_dir(name), kControlSocket)));
   DEFIB_TRY_ASSIGN(const process::ServiceStatus status, host->supervisor().status(name));
-  if (status.pid == 0 && status.state != ServiceState::kBackingOff) {
+  const bool rests = status.pid == 0 && status.state != ServiceState::kBackingOff;
+  if (rests && process::is_resumed()) {
+    // It came to rest while the supervisor before us died: that is the end of this run too.
+    loop->run_after(kResumeTime, [&] { host->report_rest(name); });
+  } else if (rests) {
     DEFIB_TRY(host->supervisor().start(name));
   }
+  process::forget_untaken_locks();
+  host->supervising();
+  process::tell_guardian(process::shim::GuardianRequest::kReady);
+  manager.ready();
   release_memory_when_quiet(*loop);
   DEFIB_TRY(loop->run());
   host.reset();
-  return exit_code;
+  return replacement.finish(exit_code);
 }
+
+namespace {
+
+Result<std::unique_ptr<os::File>> lock_daemon(const std::string& state_dir) {
+  const std::string path = os::join_path(state_dir, "daemon.lock");
+  auto lock = process::take_lock(os::real_files(), path);
+  if (lock) {
+    process::keep_lock(**lock);
+    return lock;
+  }
+  if (lock.error().code() != Code::kDatabaseLocked) return lock;
+  const pid_t holder = process::lock_holder(path);
+  return Error(Code::kAlreadySupervised,
+               fmt::format("a daemon for this state directory is running already{}",
+                           holder > 0 ? fmt::format(": process {}", holder) : ""))
+      .with("state_dir", state_dir)
+      .with("holder", holder);
+}
+
+}  // namespace
 
 Result<int> run_daemon(const DaemonOptions& options) {
   DEFIB_TRY(ignore_broken_pipes());
   DEFIB_TRY_ASSIGN(const std::unique_ptr<os::EventLoop> loop, os::EventLoop::create());
+  Manager manager(*loop);
   std::unique_ptr<Host> host;
-  GracefulStop stop(*loop, host);
+  GracefulStop stop(*loop, host, manager);
+  Replacement replacement(*loop, host, stop, options.command);
   const auto reload = [&]() -> Result<wire::Json> {
     DEFIB_TRY_ASSIGN(const Config config, load_config(options.config_path));
-    return host->apply(config.services);
+    manager.reloading();
+    auto applied = host->apply(config.services);
+    manager.ready();
+    return applied;
   };
-  DEFIB_TRY(loop->watch_signals({SIGTERM, SIGINT, SIGHUP}, [&](int signal) {
+  DEFIB_TRY(loop->watch_signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2}, [&](int signal) {
+    if (signal == SIGUSR2) return replacement.request([](const Result<std::string>&) {});
     if (signal != SIGHUP) return stop.request(os::signal_name(signal));
     if (const auto reloaded = reload(); !reloaded) {
       obs::log(obs::Level::kError, kComponent, "the configuration was not reloaded",
@@ -127,17 +221,12 @@ Result<int> run_daemon(const DaemonOptions& options) {
   }));
   Host::Options host_options;
   host_options.state_dir = options.state_dir;
+  host_options.resumed = process::is_resumed();
   host_options.on_reload = reload;
+  host_options.on_upgrade = [&](const auto& answer) { replacement.request(answer); };
   DEFIB_TRY_ASSIGN(host, Host::create(*loop, std::move(host_options)));
   take_priority();
-  os::Files& files = os::real_files();
-  DEFIB_TRY_ASSIGN(
-      const std::unique_ptr<os::File> lock,
-      files.open(os::join_path(options.state_dir, "daemon.lock"), os::OpenMode::kCreate));
-  if (!lock->try_lock()) {
-    return Error(Code::kAlreadySupervised, "a daemon for this state directory is running already")
-        .with("state_dir", options.state_dir);
-  }
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<os::File> lock, lock_daemon(options.state_dir));
   DEFIB_TRY(host->listen(os::join_path(options.state_dir, kControlSocket)));
   // A service that cannot be had does not keep the others from being supervised.
   for (const ServiceConfig& config : options.config.services) {
@@ -148,10 +237,16 @@ Result<int> run_daemon(const DaemonOptions& options) {
   }
   obs::log(obs::Level::kInfo, kComponent, "supervising",
            {{"state_dir", options.state_dir}, {"services", options.config.services.size()}});
+  process::forget_untaken_locks();
+  process::tell_guardian(process::shim::GuardianRequest::kBegun);
+  host->supervising();
+  process::tell_guardian(process::shim::GuardianRequest::kReady);
+  manager.ready();
   release_memory_when_quiet(*loop);
   DEFIB_TRY(loop->run());
+  if (replacement.wanted()) process::keep_lock_for_upgrade(*lock);
   host.reset();
-  return 0;
+  return replacement.finish(0);
 }
 
 }  // namespace defib::daemon

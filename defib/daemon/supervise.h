@@ -1,8 +1,10 @@
-// The two supervising programs: `defib run` and `defib daemon`. Both block until they are done.
+// The two supervising programs: `defib run` and `defib daemon`. Both block until they are done, and
+// continue what a supervisor before them did where the guardian says so (process/guardian.h).
 
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "defib/base/error.h"
 #include "defib/daemon/config.h"
@@ -13,6 +15,8 @@ struct RunOptions {
   std::string state_dir;
   ServiceConfig service;
   bool quiet = false;  // keep the output in the log alone
+  // This program's path and arguments, for an upgrade in place; empty: there is none.
+  std::vector<std::string> command;
 };
 // Supervises one service in the foreground until it is stopped (by SIGTERM, SIGINT, `defib stop`),
 // ends cleanly by its policy, or fails for good. The exit code of docs/cli.md: 0 or 1.
@@ -23,6 +27,7 @@ struct DaemonOptions {
   std::string state_dir;
   std::string config_path;  // read again by SIGHUP and `defib reload`
   Config config;
+  std::vector<std::string> command;  // as in RunOptions
 };
 // Until SIGTERM or SIGINT, which stop all services gracefully.
 Result<int> run_daemon(const DaemonOptions& options);

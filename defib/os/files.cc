@@ -146,6 +146,8 @@ class RealFile final : public File {
     return std::unique_ptr<FileView>(std::make_unique<MappedView>(data, bytes));
   }
 
+  int descriptor() const override { return fd_.get(); }
+
   Result<> try_lock() override {
     struct flock lock{};
     lock.l_type = F_WRLCK;
@@ -324,6 +326,10 @@ Result<> Files::remove_volatile_page(const std::string&) {
 }
 Result<FileSystemInfo> Files::file_system(const std::string&) {
   return FileSystemInfo{};
+}
+
+std::unique_ptr<File> adopt_file(int descriptor, std::string path) {
+  return std::make_unique<RealFile>(Fd(descriptor), std::move(path));
 }
 
 Files& real_files() {

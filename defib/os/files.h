@@ -72,6 +72,9 @@ class File {
   // An exclusive advisory lock of the open file description (F_OFD_SETLK), held until close.
   // Fails with DatabaseLocked when another description holds it.
   virtual Result<> try_lock() = 0;
+  // The kernel's descriptor of this file, for handing the lock to another process; -1 where it is
+  // not the kernel's.
+  virtual int descriptor() const { return -1; }
 };
 
 inline constexpr std::size_t kDirectAlignment = 4096;
@@ -113,6 +116,8 @@ class Files {
 
 // The kernel's file system. Lives for ever.
 Files& real_files();
+// A file of it that was opened by another process, with the lock that lies on it.
+std::unique_ptr<File> adopt_file(int descriptor, std::string path);
 
 // Conveniences over the seam.
 Result<std::string> read_file(Files& files, const std::string& path,

@@ -104,6 +104,13 @@ Result<> validate(const ServiceSpec& spec) {
   if (spec.log_files < 1 || spec.log_files > 100) {
     return bad_value("log_files", "must be from 1 to 100");
   }
+  if (spec.log_total_bytes != 0 && spec.log_total_bytes < 2 * spec.log_max_bytes) {
+    return bad_value("log_total_size", "must be 0, or at least twice log_max_size");
+  }
+  if (spec.log_max_age < kNone) return bad_value("log_max_age", "must be 0 or more");
+  if (spec.log_rate != 0 && spec.log_rate < 1024) {
+    return bad_value("log_rate", "must be 0, or at least 1KiB/s");
+  }
   return {};
 }
 
@@ -149,6 +156,11 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"on_unhealthy", to_string(spec.on_unhealthy)},
       {"log_max_bytes", spec.log_max_bytes},
       {"log_files", spec.log_files},
+      {"log_total_bytes", spec.log_total_bytes},
+      {"log_max_age_ns", nanoseconds(spec.log_max_age)},
+      {"log_rate", spec.log_rate},
+      {"log_burst", spec.log_burst},
+      {"log_journal", spec.log_journal},
   });
 }
 

@@ -95,8 +95,14 @@ struct ServiceSpec {
   // An unhealthy service (Supervisor::report_health) is degraded; with kRestart it is replaced.
   LimitAction on_unhealthy = LimitAction::kRestart;
 
+  // The output's files (docs/formats/service_log.md); each with its index.
   std::uint64_t log_max_bytes = 16u << 20;  // of logs/current before it is rotated
   int log_files = 4;                        // rotated files kept beside it
+  std::uint64_t log_total_bytes = 0;        // of all of them together; 0: no bound of its own
+  os::Duration log_max_age{0};              // of the first byte of logs/current; 0: no limit
+  std::uint64_t log_rate = 0;   // bytes a second, beyond which output is dropped; 0: no limit
+  std::uint64_t log_burst = 0;  // so much at once is within the rate; 0: one second's worth
+  bool log_journal = false;     // each line also goes to journald
 
   friend bool operator==(const ServiceSpec&, const ServiceSpec&) = default;
 };

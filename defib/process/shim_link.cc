@@ -85,6 +85,12 @@ Result<ShimLink> ShimLink::connect(const std::string& service_dir) {
   return ShimLink(std::move(fd));
 }
 
+pid_t ShimLink::peer_pid() const {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  return ::getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
 Result<> ShimLink::send_bytes(shim::Type type, std::string_view payload, std::span<const int> fds) {
   if (!connected()) return gone("there is no connection");
   DEFIB_ASSERT(fds.size() <= kMaxFds &&
@@ -383,6 +389,11 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
       captures && !programs.capture.empty() ? static_cast<std::uint32_t>(wait.count()) : 0;
   header.log_files = static_cast<std::uint32_t>(spec.log_files);
   header.log_max_bytes = spec.log_max_bytes;
+  header.log_total_bytes = spec.log_total_bytes;
+  header.log_max_age_ns = spec.log_max_age.count();
+  header.log_rate = spec.log_rate;
+  header.log_burst = spec.log_burst != 0 ? spec.log_burst : spec.log_rate;
+  header.log_flags = spec.log_journal ? shim::kLogToJournal : 0;
   header.restart = shim_policy(spec.restart);
   header.restart_when = spec.restart_when == RestartWhen::kDying ? shim::ShimRestartWhen::kDying
                                                                  : shim::ShimRestartWhen::kGone;

@@ -52,6 +52,8 @@ class ShimLink {
   static Result<ShimLink> connect(const std::string& service_dir);
 
   bool connected() const { return fd_.valid(); }
+  // Of the shim that listens at the other end; 0: not known.
+  pid_t peer_pid() const;
   int fd() const { return fd_.get(); }
   void close() { fd_.reset(); }
 

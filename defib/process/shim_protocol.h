@@ -18,7 +18,10 @@
 namespace defib::process::shim {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
-inline constexpr std::uint16_t kProtocolVersion = 2;
+#ifndef DEFIB_SHIM_PROTOCOL                                 // tests build shims of other versions
+#define DEFIB_SHIM_PROTOCOL 3
+#endif
+inline constexpr std::uint16_t kProtocolVersion = DEFIB_SHIM_PROTOCOL;
 inline constexpr std::size_t kMaxMessage = 16384;
 
 // Names inside the service's directory, which is the shim's working directory.
@@ -121,6 +124,7 @@ enum class StopReason : std::uint32_t {
   kUnhealthy = 3,
   kLimit = 4,
   kNotReady = 5,
+  kReboot = 6,  // nobody's request: the machine was started anew in between
 };
 
 struct Stop {
@@ -194,6 +198,9 @@ enum class Phase : std::uint32_t {
   kExited = 3,
 };
 
+inline constexpr std::uint32_t kSaidReady = 1;     // READY=1 came
+inline constexpr std::uint32_t kSaidWatchdog = 2;  // WATCHDOG=1 came: its silence is watched
+
 // One process of the service that has not ended as far as the shim knows.
 struct StatusInstance {
   std::uint64_t generation;      // 0: the slot is free
@@ -204,7 +211,7 @@ struct StatusInstance {
   std::int32_t pid;
   InstanceRole role;
   Phase phase;          // kStarting or kRunning
-  std::uint32_t ready;  // READY=1 came
+  std::uint32_t ready;  // kSaidReady, kSaidWatchdog
   char state_word[24];  // the last X_DEFIB_STATE
 };
 static_assert(sizeof(StatusInstance) == 80);
@@ -268,6 +275,7 @@ struct Welcome {
   std::uint64_t log_bytes_dropped;  // the disk was full
   std::uint64_t ticket_id;          // held now, or used by a delayed start; 0: none
   std::uint64_t pending_events;     // so many events follow that were kept for us
+  std::int64_t ticket_delay_ns;     // of that ticket
   StatusRecord status;
 };
 
@@ -380,9 +388,16 @@ struct LaunchHeader {
   std::uint32_t capture_timeout_ms;  // into the page; 0: the crash handler does not wait
   std::uint32_t log_files;
   std::uint64_t log_max_bytes;
+  std::uint64_t log_total_bytes;  // of all log files; 0: log_files alone bounds them
+  std::int64_t log_max_age_ns;    // of a log file; 0: no limit
+  std::uint64_t log_rate;         // bytes a second; 0: no limit
+  std::uint64_t log_burst;        // bytes beyond the rate
+  std::uint32_t log_flags;        // kLogToJournal
+  std::uint32_t reserved;
   ShimRestart restart;  // as in the tickets; here for a promotion, which needs none
   ShimRestartWhen restart_when;
 };
+inline constexpr std::uint32_t kLogToJournal = 1;
 // In LaunchHeader::agent: make an agent page for each start.
 inline constexpr std::uint32_t kLaunchAgent = 1;
 inline constexpr std::uint32_t kNotifyAccessShift = 8;
@@ -395,7 +410,7 @@ inline NotifyAccess notify_access_of(const LaunchHeader& header) {
 inline constexpr std::uint32_t kLaunchMagic = 0x434e4c44;  // "DLNC"
 inline constexpr std::uint32_t kMaxLaunchBytes = 4u << 20;
 inline constexpr std::uint32_t kLaunchFixedStrings = 3;  // program, directory, capture
-static_assert(sizeof(LaunchHeader) == 48);
+static_assert(sizeof(LaunchHeader) == 88);
 
 // CRC32C, four bits at a time: the table is small, as the shim shall be.
 inline std::uint32_t checksum(const void* bytes, std::size_t size) {

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "defib/os/fd.h"
+#include "defib/process/guardian.h"
 
 namespace defib::process {
 namespace {
@@ -29,13 +29,6 @@ Result<> check_mark(os::Files& files, const std::string& path) {
     return foreign(path, "was written by another version of defib");
   }
   return foreign(path, "has a damaged mark (defib.state)");
-}
-
-// Not a zombie: that one is dead, and only not yet waited for.
-bool is_running(pid_t pid) {
-  const auto stat = os::read_file(os::real_files(), fmt::format("/proc/{}/stat", pid), 4096);
-  const std::size_t name_end = stat ? stat->rfind(") ") : std::string::npos;
-  return name_end != std::string::npos && (*stat)[name_end + 2] != 'Z';
 }
 
 }  // namespace
@@ -91,9 +84,16 @@ std::string StateDir::service_dir(std::string_view name) const {
 
 Result<> StateDir::prepare_service(std::string_view name, std::string_view spec_json) const {
   const std::string dir = service_dir(name);
-  DEFIB_TRY(files_->create_dirs(os::join_path(dir, shim::kLogDir)));
-  DEFIB_TRY(files_->create_dirs(os::join_path(dir, shim::kCaptureDir)));
-  return os::write_file_atomically(*files_, os::join_path(dir, "spec.json"), spec_json);
+  for (const char* part : {shim::kLogDir, shim::kCaptureDir}) {
+    const std::string path = os::join_path(dir, part);
+    if (!files_->is_dir(path)) DEFIB_TRY(files_->create_dirs(path));
+  }
+  // A supervisor that takes a hundred services over finds a hundred specifications as they were.
+  const std::string path = os::join_path(dir, "spec.json");
+  if (files_->exists(path)) {
+    if (const auto before = os::read_file(*files_, path); before && *before == spec_json) return {};
+  }
+  return os::write_file_atomically(*files_, path, spec_json);
 }
 
 Result<std::vector<std::string>> StateDir::services() const {
@@ -104,46 +104,19 @@ Result<std::vector<std::string>> StateDir::services() const {
 
 Result<std::unique_ptr<os::File>> StateDir::lock_service(std::string_view name) const {
   const std::string dir = service_dir(name);
-  DEFIB_TRY(files_->create_dirs(dir));
-  const std::string path = os::join_path(dir, "lock");
-  DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files_->open(path, os::OpenMode::kCreate));
-  auto locked = file->try_lock();
-  // A child that a killed supervisor was just starting holds its lock until it executes its
-  // program: some milliseconds. A holder that lives is answered at once.
-  constexpr int kAttempts = 200;
-  for (int attempt = 0; !locked && attempt < kAttempts; ++attempt) {
-    if (is_running(service_holder(name))) break;
-    ::usleep(5000);
-    locked = file->try_lock();
-  }
-  if (!locked) {
-    if (locked.error().code() != Code::kDatabaseLocked) return locked.error();
-    const pid_t holder = service_holder(name);
-    return Error(Code::kAlreadySupervised,
-                 fmt::format("the service '{}' is supervised already{}", name,
-                             holder > 0 ? fmt::format(" by process {}", holder) : ""))
-        .with("service", name)
-        .with("holder", holder);
-  }
-  DEFIB_TRY(file->truncate(0));
-  DEFIB_TRY(file->write_at(0, fmt::format("{}\n", ::getpid())));
-  return file;
+  if (!files_->is_dir(dir)) DEFIB_TRY(files_->create_dirs(dir));
+  auto file = take_lock(*files_, os::join_path(dir, "lock"));
+  if (file || file.error().code() != Code::kDatabaseLocked) return file;
+  const pid_t holder = service_holder(name);
+  return Error(Code::kAlreadySupervised,
+               fmt::format("the service '{}' is supervised already{}", name,
+                           holder > 0 ? fmt::format(" by process {}", holder) : ""))
+      .with("service", name)
+      .with("holder", holder);
 }
 
 pid_t StateDir::service_holder(std::string_view name) const {
-  const std::string path = os::join_path(service_dir(name), "lock");
-  // A question about the lock, not a lock; the kernel's file system is the one that knows.
-  const os::Fd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  if (!fd.valid()) return 0;
-  struct flock query{};
-  query.l_type = F_WRLCK;
-  query.l_whence = SEEK_SET;
-  if (::fcntl(fd.get(), F_OFD_GETLK, &query) != 0 || query.l_type == F_UNLCK) return 0;
-  char text[32] = {};
-  const ssize_t size = ::pread(fd.get(), text, sizeof text - 1, 0);
-  pid_t pid = 0;
-  if (size > 0) std::from_chars(text, text + size, pid);
-  return pid;
+  return lock_holder(os::join_path(service_dir(name), "lock"));
 }
 
 std::optional<shim::StatusRecord> parse_status(std::string_view bytes) {

@@ -10,6 +10,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/os/random.h"
+#include "defib/process/guardian.h"
 
 namespace defib::process {
 namespace {
@@ -25,6 +26,14 @@ recovery::BackoffOptions backoff_options(const ServiceSpec& spec) {
   return options;
 }
 
+shim::ExitInfo exit_info(const ExitReport& report) {
+  shim::ExitInfo info{};
+  info.reason = report.reason;
+  info.source = report.status.known ? shim::StatusSource::kWait : shim::StatusSource::kUnknown;
+  info.wait_status = report.status.success() ? 0 : 1;
+  return info;
+}
+
 // A standby that fails again and again must not take the machine from the active process, also
 // where the active one is restarted without a delay.
 recovery::BackoffOptions standby_backoff_options(const ServiceSpec& spec) {
@@ -36,14 +45,6 @@ recovery::BackoffOptions standby_backoff_options(const ServiceSpec& spec) {
 
 HeartbeatWatch::Options heartbeat_options(const ServiceSpec& spec) {
   return {spec.heartbeat_timeout, spec.heartbeat_healthy};
-}
-
-shim::ExitInfo exit_info(const ExitReport& report) {
-  shim::ExitInfo info{};
-  info.reason = report.reason;
-  info.source = report.status.known ? shim::StatusSource::kWait : shim::StatusSource::kUnknown;
-  info.wait_status = report.status.success() ? 0 : 1;
-  return info;
 }
 
 }  // namespace
@@ -93,9 +94,11 @@ Result<std::unique_ptr<Supervised>> Supervised::open(SupervisionContext& context
   options.path = os::join_path(service->dir_, "budget");
   options.limit = service->spec_.max_restarts;
   options.window = service->spec_.restart_window;
+  options.holder_is_asked = true;  // the shim, or what it left
   DEFIB_TRY_ASSIGN(service->budget_,
                    recovery::Budget::open(context.files, context.clock, std::move(options)));
   DEFIB_TRY(service->connect_or_launch());
+  keep_lock(*service->lock_);
   return service;
 }
 
@@ -306,9 +309,11 @@ void Supervised::account_ticket_use() {
   if (budget_->prepared()) {
     budget_->use_prepared();
     if (auto settled = budget_->settle(); !settled) last_error_ = settled.error();
-  } else if (!budget_->presumed_spent()) {
-    // Else it was prepared by the supervisor before us, and counts since the file was opened.
-    if (auto spent = budget_->spend(); !spent) last_error_ = spent.error();
+  } else if (budget_->presumed_spent()) {
+    // Prepared by the supervisor before us: it counts since the file was opened.
+    if (auto confirmed = budget_->confirm_presumed(); !confirmed) last_error_ = confirmed.error();
+  } else if (auto spent = budget_->spend(); !spent) {
+    last_error_ = spent.error();
   }
 }
 
@@ -330,7 +335,10 @@ void Supervised::after_exit(const ExitReport& report) {
     if (auto started = start(); !started) last_error_ = started.error();
     return;
   }
-  if (report.reason == StopReason::kRequested) return change(ServiceEvent::kExitedFinal);
+  // After a boot the configuration decides what is started, as for the first time.
+  if (report.reason == StopReason::kRequested || report.reason == StopReason::kReboot) {
+    return change(ServiceEvent::kExitedFinal);
+  }
   if (!shim::calls_for_restart(shim_policy(spec_.restart), exit_info(report))) {
     return change(report.status.success() ? ServiceEvent::kExitedFinal
                                           : ServiceEvent::kExitedFailed);
@@ -419,6 +427,7 @@ ServiceStatus Supervised::status() const {
   status.next_start_mono_ns = next_start_mono_ns_;
   status.last_exit = last_exit_;
   status.log_bytes_dropped = log_bytes_dropped_;
+  add_log_counters(dir_, status);
   status.events_dropped = events_dropped_;
   return status;
 }

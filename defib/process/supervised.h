@@ -81,6 +81,8 @@ class Supervised {
   // Ends the shim; `done` when it is gone. The service must not run.
   void end_shim(std::function<void()> done);
 
+  const os::File& name_lock() const { return *lock_; }
+
   const std::string& name() const { return spec_.name; }
   bool alive() const { return pid_ > 0; }
   bool capturing() const { return captures_running_ > 0; }
@@ -109,7 +111,7 @@ class Supervised {
   Result<> on_start_failed(const ShimMessage& message);
   Result<> on_exited(const ShimMessage& message);
   ExitReport make_report(const shim::Exited& exited) const;
-  void adopt(const shim::StatusInstance& active, std::uint64_t ticket_id);
+  void adopt(const shim::StatusInstance& active, const shim::Welcome& welcome);
   void take_pages_and_sockets(ShimMessage& message, const shim::Welcome& welcome);
   Result<> on_dying(const ShimMessage& message);
   Result<> on_crash_flag(const ShimMessage& message);
@@ -220,6 +222,8 @@ class Supervised {
   std::int64_t ready_due_ns_ = 0, reload_due_ns_ = 0, self_stop_due_ns_ = 0, runtime_due_ns_ = 0;
   std::optional<Error> last_error_;
   std::optional<ExitReport> last_exit_;
+  // The end of the last process, where a supervisor before us heard of it and nothing followed.
+  std::optional<shim::ExitInfo> last_acknowledged_;
   std::optional<Error> exhausted_;  // why no ticket could be granted
   std::uint64_t ticket_id_ = 0;
   os::Duration ticket_delay_{0};

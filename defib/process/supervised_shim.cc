@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/wait.h>
@@ -13,6 +14,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "defib/process/guardian.h"
 #include "defib/process/supervised.h"
 
 namespace defib::process {
@@ -50,6 +52,18 @@ std::string_view start_stage_text(shim::StartStage stage) {
   return "unknown stage";
 }
 
+// Only a process that calls itself a shim.
+void end_foreign_shim(pid_t pid) {
+  const auto name = os::read_file(os::real_files(), fmt::format("/proc/{}/comm", pid), 64);
+  const auto pidfd = os::open_pidfd(pid);
+  if (!name || *name != "defib-shim\n" || !pidfd) return;
+  ::kill(pid, SIGKILL);
+  constexpr int kPatienceMs = 2000;
+  pollfd wait = {pidfd->get(), POLLIN, 0};
+  ::poll(&wait, 1, kPatienceMs);
+  ::waitpid(pid, nullptr, WNOHANG);  // where it is ours
+}
+
 }  // namespace
 
 // A shim that listens is used; else one is started, which finds a running service by itself.
@@ -57,6 +71,7 @@ Result<> Supervised::connect_or_launch() {
   Error last(Code::kUnavailable, "no shim answered");
   for (int attempt = 0; attempt < kAttachAttempts; ++attempt) {
     auto link = ShimLink::connect(dir_);
+    const pid_t found = link ? link->peer_pid() : 0;
     if (!link) link = launch();
     if (!link) return link.error();
     auto attached = attach(std::move(*link));
@@ -65,6 +80,9 @@ Result<> Supervised::connect_or_launch() {
     last = attached.error();
     if (link_.connected()) context_.loop.unwatch(link_.fd());
     link_.close();
+    // A shim that we found and cannot talk with, of another version perhaps, is replaced: that is
+    // what its service survives.
+    if (found > 0) end_foreign_shim(found);
   }
   return Error(Code::kUnavailable,
                fmt::format("the shim of the service '{}' cannot be reached", spec_.name))
@@ -222,6 +240,19 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   }
   const shim::StatusInstance* const active = find_instance(record, shim::InstanceRole::kActive);
   const bool runs = active != nullptr;
+  const shim::ExitInfo* const last = last_service_exit(record);
+  if (first && !runs && last != nullptr && last->generation == generation_ &&
+      record.acknowledged >= last->number) {
+    last_acknowledged_ = *last;
+  }
+  if (first && !runs && welcome.ticket_id != 0) {
+    backoff_.resume(os::Duration(welcome.ticket_delay_ns));
+  } else if (last_acknowledged_) {
+    // Its delay is not known any more; that it failed so often is.
+    for (const shim::ExitInfo& exit : record.exits) {
+      if (exit.number != 0 && exit.reason != StopReason::kRequested) backoff_.next();
+    }
+  }
   if (runs && (first || generation_ != active->generation || pid_ != active->pid)) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
@@ -231,11 +262,10 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     }
     generation_ = active->generation;
     restarts_ = record.restarts;
-    adopt(*active, welcome.ticket_id);
+    adopt(*active, welcome);
   } else if (!runs && first && welcome.ticket_id != 0) {
     change(ServiceEvent::kExitedRestart);
-  } else if (const auto* last = last_service_exit(record);
-             !runs && first && last != nullptr && budget_->exhausted() &&
+  } else if (!runs && first && last != nullptr && budget_->exhausted() &&
              last->reason != StopReason::kRequested && last->wait_status != 0) {
     change(ServiceEvent::kExitedFailed);  // It was given up, and still is.
   }
@@ -252,21 +282,29 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   return {};
 }
 
-void Supervised::adopt(const shim::StatusInstance& active, std::uint64_t ticket_id) {
+void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& welcome) {
   begin_process(active.pid, active.start_time, active.started_mono_ns, active.started_wall_ns);
   epoch_ = active.epoch;
-  if (active.ready != 0) {
+  if ((active.ready & shim::kSaidWatchdog) != 0) {
+    // Armed as before; its silence counts from now on.
+    heartbeat_.notify_beat();
+    arm_heartbeat();
+  }
+  if ((active.ready & shim::kSaidReady) != 0) {
     ready_ = true;
     cancel(ready_timer_);
     change(ServiceEvent::kReady);
   }
   if (const auto said = event_for_word(active.state_word)) change(*said);
   if (std::string_view(active.state_word) == "stopping") on_says_stopping();
-  if (ticket_id != 0) {
-    // Held by the shim from an earlier supervisor: taken back, and granted anew by our count.
-    if (link_.send_bytes(shim::Type::kRevoke, {})) {
-      if (auto back = budget_->give_back(); !back) last_error_ = back.error();
-    }
+  if (welcome.ticket_id != 0) {
+    // Held by the shim from an earlier supervisor, and durable in the budget: it goes on counting
+    // as prepared, and the back-off goes on from its delay.
+    if (auto resumed = budget_->resume_prepared(); !resumed) last_error_ = resumed.error();
+    next_ticket_ = welcome.ticket_id + 1;
+    ticket_delay_ = os::Duration(welcome.ticket_delay_ns);
+    delay_generation_ = generation_;
+    backoff_.resume(ticket_delay_);
   }
   context_.observer.adopted(spec_.name, active.pid, active.generation);
 }
@@ -274,6 +312,11 @@ void Supervised::adopt(const shim::StatusInstance& active, std::uint64_t ticket_
 // All events of the time before are known.
 void Supervised::replayed() {
   replay_left_ = 0;
+  if (is_resumed() && !alive() && state_ == ServiceState::kStopped && last_acknowledged_ &&
+      shim::calls_for_restart(shim_policy(spec_.restart), *last_acknowledged_)) {
+    // The supervisor before us heard of its end, and died before it could start it again.
+    start_later(backoff_.next());
+  }
   if (budget_->presumed_spent() && !ticket_seen_used_ && alive()) {
     if (auto back = budget_->give_back(); !back) last_error_ = back.error();
   }
@@ -402,7 +445,8 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
     return {};
   }
   last_exit_ = report;
-  const bool requested = report.reason == StopReason::kRequested;
+  const bool requested =
+      report.reason == StopReason::kRequested || report.reason == StopReason::kReboot;
   if (!requested && !report.status.success()) last_error_ = last_exit_error(report);
   const bool current = exited.exit.generation == generation_;
   if (current) end_process();
@@ -429,6 +473,7 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
     return {};
   }
   next_start_mono_ns_ = report.noticed_mono_ns + report.restart_delay.count();
+  if (report.while_away) backoff_.resume(report.restart_delay);
   change(ServiceEvent::kExitedRestart);
   return {};
 }
@@ -486,6 +531,14 @@ void Supervised::lost_shim() {
   context_.loop.unwatch(link_.fd());
   link_.close();
   on_shim_ended();
+  // After an upgrade in place the shims are our children, and nobody's Child.
+  if (!shim_.valid() && shim_pid_ > 0 && ::waitpid(shim_pid_, nullptr, WNOHANG) == 0) {
+    constexpr int kPatienceMs = 20;
+    const auto pidfd = os::open_pidfd(shim_pid_);
+    pollfd wait = {pidfd ? pidfd->get() : -1, POLLIN, 0};
+    ::poll(&wait, 1, kPatienceMs);
+    ::waitpid(shim_pid_, nullptr, WNOHANG);
+  }
   if (shim_ended_) {
     if (shim_.valid()) {
       context_.loop.unwatch(shim_.pidfd());

@@ -129,7 +129,7 @@ void Supervised::take_pages_and_sockets(ShimMessage& message, const shim::Welcom
   standby_.generation = record->generation;
   standby_.pid = record->pid;
   standby_.started_mono_ns = record->started_mono_ns;
-  standby_.ready = record->ready != 0;
+  standby_.ready = (record->ready & shim::kSaidReady) != 0;
   standby_.state_word = record->state_word;
   standby_.page = std::move(standby);
 }

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <sys/prctl.h>
 
+#include "defib/process/guardian.h"
 #include "defib/process/supervised.h"
 
 namespace defib::process {
@@ -85,7 +86,12 @@ Result<> Supervisor::remove(const std::string& name) {
     if (core_->leave_timer != 0) return;
     core_->leave_timer = core_->context.loop.run_after(os::Duration(0), [core = core_.get()] {
       core->leave_timer = 0;
-      for (const std::string& one : std::exchange(core->leaving, {})) core->services.erase(one);
+      for (const std::string& one : std::exchange(core->leaving, {})) {
+        if (const auto found = core->services.find(one); found != core->services.end()) {
+          forget_lock(found->second->name_lock());
+          core->services.erase(found);
+        }
+      }
     });
   });
   return {};
@@ -169,6 +175,10 @@ Result<ServiceStatus> Supervisor::status(const std::string& name) const {
 
 const StateDir& Supervisor::state_dir() const {
   return core_->context.dir;
+}
+
+void Supervisor::keep_locks_for_upgrade() const {
+  for (const auto& [name, service] : core_->services) keep_lock_for_upgrade(service->name_lock());
 }
 
 void Supervisor::shutdown(std::function<void()> done) {

@@ -208,9 +208,14 @@ struct ServiceStatus {
   std::string agent;
   std::int64_t next_start_mono_ns = 0;  // while backing off
   std::optional<ExitReport> last_exit;
-  std::uint64_t log_bytes_dropped = 0;
+  std::uint64_t log_bytes_dropped = 0;    // all that did not reach the log,
+  std::uint64_t log_dropped_by_rate = 0;  // and the part of it beyond log_rate
+  std::uint64_t journal_sent = 0;         // lines that journald took,
+  std::uint64_t journal_dropped = 0;      // and that it did not
   std::uint64_t events_dropped = 0;
 };
+// Fills in the four numbers about the log, by what the shim leaves beside it.
+void add_log_counters(const std::string& service_dir, ServiceStatus& status);
 
 class Supervisor {
  public:
@@ -261,6 +266,9 @@ class Supervisor {
   std::vector<ServiceStatus> status() const;
   Result<ServiceStatus> status(const std::string& name) const;
   const StateDir& state_dir() const;
+
+  // Before exec_upgraded() (guardian.h): the names stay locked for the program that follows.
+  void keep_locks_for_upgrade() const;
 
   // Stops every service (gracefully, then not), ends the shims, and calls `done`.
   void shutdown(std::function<void()> done);

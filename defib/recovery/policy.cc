@@ -37,6 +37,19 @@ void Backoff::succeeded_for(os::Duration healthy) {
   if (options_.reset_after > os::Duration::zero() && healthy >= options_.reset_after) reset();
 }
 
+void Backoff::resume(os::Duration last_delay) {
+  attempts_ = options_.first_immediate ? 1 : 0;
+  // With jitter it is the upper ends that grow, so the first that reaches it is the likeliest.
+  double upper = static_cast<double>(options_.base.count());
+  const double cap = static_cast<double>(options_.cap.count());
+  constexpr int kMaxSteps = 64;
+  for (int step = 0; step < kMaxSteps && last_delay.count() > 0; ++step) {
+    ++attempts_;
+    if (std::min(upper, cap) >= static_cast<double>(last_delay.count())) break;
+    upper *= options_.multiplier;
+  }
+}
+
 namespace {
 
 constexpr std::string_view kBudgetMagic = "DFBUDGET";
@@ -68,8 +81,11 @@ Result<Budget> Budget::open(os::Files& files, const os::Clock& clock, Options op
   DEFIB_TRY(budget.load(content));
   budget.rebase();
   if (std::exchange(budget.prepared_, false)) {
+    const bool dirty = budget.dirty_;
     budget.add_event();
     budget.events_.back().presumed = true;
+    // In memory alone: the file goes on saying the same.
+    if (budget.options_.holder_is_asked) budget.dirty_ = dirty;
   }
   // What cannot be written now stays marked, and goes with the next change.
   if (budget.dirty_) static_cast<void>(budget.write().has_value());
@@ -133,6 +149,7 @@ Result<> Budget::write() {
   DEFIB_ASSERT(content.size() == kBudgetHeader);
   DEFIB_TRY(os::write_file_atomically(*files_, options_.path, content + body));
   dirty_ = false;
+  presumed_in_file_ = presumed_spent();
   written_offset_ = offset;
   return {};
 }
@@ -227,6 +244,22 @@ Result<> Budget::settle() {
   const os::Duration stepped(std::abs(wall_offset() - written_offset_));
   const bool stale = !events_.empty() && stepped > kToleratedStep;
   return dirty_ || stale ? write() : Result<>();
+}
+
+Result<> Budget::resume_prepared() {
+  if (!presumed_spent()) return {};
+  std::erase_if(events_, [](const Event& event) { return event.presumed; });
+  prepared_ = true;
+  dirty_ = dirty_ || presumed_in_file_;
+  return presumed_in_file_ ? write() : Result<>();
+}
+
+Result<> Budget::confirm_presumed() {
+  if (!presumed_spent()) return {};
+  for (Event& event : events_) event.presumed = false;
+  if (presumed_in_file_) return {};
+  dirty_ = true;
+  return write();
 }
 
 bool Budget::presumed_spent() const {

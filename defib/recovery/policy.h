@@ -36,6 +36,8 @@ class Backoff {
   // Tells that the last attempt lasted so long in health.
   void succeeded_for(os::Duration healthy);
   void reset() { attempts_ = 0; }
+  // Goes on as if the last delay had been this one: what another process counted before us.
+  void resume(os::Duration last_delay);
   int attempts() const { return attempts_; }
 
  private:
@@ -66,6 +68,10 @@ class Budget {
     std::string path;
     int limit = 10;
     os::Duration window = std::chrono::hours(1);
+    // Whoever holds the ticket of the file can be asked, and will be: then by resume_prepared(),
+    // give_back() or confirm_presumed(). Until then nothing is written for it, which a hundred
+    // budgets that are opened at once would feel.
+    bool holder_is_asked = false;
   };
   // A missing file is an empty budget. Corrupted says so when the file is damaged; nothing is
   // changed then. What opening itself has to change (a reboot, a ticket) and cannot write, for
@@ -88,6 +94,11 @@ class Budget {
   Result<> settle();
   // Gives the unused ticket back, also one that open() took for spent; no effect where none is.
   Result<> give_back();
+  // open() took the ticket for spent, and it is not: somebody still holds it. Nothing is written
+  // where nothing was since, for that is what the file says.
+  Result<> resume_prepared();
+  // It was used indeed. Written, where it was not yet.
+  Result<> confirm_presumed();
   // open() found a ticket without a stamp and counted it as spent.
   bool presumed_spent() const;
   // A human's decision: forgets all events.
@@ -100,7 +111,8 @@ class Budget {
     std::string boot_id;
     std::int64_t mono_ns = 0;
     std::int64_t wall_ns = 0;
-    bool presumed = false;  // not in the file: stands for a ticket whose use nobody saw
+    bool presumed = false;  // stands for a ticket whose use nobody saw; in the file only after a
+                            // later change
   };
   Budget(os::Files& files, const os::Clock& clock, Options options)
       : files_(&files), clock_(&clock), options_(std::move(options)), boot_id_(clock.boot_id()) {}
@@ -122,6 +134,7 @@ class Budget {
   bool prepared_ = false;
   std::int64_t written_offset_ = 0;  // of the wall clock to the monotonic one, at the last write
   bool dirty_ = false;
+  bool presumed_in_file_ = false;
 };
 
 // CircuitBreaker: closed -> open after `failures` in a row -> half-open after `open_for` -> closed

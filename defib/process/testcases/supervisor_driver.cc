@@ -68,6 +68,9 @@ int main(int argc, char** argv) {
   spec.max_restarts = 1'000'000;
   spec.restart_delay = os::Duration(0);
   spec.capture = CaptureMode::kNone;
+  // Rotations happen between the kills.
+  spec.log_max_bytes = 4096;
+  spec.log_files = 100;
   if (auto added = supervisor->add(spec); !added) return fail(added.error());
   if (auto started = supervisor->start(spec.name); !started) return fail(started.error());
   auto status = supervisor->status(spec.name);
