@@ -3,6 +3,8 @@
 //
 //   exit_detected   kill -9 of the service until its parent knows the status
 //   restart         kill -9 of the service until the main() of its replacement
+//   restart_4gb     the same of a service of 4 GB with restart_when = "dying"
+//   standby_1gb     kill -9 of the active process until its standby of 1 GB is active
 //   footprint       proportional memory of shim and supervisor, idle
 //
 // Rounds of ours and of the peer alternate, so that both see the same machine. Prints JSON rows.
@@ -18,6 +20,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -88,11 +91,12 @@ std::int64_t wait_for_stamp(const std::string& path, std::size_t count) {
 // The peer: this thread waits and spawns, nothing else.
 class BareLoop {
  public:
-  BareLoop(std::string program, std::string stamps)
-      : program_(std::move(program)), stamps_(std::move(stamps)) {
+  BareLoop(std::string program, std::string stamps, std::string argument = {})
+      : program_(std::move(program)), stamps_(std::move(stamps)), argument_(std::move(argument)) {
     spawn();
     wait_for_stamp(stamps_, ++started_);
   }
+  std::size_t started() const { return started_; }
   ~BareLoop() {
     ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
@@ -110,10 +114,11 @@ class BareLoop {
 
  private:
   void spawn() {
-    char* const argv[] = {program_.data(), stamps_.data(), nullptr};
+    char* const argv[] = {program_.data(), stamps_.data(),
+                          argument_.empty() ? nullptr : argument_.data(), nullptr};
     DEFIB_ASSERT(::posix_spawn(&pid_, program_.c_str(), nullptr, nullptr, argv, environ) == 0);
   }
-  std::string program_, stamps_;
+  std::string program_, stamps_, argument_;
   pid_t pid_ = 0;
   std::size_t started_ = 0;
 };
@@ -196,6 +201,96 @@ void bench_restarts(const std::string& dir, const std::string& victim) {
   while (!done) must(loop->run());
 }
 
+void stop_all(os::EventLoop& loop, Supervisor& supervisor) {
+  bool done = false;
+  supervisor.shutdown([&] {
+    done = true;
+    loop.stop();
+  });
+  while (!done) must(loop.run());
+}
+
+// Runs the loop until `condition` holds, looked at every other millisecond.
+void run_until(os::EventLoop& loop, const std::function<bool()>& condition) {
+  const auto timer = loop.run_every(std::chrono::milliseconds(2), [&] {
+    if (condition()) loop.stop();
+  });
+  while (!condition()) must(loop.run());
+  loop.cancel(timer);
+}
+
+// A large service, restarted while the kernel tears the old one down; beside it the bare loop.
+void bench_large(const std::string& dir, const std::string& victim) {
+  constexpr int kLargeRounds = 5;
+  const std::string megabytes = "4096", stamps = dir + "/large", bare_stamps = dir + "/bare-large";
+  const std::unique_ptr<os::EventLoop> loop = must(os::EventLoop::create());
+  SupervisorObserver silent;
+  Supervisor::Options options;
+  options.state_dir = dir + "/state-large";
+  const auto supervisor = must(Supervisor::create(*loop, options, silent));
+  ServiceSpec spec = bench_spec("large", victim, stamps);
+  spec.argv.push_back(megabytes);
+  spec.restart_when = RestartWhen::kDying;
+  spec.expects_ready = true;
+  must(supervisor->add(spec));
+  must(supervisor->start("large"));
+  const auto settled = [&](std::size_t count) {
+    const ServiceStatus status = must(supervisor->status("large"));
+    return status.ready && status.restart_ready && read_stamps(stamps).size() == count;
+  };
+  Samples ours, bare_detection, bare_restart;
+  for (std::size_t round = 1; round <= kLargeRounds; ++round) {
+    run_until(*loop, [&] { return settled(round); });
+    const std::int64_t killed = os::real_clock().mono_ns();
+    ::kill(must(supervisor->status("large")).pid, SIGKILL);
+    run_until(*loop, [&] { return read_stamps(stamps).size() == round + 1; });
+    ours.values.push_back(static_cast<double>(read_stamps(stamps)[round] - killed) / 1e3);
+  }
+  run_until(*loop, [&] { return settled(kLargeRounds + 1); });
+  stop_all(*loop, *supervisor);
+  BareLoop bare(victim, bare_stamps, megabytes);
+  for (int round = 0; round < kLargeRounds; ++round) {
+    wait_for_stamp(bare_stamps + ".ready", bare.started());
+    bare.round(bare_detection, bare_restart);
+  }
+  print("restart_4gb", "p50", "us", ours.percentile(0.5), "waitid+posix_spawn loop",
+        bare_restart.percentile(0.5), 10'000, kLargeRounds);
+}
+
+void bench_standby(const std::string& dir, const std::string& victim) {
+  constexpr int kStandbyRounds = 10;
+  const std::string stamps = dir + "/standby";
+  const std::unique_ptr<os::EventLoop> loop = must(os::EventLoop::create());
+  SupervisorObserver silent;
+  Supervisor::Options options;
+  options.state_dir = dir + "/state-standby";
+  const auto supervisor = must(Supervisor::create(*loop, options, silent));
+  ServiceSpec spec = bench_spec("standby", victim, stamps);
+  spec.argv.insert(spec.argv.end(), {"1024", "standby"});
+  spec.expects_ready = true;
+  spec.standby = true;
+  must(supervisor->add(spec));
+  must(supervisor->start("standby"));
+  Samples ours;
+  for (std::size_t round = 1; round <= kStandbyRounds; ++round) {
+    run_until(*loop, [&] {
+      const ServiceStatus status = must(supervisor->status("standby"));
+      return status.ready && status.restart_ready && status.standby_ready &&
+             read_stamps(stamps).size() == round;
+    });
+    const std::int64_t killed = os::real_clock().mono_ns();
+    ::kill(must(supervisor->status("standby")).pid, SIGKILL);
+    run_until(*loop, [&] { return read_stamps(stamps).size() == round + 1; });
+    ours.values.push_back(static_cast<double>(read_stamps(stamps)[round] - killed) / 1e3);
+  }
+  stop_all(*loop, *supervisor);
+  for (const double fraction : {0.5, 0.99}) {
+    print("standby_1gb", fmt::format("p{:.0f}", fraction * 100), "us", ours.percentile(fraction),
+          "", std::nullopt, fraction < 0.9 ? std::optional<double>(1000) : std::nullopt,
+          kStandbyRounds);
+  }
+}
+
 // A supervisor in a process of its own, whose memory is its own too. Ends when its stdin does.
 int supervise(const std::string& dir, const std::string& victim, int services) {
   const std::unique_ptr<os::EventLoop> loop = must(os::EventLoop::create());
@@ -255,6 +350,9 @@ int main(int argc, char** argv) {
   const std::string victim = os::own_program_dir() + "/process_bench_victim";
   bench_hangs(dir);
   bench_restarts(dir, victim);
+  const std::string large = os::own_program_dir() + "/process_bench_agent_victim";
+  bench_large(dir, large);
+  bench_standby(dir, large);
   bench_footprint(dir, victim, 1);
   bench_footprint(dir, victim, kManyServices);
   std::filesystem::remove_all(dir);

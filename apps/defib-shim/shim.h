@@ -20,8 +20,8 @@
 namespace defib::process::shim {
 
 struct ShimOptions {
-  int connection_fd = -1;                // to the supervisor that starts us
-  int notify_fd = -1;                    // the notify socket of the shim before us
+  int connection_fd = -1;  // to the supervisor that starts us
+  int notify_fd = -1;      // the notify socket of the shim before us
   struct Page {
     int fd = -1;
     uint64_t pid = 0;

@@ -54,6 +54,12 @@ std::string status_table(const wire::Json& status) {
   }
   std::string text = table.to_text();
   for (const wire::Json& service : status["services"].items()) {
+    const wire::Json& standby = service["standby"];
+    if (!standby["pid"].is_number()) continue;
+    text += fmt::format("{}: standby {} {}\n", service["name"].as_string(), standby["pid"].as_int(),
+                        standby["ready"].as_bool() ? "is ready" : "initialises");
+  }
+  for (const wire::Json& service : status["services"].items()) {
     if (!service["last_error"].is_string()) continue;
     text += fmt::format("{}: {}\n", service["name"].as_string(),
                         styled(Style::kBad, service["last_error"].as_string()));

@@ -330,6 +330,30 @@ void Host::exited(const process::ExitReport& report) {
   recorder_->exited(report);
 }
 
+void Host::dying(const process::DyingReport& report) {
+  recorder_->dying(report);
+}
+
+void Host::standby_started(const process::StartInfo& info) {
+  obs::log(obs::Level::kInfo, kComponent, "standby started",
+           {{"service", info.service}, {"pid", info.pid}});
+}
+
+void Host::standby_exited(const process::ExitReport& report) {
+  obs::log(
+      obs::Level::kWarning, kComponent, "the standby ended",
+      {{"service", report.service}, {"pid", report.pid}, {"status", report.status.to_string()}});
+}
+
+void Host::promoted(const process::PromotionReport& report) {
+  obs::log(obs::Level::kWarning, kComponent, "the standby is active now",
+           {{"service", report.service}, {"pid", report.pid}});
+  recorder_->promoted(report);
+  const auto found = services_.find(report.service);
+  if (found != services_.end() && found->second.health) found->second.health->restart();
+  answer_waiting(report.service);
+}
+
 void Host::captured(const process::CaptureReport& report) {
   recorder_->captured(report);
 }

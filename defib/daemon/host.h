@@ -92,7 +92,11 @@ class Host : private process::SupervisorObserver {
   // SupervisorObserver.
   void started(const process::StartInfo& info) override;
   void start_failed(const std::string& service, const Error& error) override;
+  void dying(const process::DyingReport& report) override;
   void exited(const process::ExitReport& report) override;
+  void standby_started(const process::StartInfo& info) override;
+  void standby_exited(const process::ExitReport& report) override;
+  void promoted(const process::PromotionReport& report) override;
   void captured(const process::CaptureReport& report) override;
   void hung(const process::HangReport& report) override;
   void heartbeat_held(const process::HangReport& report) override;

@@ -83,6 +83,11 @@ struct IncidentRecorder::Track {
   // Of the time after it.
   bool replaced = false;
   bool healthy = false;
+  // What came before the exit that it belongs to: a process may be replaced while it dies.
+  std::optional<process::DyingReport> dying;
+  std::optional<process::PromotionReport> promotion;
+  std::optional<process::StartInfo> newest_start;
+  std::uint64_t ready_generation = 0;
   bool says_ready = false;    // it said READY before, so that is waited for
   bool recovering = false;    // the service reports its own recovery
   std::string final_outcome;  // close as soon as it is classified
@@ -271,6 +276,45 @@ void IncidentRecorder::schedule_sync(Track& own) {
   });
 }
 
+// An end on request begins like any other, so it opens nothing: the exit does.
+void IncidentRecorder::dying(const process::DyingReport& report) {
+  Track& own = track(report.service);
+  own.dying = report;
+  if (own.incident) append_dying(own);
+}
+
+void IncidentRecorder::append_dying(Track& own) {
+  const process::DyingReport report = *std::exchange(own.dying, std::nullopt);
+  const bool flag = report.sign == process::shim::DyingSign::kCrashFlag;
+  append(own, "dying",
+         wire::Json::object({{"generation", report.generation},
+                             {"pid", report.pid},
+                             {"by", flag ? "crash_flag" : "life_lock"},
+                             {"noticed_mono_ns", report.noticed_mono_ns}}),
+         Durability::kSoon);
+}
+
+void IncidentRecorder::promoted(const process::PromotionReport& report) {
+  Track& own = track(report.service);
+  own.promotion = report;
+  if (report.ready) own.ready_generation = report.generation;
+  if (own.incident) append_promoted(own);
+  started({report.service, report.generation, report.pid, report.mono_ns, report.wall_ns, true,
+           false, report.epoch});
+}
+
+void IncidentRecorder::append_promoted(Track& own) {
+  const process::PromotionReport report = *std::exchange(own.promotion, std::nullopt);
+  append(own, "promoted",
+         wire::Json::object({{"generation", report.generation},
+                             {"old_generation", report.old_generation},
+                             {"pid", report.pid},
+                             {"epoch", report.epoch},
+                             {"promoted_mono_ns", report.mono_ns},
+                             {"before_end", report.before_end}}),
+         Durability::kSoon);
+}
+
 void IncidentRecorder::exited(const process::ExitReport& report) {
   Track& own = track(report.service);
   if (own.incident && report.generation != 0 && report.generation <= own.failed_generation &&
@@ -281,6 +325,7 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
       report.reason != StopReason::kRequested &&
       !(report.status.success() && report.reason == StopReason::kNone && !report.restarts);
   if (!failure) {
+    own.dying.reset();
     if (own.incident) own.final_outcome = "stopped";
     return close_if_due(own);
   }
@@ -292,6 +337,7 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
       (report.reason == StopReason::kUnhealthy || report.reason == StopReason::kLimit);
   const bool was_classified = (hang_known || warned) && own.classified;
   if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
+  if (own.dying && own.dying->generation == report.generation) append_dying(own);
   own.by_status = classify_exit(report.status, report.reason, own.limit, {});
   own.failed_generation = report.generation;
   own.failed_mono_ns =
@@ -311,6 +357,11 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
             {"incident", own.last_id}});
   if (!own.classified) {
     wait_for_classification(own, own.report_path.empty() ? kOutputTime : kClassificationTime);
+  }
+  // Its replacement may have been told of already.
+  if (own.promotion && own.promotion->old_generation == report.generation) append_promoted(own);
+  if (own.newest_start && own.newest_start->generation > report.generation) {
+    started(process::StartInfo(*own.newest_start));
   }
 }
 
@@ -505,6 +556,7 @@ void IncidentRecorder::log_matched(const std::string& service, const std::string
 void IncidentRecorder::started(const process::StartInfo& info) {
   Track& own = track(info.service);
   cancel(own.health_timer);
+  own.newest_start = info;
   if (!own.incident) return;
   own.replaced = true;
   own.healthy = false;
@@ -522,6 +574,9 @@ void IncidentRecorder::started(const process::StartInfo& info) {
   obs::log(obs::Level::kInfo, kComponent, "the service was started again",
            {{"service", own.service}, {"pid", info.pid}, {"incident", own.last_id}});
   wait_for_health(own);
+  if (own.ready_generation != info.generation) return;
+  own.healthy = true;
+  close_if_due(own);
 }
 
 void IncidentRecorder::adopted(const std::string& service, pid_t pid, std::uint64_t generation) {
@@ -586,6 +641,7 @@ void IncidentRecorder::notified(const process::NotifyEvent& event) {
   Track& own = track(event.service);
   if (event.key == "READY") {
     own.says_ready = true;
+    own.ready_generation = event.generation;
     if (own.replaced || !own.process_failed) own.healthy = true;
     return close_if_due(own);
   }

@@ -63,7 +63,9 @@ class IncidentRecorder {
   // As SupervisorObserver's functions of the same names.
   void started(const process::StartInfo& info);
   void start_failed(const std::string& service, const Error& error);
+  void dying(const process::DyingReport& report);
   void exited(const process::ExitReport& report);
+  void promoted(const process::PromotionReport& report);
   void captured(const process::CaptureReport& report);
   void hung(const process::HangReport& report);
   void limit_exceeded(const process::LimitReport& report);
@@ -106,6 +108,8 @@ class IncidentRecorder {
   void service_event(Track& track, const std::string& text);
   void service_state(Track& track, const std::string& word);
   void wait_for_health(Track& track);
+  void append_dying(Track& track);
+  void append_promoted(Track& track);
   void close_if_due(Track& track);
   void close(Track& track, std::string_view outcome);
   void cancel(os::EventLoop::TimerId& timer);

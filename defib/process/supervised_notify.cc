@@ -53,6 +53,7 @@ Result<> Supervised::on_notify(const ShimMessage& message) {
     } else if (notify.generation == standby_.generation && standby_.pid != 0) {
       if (key == "READY" && value == "1") standby_.ready = true;
       if (key == "X_DEFIB_STATE") standby_.state_word = value;
+      continue;  // Not the service's own words, as long as it waits.
     }
     context_.observer.notified(
         {spec_.name, notify.generation, notify.pid, std::string(key), std::string(value)});

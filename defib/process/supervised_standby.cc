@@ -66,7 +66,7 @@ Result<> Supervised::on_promoted(const ShimMessage& message) {
   epoch_ = promoted.epoch;
   context_.observer.promoted({spec_.name, promoted.generation, promoted.old_generation,
                               promoted.pid, promoted.epoch, promoted.promoted_mono_ns,
-                              promoted.promoted_wall_ns, promoted.fenced_early != 0});
+                              promoted.promoted_wall_ns, promoted.fenced_early != 0, ready_});
   if (!standby_by_ticket_ && replay_left_ == 0 && alive()) {
     grant_ticket();
     ensure_standby();

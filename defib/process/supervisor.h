@@ -69,6 +69,7 @@ struct PromotionReport {
   std::int64_t mono_ns = 0;
   std::int64_t wall_ns = 0;
   bool before_end = false;  // the one before was fenced, and not gone yet
+  bool ready = false;       // it had said READY=1
 };
 
 struct ExitReport {

@@ -61,8 +61,8 @@ void start_thread(void* (*function)(void*), void* argument) {
 void touch_memory(int megabytes) {
   const std::size_t size = static_cast<std::size_t>(megabytes) << 20;
   if (size == 0) return;
-  void* memory =
-      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (memory == MAP_FAILED) _exit(91);
 }
 
@@ -117,9 +117,9 @@ std::string variable(const char* name) {
 [[noreturn]] void serve() {
   const bool mine = variable("LISTEN_PID") == std::to_string(getpid());
   const int count = std::atoi(variable("LISTEN_FDS").c_str());
-  write_file(variable("VICTIM_DIR") + "/sockets",
-             std::string(mine ? "mine " : "not mine ") + std::to_string(count) + " " +
-                 variable("LISTEN_FDNAMES") + "\n");
+  write_file(variable("VICTIM_DIR") + "/sockets", std::string(mine ? "mine " : "not mine ") +
+                                                      std::to_string(count) + " " +
+                                                      variable("LISTEN_FDNAMES") + "\n");
   defib_ready();
   pollfd fds[8] = {};
   for (int i = 0; i < count; ++i) fds[i] = {3 + i, POLLIN, 0};
@@ -199,10 +199,13 @@ int main(int argc, char** argv) {
   sigdelset(&before, SIGUSR1);
   if (mode == "late") {
     pthread_t thread;
-    pthread_create(&thread, nullptr, [](void*) -> void* {
-      defib_attach();
-      return nullptr;
-    }, nullptr);
+    pthread_create(
+        &thread, nullptr,
+        [](void*) -> void* {
+          defib_attach();
+          return nullptr;
+        },
+        nullptr);
     pthread_join(thread, nullptr);
   } else {
     defib_attach();
