@@ -151,7 +151,13 @@ int remove_directory(const char* path, int depth = 0) {
 bool Cgroup::make_one(const char* parent, const char* name, char* path, int* enter_fd,
                       int* error) const {
   join(path, kPath, parent, name);
-  if (mkdir(path, 0755) != 0 && errno != EEXIST) {
+  int made = mkdir(path, 0755);
+  if (made != 0 && errno == ENOENT) {
+    // Another supervisor left, and took the empty directory of all groups with it.
+    mkdir(parent, 0755);
+    made = mkdir(path, 0755);
+  }
+  if (made != 0 && errno != EEXIST) {
     *error = errno;
   } else {
     char procs[kMaxPath];

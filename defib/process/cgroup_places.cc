@@ -235,6 +235,8 @@ void CgroupPlaces::enable_controllers() {
 }
 
 void CgroupPlaces::remove_empty() const {
+  // One that hands down controllers is not made anew by a shim alone.
+  if (cgroups_.memory_in_tree || cgroups_.pids_in_tree) return;
   for (const std::string* dir :
        {&cgroups_.tree_dir, &cgroups_.memory_dir, &cgroups_.pids_dir, &cgroups_.freezer_dir}) {
     if (!dir->empty()) ::rmdir(dir->c_str());

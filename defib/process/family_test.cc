@@ -11,6 +11,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "defib/base/bytes.h"
 #include "defib/process/cgroup_places.h"
 #include "defib/process/supervisor_test_util.h"
 
@@ -49,9 +50,10 @@ class Family : public SupervisorTest, public testing::WithParamInterface<bool> {
   std::vector<std::string> groups() const {
     std::vector<std::string> found;
     std::error_code ignored;
+    const std::string prefix = "victim-" + sha256_hex(service_dir()).substr(0, 12) + "-";
     for (const auto& entry : std::filesystem::directory_iterator(tree_dir_, ignored)) {
       const std::string name = entry.path().filename().string();
-      if (entry.is_directory() && name.starts_with("victim-")) found.push_back(name);
+      if (entry.is_directory() && name.starts_with(prefix)) found.push_back(name);
     }
     return found;
   }
@@ -150,6 +152,18 @@ TEST_P(Grouped, EachStartHasAGroupOfItsOwnAndNoneStaysBehind) {
   stop_all();
   supervisor_.reset();
   EXPECT_TRUE(groups().empty());
+}
+
+// Supervisors in one group share the directory of all their groups; the last one removes it.
+TEST_P(Grouped, ADirectoryOfGroupsThatAnotherSupervisorRemovedIsMadeAgain) {
+  if (tree_dir_.empty()) GTEST_SKIP() << "version 2 of control groups is not mounted here";
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(launched({"scatter"})));
+  CgroupPlaces().find(false, false);
+  ::rmdir(tree_dir_.c_str());  // Others may be using it just now.
+  ASSERT_TRUE(supervisor_->start("victim"));
+  run_until([&] { return text_of("scattered") == "done\n"; });
+  EXPECT_EQ(groups().size(), 1u);
 }
 
 // What was left in the group of a service whose shim died with it belongs to nobody by descent.

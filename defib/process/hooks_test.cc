@@ -156,7 +156,7 @@ TEST_F(HookTest, APostCrashIsWaitedForWhereTheSpecSaysSo) {
   start(spec);
   run_until([&] { return told("service") == 1 && status().restart_ready; });
   kill_service(SIGKILL);
-  run_until([&] { return told("service") == 2; });
+  run_until([&] { return told("service") == 2 && seen_->starts.size() == 2; });
   ASSERT_EQ(seen_->hooks.size(), 1u);
   EXPECT_TRUE(seen_->hooks.at(0).timed_out);
   // Its failure is told, and does not keep the service down.
@@ -181,7 +181,7 @@ TEST_F(HookTest, AStartDuringCleanupWaitsForItsEnd) {
   ASSERT_TRUE(supervisor_->stop("victim"));
   run_until([&] { return told("cleanup") == 1; });
   ASSERT_TRUE(supervisor_->start("victim"));
-  run_until([&] { return told("service") == 2; });
+  run_until([&] { return told("service") == 2 && seen_->starts.size() == 2; });
   EXPECT_EQ(seen_->hooks.size(), 1u);
   EXPECT_FALSE(duplicated());
 }
