@@ -150,6 +150,10 @@ int remove_directory(const char* path, int depth = 0) {
 
 bool Cgroup::make_one(const char* parent, const char* name, char* path, int* enter_fd,
                       int* error) const {
+  if (strlen(parent) + strlen(name) + 2 > kPath) {
+    *error = ENAMETOOLONG;
+    return false;
+  }
   join(path, kPath, parent, name);
   int made = mkdir(path, 0755);
   if (made != 0 && errno == ENOENT) {

@@ -178,7 +178,15 @@ void Shim::kill_family(Instance& one) {
   one.used = false;  // From here on it keeps nobody alive.
   constexpr size_t kMaxSpared = 256;
   static pid_t spared[kMaxSpared];
-  size_t count = 0;
+  // First those that matter most; then the children that a living process left to us.
+  size_t count = hooks_.list(spared, kHooks);
+  for (const Capture& capture : captures_) {
+    if (capture.pid > 0) spared[count++] = capture.pid;
+  }
+  for (const Instance& other : instances_) {
+    if (other.used) spared[count++] = other.pid;
+    if (other.used && other.announced > 0) spared[count++] = other.announced;
+  }
   static char text[4096];
   if (read_small("/proc/thread-self/children", text, sizeof text) <= 0) return;
   const char* at = text;
