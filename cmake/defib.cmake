@@ -131,6 +131,7 @@ function(defib_freestanding name)
     set(library ${PROJECT_SOURCE_DIR}/apps/defib-shim/freestanding.cc)
     set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
     target_sources(${name} PRIVATE ${library})
+    target_compile_definitions(${name} PRIVATE DEFIB_FREESTANDING=1)
     # The canary of the stack protector and the checked functions of _FORTIFY_SOURCE are the
     # library's.
     target_compile_options(${name} PRIVATE -Os -fno-pie -fno-stack-protector

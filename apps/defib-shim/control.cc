@@ -91,6 +91,9 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     logs_.configure(launch_.header(), launch_.env_for(status_.record.generation));
     status_.record.restart = launch_.header().restart;
     status_.record.restart_when = launch_.header().restart_when;
+    for (Instance& one : instances_) {
+      if (one.used) one.groups.adopt(launch_, one.pid);
+    }
     return;
   }
   if (type == Type::kSockets) {
@@ -120,7 +123,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
       }
       if (alive()) return refuse(type, EALREADY);
       end_standby();
-      return start(InstanceRole::kActive, request.automatic != 0, 0);
+      return request_start(request.automatic != 0, 0);
     }
     case Type::kStop: {
       Stop request;
@@ -145,10 +148,16 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
       ticket_ = request;
       return;
     }
+    case Type::kRunHook: {
+      RunHook request;
+      if (!read_body(body, size, &request) || request.hook != Hook::kCleanup) break;
+      return run_cleanup();
+    }
     case Type::kRevoke:
       ticket_ = Ticket{};
       pending_ = Ticket{};
       start_at_ = 0;
+      cancel_waiting();
       return;
     case Type::kLogFeed: {
       LogFeed request;
@@ -168,6 +177,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
         if (one.reason != StopReason::kRequested) return refuse(type, EBUSY);
       }
       ending_ = true;
+      cancel_waiting();
       cleanup_until_ = mono_ns() + kCleanupLimitNs;
       return;
     default:

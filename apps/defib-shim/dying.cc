@@ -82,11 +82,14 @@ void Shim::fenced(Instance& one, const FenceLook& look) {
     return;
   }
   // A core that is being written would be cut off, and the status with it.
-  if (one.group > 0 && look.exiting) kill(-one.group, SIGKILL);
+  if (look.exiting) {
+    if (one.group > 0) kill(-one.group, SIGKILL);
+    one.groups.kill_all();  // None that it started acts beside the one to come.
+  }
   saved(one).role = InstanceRole::kDying;
   if (has_standby) return promote(saved(one).generation, true);
   use_ticket(mono_ns(), InstanceRole::kActive, &one.ticket_id, &one.replaced_delay_ns);
-  if (one.replaced_delay_ns == 0) return start(InstanceRole::kActive, true, one.ticket_id);
+  if (one.replaced_delay_ns == 0) return request_start(true, one.ticket_id);
   status_.record.phase = Phase::kExited;
   status_.write_record();
 }

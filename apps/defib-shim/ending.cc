@@ -60,6 +60,7 @@ void Shim::free_instance(Instance& one) {
   }
   if (one.stat_fd >= 0) close(one.stat_fd);
   one.life.end();
+  one.groups.forget();
   close_page(&one.page);
   one = Instance{};
 }
@@ -109,6 +110,7 @@ void Shim::ended(Instance& one) {
   const bool has_successor = one.announced != 0;
   // Before the wait: the zombie still keeps the number of the group from being used again.
   if (!has_successor && one.group > 0) kill(-one.group, SIGKILL);
+  exit.oom_kills = one.groups.oom_kills();
   if (!learn_status(one, &exit)) return;  // A spurious wake-up.
   if (has_successor) {
     if (follow_successor(one)) return;
@@ -121,8 +123,10 @@ void Shim::ended(Instance& one) {
   report.ticket_id = one.ticket_id;
   report.restart_delay_ns = one.replaced_delay_ns;
   saved(one) = StatusInstance{};
+  kill_family(one);
   free_instance(one);
   kill_leftovers();
+  if (exit.role != InstanceRole::kStandby) run_post_crash(exit);
   if (exit.role == InstanceRole::kActive) {
     after_active(exit, &report);
   } else {
@@ -149,7 +153,7 @@ void Shim::after_active(const ExitInfo& exit, Exited* report) {
   journal_.add(Type::kExited, report, sizeof *report);
   if (report->ticket_id != 0 && report->restart_delay_ns == 0) {
     await_leftovers();
-    start(InstanceRole::kActive, true, report->ticket_id);
+    request_start(true, report->ticket_id);
     if (alive()) return;
   }
   if (status_.record.phase != Phase::kNone) status_.record.phase = Phase::kExited;
@@ -179,7 +183,7 @@ bool Shim::is_capture(pid_t pid) const {
   for (const Capture& capture : captures_) {
     if (capture.pid == pid) return true;
   }
-  return false;
+  return hooks_.owns(pid);
 }
 
 // A child of ours that a dead process of the service left to us. While another one lives, only what
@@ -234,6 +238,7 @@ void Shim::reap_children() {
       ended(*one);
       continue;
     }
+    if (reap_hook(info.si_pid)) continue;
     int status = 0;
     if (wait4(info.si_pid, &status, WNOHANG, nullptr) != info.si_pid) break;
     for (Capture& capture : captures_) {

@@ -117,11 +117,16 @@ asm(".globl _start\n_start:\n  xor %ebp, %ebp\n  mov %rsp, %rdi\n  and $-16, %rs
 // The child shares our stack: the return address is kept in a register, for both to return by.
 asm(".globl vfork\n.type vfork, @function\nvfork:\n  pop %rdx\n  mov $58, %eax\n  syscall\n"
     "  push %rdx\n  cmp $-4095, %rax\n  jae 1f\n  ret\n1: mov %rax, %rdi\n  jmp vfork_failed\n");
+asm(".globl vfork_with\n.type vfork_with, @function\nvfork_with:\n  pop %rdx\n  mov $435, %eax\n"
+    "  syscall\n  push %rdx\n  cmp $-4095, %rax\n  jae 1f\n  ret\n"
+    "1: mov %rax, %rdi\n  jmp vfork_failed\n");
 #else
 asm(".globl _start\n_start:\n  mov x29, #0\n  mov x30, #0\n  mov x0, sp\n  b start_with_stack\n");
 asm(".globl vfork\n.type vfork, @function\nvfork:\n  mov x0, #0x4111\n  mov x1, #0\n  mov x2, #0\n"
     "  mov x3, #0\n  mov x4, #0\n  mov x8, #220\n  svc 0\n  cmn x0, #4095\n  b.cs 1f\n  ret\n"
     "1: b vfork_failed\n");
+asm(".globl vfork_with\n.type vfork_with, @function\nvfork_with:\n  mov x8, #435\n  svc 0\n"
+    "  cmn x0, #4095\n  b.cs 1f\n  ret\n1: b vfork_failed\n");
 #endif
 [[gnu::used]] int vfork_failed(long result) {
   return checked_int(result);
@@ -229,6 +234,9 @@ int posix_fallocate(int fd, off_t at, off_t size) {
 int mkfifo(const char* path, mode_t mode) noexcept {
   return checked_int(raw(SYS_mknodat, AT_FDCWD, word(path), static_cast<long>(S_IFIFO | mode), 0));
 }
+int mkdir(const char* path, mode_t mode) noexcept {
+  return checked_int(raw(SYS_mkdirat, AT_FDCWD, word(path), static_cast<long>(mode)));
+}
 int rename(const char* from, const char* to) noexcept {
   return checked_int(raw(SYS_renameat2, AT_FDCWD, word(from), AT_FDCWD, word(to), 0));
 }
@@ -294,6 +302,9 @@ int socket(int domain, int type, int protocol) noexcept {
 }
 int bind(int fd, const sockaddr* address, socklen_t size) noexcept {
   return checked_int(raw(SYS_bind, fd, word(address), static_cast<long>(size)));
+}
+int getsockname(int fd, sockaddr* address, socklen_t* size) noexcept {
+  return checked_int(raw(SYS_getsockname, fd, word(address), word(size)));
 }
 int listen(int fd, int backlog) noexcept {
   return checked_int(raw(SYS_listen, fd, backlog));

@@ -39,6 +39,11 @@ struct Instance {
   int64_t look_at = 0;       // when its threads are looked at again; 0: not
   int64_t look_step_ns = 0;  // doubles from look to look
   int looks_left = 0;
+  Cgroup groups;
+  Stop stopping = {};
+  uint32_t stop_step = 0;      // the next one of stopping
+  int64_t memory_look_at = 0;  // when the kernel's count of kills is read; 0: not
+  uint32_t oom_kills_told = 0;
 };
 
 }  // namespace defib::process::shim

@@ -95,6 +95,7 @@ void Shim::resume(const ShimOptions& options) {
     const Exited again = {record.exits[i], 0, 0, 0, 0};
     journal_.add(Type::kExited, &again, sizeof again);
   }
+  resume_hooks(boot_id);
   resume_instances(same_boot || told, options);
   status_.write_record();
   on_wake();  // It may have rung while nobody listened.
@@ -235,6 +236,8 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
     journal_.add(Type::kStartFailed, &failure, sizeof failure);
     return;
   }
+  if (!swept_) sweep_groups();
+  use_notify_name();
   *one = Instance{};
   StatusInstance& record_of_it = saved(*one);
   record_of_it = StatusInstance{};
@@ -260,7 +263,8 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
   }
   const ProcessDescriptors fds = {
       null_, logs_.service_end(0), logs_.service_end(1), one->page.fd, wake_, &sockets_};
-  const StartOutcome outcome = start_process(launch_, fds, status_, record_of_it);
+  const StartOutcome outcome = start_process(launch_, fds, one->groups, status_, record_of_it);
+  tell_shortfalls(record_of_it.generation, outcome);
   if (outcome.pid < 0) {
     close_page(&one->page);
     record_of_it = StatusInstance{};
@@ -299,6 +303,8 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
                            role,
                            0};
   journal_.add(Type::kStarted, &started, sizeof started);
+  watch_memory(*one);
+  sweep_groups();
 }
 
 void Shim::stop(const Stop& request) {
@@ -306,6 +312,7 @@ void Shim::stop(const Stop& request) {
     ticket_ = Ticket{};
     pending_ = Ticket{};
     start_at_ = 0;
+    cancel_waiting();
     for (Instance& one : instances_) {
       if (one.used && saved(one).role != InstanceRole::kDying) stop_one(one, request);
     }
@@ -320,6 +327,8 @@ void Shim::stop_one(Instance& one, const Stop& request) {
   one.reason = request.reason;
   one.stop_extendable = request.grace_ns > 0 && (request.reason == StopReason::kRequested ||
                                                  request.reason == StopReason::kLimit);
+  one.stopping = request;
+  one.stop_step = 0;
   one.kill_at = mono_ns() + (request.grace_ns > 0 ? request.grace_ns : 0);
   if (request.signal > 0 && one.pidfd >= 0) {
     pidfd_send(one.pidfd, request.signal);
@@ -345,6 +354,7 @@ void Shim::end_standby() {
   one->reason = StopReason::kRequested;
   if (one->pidfd >= 0) pidfd_send(one->pidfd, SIGKILL);
   if (one->group > 0) kill(-one->group, SIGKILL);
+  one->groups.kill_all();
 }
 
 // MAINPID=: a process that shall count as the service from now on, or from the end of the present
@@ -369,7 +379,10 @@ void Shim::on_signals() {
   while (read(signals_, &ignored, sizeof ignored) == sizeof ignored) {
   }
   reap_children();
-  if (cleanup_until_ != 0 && kill_leftovers() == 0) cleanup_until_ = 0;
+  if (cleanup_until_ != 0 && kill_leftovers() == 0) {
+    cleanup_until_ = 0;
+    sweep_groups();
+  }
 }
 
 // An agent rang: it attached, a heartbeat was armed, a crash. Or a life lock was released.
@@ -390,14 +403,23 @@ void Shim::on_wake() {
 void Shim::on_timers(int64_t now) {
   for (Instance& one : instances_) {
     if (!one.used) continue;
-    if (one.kill_at != 0 && now >= one.kill_at) {
+    if (one.kill_at != 0 && now >= one.kill_at && !next_stop_signal(one, now)) {
       one.kill_at = 0;
       if (one.pidfd >= 0) pidfd_send(one.pidfd, SIGKILL);
       if (one.group > 0) kill(-one.group, SIGKILL);
+      one.groups.kill_all();
     }
+    if (one.memory_look_at != 0 && now >= one.memory_look_at) look_at_memory(one);
     if (one.look_at != 0 && now >= one.look_at) look_at_life(one);
   }
-  if (start_at_ != 0 && now >= start_at_) start(pending_role_, true, pending_.id);
+  hooks_.kill_overdue(now);
+  if (start_at_ != 0 && now >= start_at_) {
+    if (pending_role_ == InstanceRole::kActive) {
+      request_start(true, pending_.id);
+    } else {
+      start(pending_role_, true, pending_.id);
+    }
+  }
   if (cleanup_until_ != 0 && now >= cleanup_until_) cleanup_until_ = 0;
   if (logs_.retry_at() != 0 && now >= logs_.retry_at()) logs_.retry();
   for (Capture& capture : captures_) {
@@ -405,7 +427,7 @@ void Shim::on_timers(int64_t now) {
     capture.deadline = 0;
     kill(capture.pid, SIGKILL);
   }
-  const bool idle = connection_ < 0 && !any() && start_at_ == 0;
+  const bool idle = connection_ < 0 && !any() && start_at_ == 0 && !hooks_.any_running();
   if (!idle) {
     idle_since_ = 0;
   } else if (idle_since_ == 0) {

@@ -152,16 +152,19 @@ void Shim::dispatch(uint32_t source) {
       return on_notify();
     case kSignals:
       return on_signals();
+    case kMemory:
+      return on_memory(instances_[source >> kSourceBits]);
   }
 }
 
 void Shim::run() {
   // One of each source, so that none starves.
-  constexpr int kMaxEvents = 12 + kMaxInstances;
+  constexpr int kMaxEvents = 12 + 2 * kMaxInstances;
   const auto is_death = [](const epoll_event& event) {
     return (event.data.u32 & ((1u << kSourceBits) - 1)) == kServicePidfd;
   };
-  while (!ending_ || any() || (kill_leftovers() > 0 && cleanup_until_ != 0)) {
+  while (!ending_ || any() || hooks_.any_running() || cleanup_wanted_ ||
+         (kill_leftovers() > 0 && cleanup_until_ != 0)) {
     epoll_event events[kMaxEvents];
     const int count = epoll_wait(epoll_, events, kMaxEvents, wait_timeout_ms(mono_ns()));
     // The death of the service goes before everything else, except what the supervisor said before
@@ -177,6 +180,7 @@ void Shim::run() {
     on_timers(mono_ns());
     flush_journal();
   }
+  remove_groups();
   unlink(kSocketName);
   unlink(kNotifyName);
 }
@@ -189,7 +193,9 @@ int Shim::wait_timeout_ms(int64_t now) const {
   for (const Instance& one : instances_) {
     consider(one.kill_at);
     consider(one.look_at);
+    consider(one.memory_look_at);
   }
+  consider(hooks_.next_deadline());
   consider(start_at_);
   consider(cleanup_until_);
   consider(logs_.retry_at());

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "fence.h"
+#include "hooks.h"
 #include "instance.h"
 #include "journal.h"
 #include "launch.h"
@@ -50,6 +51,7 @@ class Shim {
     kErr,
     kNotifySocket,
     kSignals,
+    kMemory,
   };
   struct Capture {
     pid_t pid = 0;
@@ -124,6 +126,32 @@ class Shim {
   static void give_role(Instance& one, uint64_t epoch);
   void end_standby();
 
+  // Before a start and around an end (launch_flow.cc). Only starts of the active process wait.
+  struct WaitingStart {
+    bool wanted = false;
+    bool automatic = false;
+    bool prepared = false;  // its pre_start hook succeeded
+    uint64_t ticket_id = 0;
+  };
+  ProcessDescriptors output_descriptors() const;
+  void request_start(bool automatic, uint64_t ticket_id);
+  void start_waiting();
+  void fail_waiting(int error_number);
+  void cancel_waiting();
+  bool reap_hook(pid_t pid);
+  void run_cleanup();
+  void run_post_crash(const ExitInfo& exit);
+  void resume_hooks(const char* boot_id);
+  void tell_shortfalls(uint64_t generation, const StartOutcome& outcome);
+  void sweep_groups();
+  void watch_memory(Instance& one);
+  void on_memory(Instance& one);
+  void look_at_memory(Instance& one);
+  bool next_stop_signal(Instance& one, int64_t now);
+  void kill_family(Instance& one);
+  void use_notify_name();
+  void remove_groups();
+
   // Events.
   void on_signals();
   void on_wake();
@@ -193,6 +221,11 @@ class Shim {
   int64_t idle_since_ = 0;
   int64_t cleanup_until_ = 0;  // children that the dead service left are being killed
   Capture captures_[kMaxCaptures];
+
+  Hooks hooks_;
+  WaitingStart waiting_;  // for a hook
+  bool cleanup_wanted_ = false;
+  bool swept_ = false;  // groups of shims before us were looked for
 };
 
 }  // namespace defib::process::shim

@@ -531,6 +531,15 @@ void Section::size(std::string_view key, std::uint64_t& out, Range<std::uint64_t
   out = value;
 }
 
+void Section::limit(std::string_view key, std::uint64_t& out) {
+  const auto* node = static_cast<const toml::node*>(find(key));
+  if (node != nullptr && node->is_string() && node->as_string()->get() == "unlimited") {
+    out = UINT64_MAX;
+    return;
+  }
+  size(key, out);
+}
+
 int Section::read_word(std::string_view key, const std::vector<std::string_view>& words) {
   const auto* node = static_cast<const toml::node*>(find(key));
   if (node == nullptr) return -1;

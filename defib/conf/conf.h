@@ -100,6 +100,9 @@ class Section {
   // bytes.
   void size(std::string_view key, std::uint64_t& out, Range<std::uint64_t> range = kAnySize);
 
+  // As size(), or "unlimited", which is UINT64_MAX.
+  void limit(std::string_view key, std::uint64_t& out);
+
   // One of the listed words.
   template <typename Enum>
   void word(std::string_view key, Enum& out,

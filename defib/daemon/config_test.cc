@@ -4,6 +4,8 @@
 #include <signal.h>
 
 #include <set>
+#include <string>
+#include <vector>
 
 namespace defib::daemon {
 namespace {
@@ -60,6 +62,83 @@ command = ["feed"]
   EXPECT_FALSE(engine.start);
   EXPECT_EQ(config->services[1].spec.restart_delay, 30s);
   EXPECT_EQ(config->services[1].spec.on_limit, process::LimitAction::kAlert);
+}
+
+TEST(Config, AServiceSaysAsWhomItRunsWithinWhatAndWithWhichHooks) {
+  const auto config = parse_config(R"(
+[service.engine]
+command = ["./engine"]
+clear_env = true
+user = "trading"
+group = "desk"
+supplementary_groups = ["market", "2000"]
+umask = "027"
+nice = -5
+oom_score_adjust = -500
+no_new_privs = false
+limits = { nofile = 4096, core = 0, stack = "8MiB", as = "unlimited" }
+control_groups = true
+memory_limit = 512
+max_processes = 100
+stop_sequence = ["SIGINT 5s", "TERM 250ms"]
+pre_start = ["./check"]
+post_crash = ["/bin/sh", "-c", "true"]
+cleanup = ["./cancel-all"]
+post_crash_wait = false
+hook_timeout = "3s"
+)");
+  ASSERT_TRUE(config) << config.error().to_text();
+  const process::ServiceSpec& spec = config->services.at(0).spec;
+  EXPECT_TRUE(spec.clear_environment);
+  EXPECT_EQ(spec.user, "trading");
+  EXPECT_EQ(spec.group, "desk");
+  EXPECT_EQ(spec.supplementary_groups, (std::vector<std::string>{"market", "2000"}));
+  EXPECT_EQ(spec.umask, 027);
+  EXPECT_EQ(spec.nice, -5);
+  EXPECT_EQ(spec.oom_score_adjust, -500);
+  EXPECT_EQ(spec.no_new_privileges, false);
+  EXPECT_EQ(spec.limits,
+            (std::vector<process::ProcessLimit>{
+                {"as", process::kUnlimited}, {"core", 0}, {"nofile", 4096}, {"stack", 8u << 20}}));
+  EXPECT_EQ(spec.control_groups, true);
+  EXPECT_EQ(spec.memory_limit_bytes, 512u << 20);
+  EXPECT_EQ(spec.max_processes, 100u);
+  EXPECT_EQ(spec.stop_sequence, (std::vector<process::StopStep>{{SIGINT, 5s}, {SIGTERM, 250ms}}));
+  EXPECT_EQ(spec.pre_start, std::vector<std::string>{"./check"});
+  EXPECT_EQ(spec.post_crash.size(), 3u);
+  EXPECT_EQ(spec.cleanup, std::vector<std::string>{"./cancel-all"});
+  EXPECT_FALSE(spec.post_crash_wait);
+  EXPECT_EQ(spec.hook_timeout, 3s);
+}
+
+TEST(Config, AnImpossibleIdentityOrLimitIsToldWithItsPlace) {
+  struct Case {
+    const char* line;
+    const char* message;  // a part of it
+  };
+  const std::vector<Case> cases = {
+      {"umask = \"999\"", "'999' is no octal number"},
+      {"nice = 20", "nice"},
+      {"oom_score_adjust = -1001", "oom_score_adjust"},
+      {"limits = { nofiles = 5 }", "nofile"},
+      {"limits = { nofile = 5 }", "nofile must be 32 or more"},
+      {"limits = { core = \"big\" }", "core"},
+      {"stop_sequence = [\"SIGINT\"]", "'SIGINT' is no signal with a time"},
+      {"stop_sequence = [\"SIGFOO 5s\"]", "'SIGFOO 5s' is no signal with a time"},
+      {"stop_signal = \"INT\"\nstop_sequence = [\"SIGINT 5s\"]", "say the same thing"},
+      {"pre_start = [\"\"]", "must name a program"},
+      {"hook_timeout = \"0s\"", "hook_timeout"},
+      {"control_groups = false\nmemory_limit = 5", "must not be false"},
+      {"max_memory = 10\nmemory_limit = 5", "must not be less than max_memory"},
+  };
+  for (const Case& one : cases) {
+    const auto config = parse_config(
+        std::string("[service.engine]\ncommand = [\"x\"]\n") + one.line + "\n", "defib.toml");
+    ASSERT_FALSE(config) << one.line;
+    const std::string text = config.error().to_text();
+    EXPECT_NE(text.find(one.message), std::string::npos) << text;
+    EXPECT_NE(text.find("defib.toml:"), std::string::npos) << text;
+  }
 }
 
 TEST(Config, EveryMistakeIsToldAtOnceWithItsPlace) {

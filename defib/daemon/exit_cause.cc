@@ -160,6 +160,25 @@ wire::Json Classification::to_json() const {
                              {"confidence", confidence}});
 }
 
+// SIGKILL by itself says nothing; the count of the service's own control group does.
+std::optional<Classification> classify_memory_kill(const process::ExitReport& report) {
+  if (report.oom_kills == 0 || report.reason != process::StopReason::kNone ||
+      report.status.signal != SIGKILL) {
+    return std::nullopt;
+  }
+  Classification found;
+  found.cause = "out_of_memory";
+  found.subtype = "memory_limit";
+  found.signal = os::signal_name(SIGKILL);
+  found.evidence = {
+      "the process was ended by SIGKILL",
+      fmt::format("the kernel counts {} process{} killed in its control group for the limit of {} "
+                  "bytes (oom_kill)",
+                  report.oom_kills, report.oom_kills == 1 ? "" : "es", report.memory_limit_bytes)};
+  found.confidence = 0.95;
+  return found;
+}
+
 Classification classify_exit(const os::ExitStatus& status, process::StopReason reason,
                              std::string_view limit, std::string_view log_tail) {
   Classification found;

@@ -4,6 +4,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +25,9 @@ struct Classification {
   // {"cause","subtype","signal","fault_address","evidence","confidence"}; null where unknown.
   wire::Json to_json() const;
 };
+
+// An end by the kernel for the service's memory_limit; nothing where it was none.
+std::optional<Classification> classify_memory_kill(const process::ExitReport& report);
 
 // `limit` is what was over its limit ("memory", "cpu") where the supervisor ended it for that.
 Classification classify_exit(const os::ExitStatus& status, process::StopReason reason,

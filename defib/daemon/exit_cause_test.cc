@@ -34,6 +34,27 @@ TEST(ExitCause, EachFatalSignalHasItsCause) {
   }
 }
 
+TEST(ExitCause, AKillForTheMemoryLimitIsKnownByTheKernelsCount) {
+  process::ExitReport report;
+  report.status = killed(SIGKILL);
+  report.oom_kills = 2;
+  report.memory_limit_bytes = 1 << 20;
+  const auto found = classify_memory_kill(report);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->cause, "out_of_memory");
+  EXPECT_EQ(found->subtype, "memory_limit");
+  EXPECT_NE(found->evidence.at(1).find("counts 2 processes killed"), std::string::npos);
+  // A count alone does not explain another end, nor one that was asked for.
+  report.status = killed(SIGSEGV);
+  EXPECT_FALSE(classify_memory_kill(report));
+  report.status = killed(SIGKILL);
+  report.reason = StopReason::kHung;
+  EXPECT_FALSE(classify_memory_kill(report));
+  report.reason = StopReason::kNone;
+  report.oom_kills = 0;
+  EXPECT_FALSE(classify_memory_kill(report));
+}
+
 TEST(ExitCause, ExitCodesAreToldWithWhatTheyMeanByConvention) {
   EXPECT_EQ(classify_exit(exited(0), StopReason::kNone, {}, {}).cause, "clean_exit");
   const auto three = classify_exit(exited(3), StopReason::kNone, {}, {});

@@ -371,6 +371,23 @@ void Host::limit_exceeded(const process::LimitReport& report) {
   recorder_->limit_exceeded(report);
 }
 
+void Host::hook_finished(const process::HookReport& report) {
+  recorder_->hook_finished(report);
+  if (report.ok) return;
+  obs::log(obs::Level::kWarning, kComponent, "a hook failed",
+           {{"service", report.service}, {"hook", report.hook}, {"error", *report.error}});
+}
+void Host::oom_killed(const process::OomReport& report) {
+  recorder_->oom_killed(report);
+  obs::log(obs::Level::kWarning, kComponent, "the kernel killed a part of the service for memory",
+           {{"service", report.service}, {"kills", report.kills}, {"limit", report.limit_bytes}});
+}
+void Host::warned(const std::string& service, const Error& warning, bool asked_for) {
+  obs::log(asked_for ? obs::Level::kWarning : obs::Level::kInfo, kComponent,
+           "the system refuses a part of the service's setting",
+           {{"service", service}, {"error", warning}});
+}
+
 void Host::state_changed(const std::string& service, ServiceState from, ServiceState to) {
   obs::log(obs::Level::kDebug, kComponent, "state changed",
            {{"service", service}, {"from", to_string(from)}, {"to", to_string(to)}});

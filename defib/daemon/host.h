@@ -101,6 +101,9 @@ class Host : private process::SupervisorObserver {
   void hung(const process::HangReport& report) override;
   void heartbeat_held(const process::HangReport& report) override;
   void limit_exceeded(const process::LimitReport& report) override;
+  void hook_finished(const process::HookReport& report) override;
+  void oom_killed(const process::OomReport& report) override;
+  void warned(const std::string& service, const Error& warning, bool asked_for) override;
   void state_changed(const std::string& service, process::ServiceState from,
                      process::ServiceState to) override;
   void notified(const process::NotifyEvent& event) override;

@@ -339,6 +339,7 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
   if (own.dying && own.dying->generation == report.generation) append_dying(own);
   own.by_status = classify_exit(report.status, report.reason, own.limit, {});
+  if (auto by_kernel = classify_memory_kill(report)) own.by_status = std::move(*by_kernel);
   own.failed_generation = report.generation;
   own.failed_mono_ns =
       report.crashed_mono_ns != 0 ? report.crashed_mono_ns : report.noticed_mono_ns;
@@ -612,6 +613,30 @@ void IncidentRecorder::start_failed(const std::string& service, const Error& err
   found.evidence = {error.to_line()};
   found.confidence = 1;
   write_classification(own, found.to_json(), wire::Json::array(), "start");
+}
+
+// Hooks and kills beside the main process belong to an incident, and open none.
+void IncidentRecorder::hook_finished(const process::HookReport& report) {
+  Track& own = track(report.service);
+  if (!own.incident) return;
+  wire::Json fields = wire::Json::object({{"hook", report.hook},
+                                          {"generation", report.generation},
+                                          {"ok", report.ok},
+                                          {"status", report.status.to_string()},
+                                          {"duration_ns", report.duration.count()}});
+  if (report.error) fields.set("error", wire::to_json(*report.error));
+  append(own, "hook_finished", std::move(fields), Durability::kSoon);
+}
+
+void IncidentRecorder::oom_killed(const process::OomReport& report) {
+  Track& own = track(report.service);
+  if (!own.incident) return;
+  append(own, "oom_killed",
+         wire::Json::object({{"generation", report.generation},
+                             {"kills", report.kills},
+                             {"memory_limit_bytes", report.limit_bytes},
+                             {"noticed_mono_ns", report.noticed_mono_ns}}),
+         Durability::kSoon);
 }
 
 void IncidentRecorder::crash_loop(const std::string& service, const Error& error) {

@@ -69,6 +69,8 @@ class IncidentRecorder {
   void captured(const process::CaptureReport& report);
   void hung(const process::HangReport& report);
   void limit_exceeded(const process::LimitReport& report);
+  void hook_finished(const process::HookReport& report);
+  void oom_killed(const process::OomReport& report);
   void state_changed(const std::string& service, process::ServiceState from,
                      process::ServiceState to);
   void notified(const process::NotifyEvent& event);

@@ -240,6 +240,85 @@ constexpr std::array kOptions = {
     Option{"stop_signal", set_stop_signal},
 };
 
+template <typename Value, typename... Rest>
+void read_optional(conf::Section& section, std::string_view key, std::optional<Value>& out,
+                   Rest... rest) {
+  if (!section.has(key)) return;
+  Value value{};
+  section.value(key, value, rest...);
+  out = std::move(value);
+}
+
+// As they are written for chmod and umask: "027".
+void read_umask(conf::Section& section, std::optional<int>& out) {
+  std::string text;
+  section.value("umask", text);
+  if (text.empty()) return;
+  int mask = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), mask, 8);
+  if (failed != std::errc{} || end != text.data() + text.size() || mask < 0 || mask > 0777) {
+    return section.fail("umask", fmt::format("'{}' is no octal number from 000 to 777", text));
+  }
+  out = mask;
+}
+
+// "SIGINT 5s"
+void read_stop_sequence(conf::Section& section, std::vector<process::StopStep>& out) {
+  std::vector<std::string> lines;
+  section.value("stop_sequence", lines);
+  for (const std::string& line : lines) {
+    const std::size_t space = line.find(' ');
+    process::StopStep step;
+    step.signal = signal_number(line.substr(0, space));
+    step.wait =
+        space == std::string::npos ? os::Duration(-1) : os::parse_duration(line.substr(space + 1));
+    if (step.signal == 0 || step.wait < kAnyTime.min || step.wait > kAnyTime.max) {
+      return section.fail(
+          "stop_sequence",
+          fmt::format("'{}' is no signal with a time, such as \"SIGINT 5s\"", line));
+    }
+    out.push_back(step);
+  }
+}
+
+void read_identity(conf::Section& section, process::ServiceSpec& spec) {
+  section.value("clear_env", spec.clear_environment);
+  section.value("user", spec.user);
+  section.value("group", spec.group);
+  read_optional(section, "supplementary_groups", spec.supplementary_groups);
+  read_umask(section, spec.umask);
+  read_optional(section, "nice", spec.nice, conf::Range<int>{-20, 19});
+  read_optional(section, "oom_score_adjust", spec.oom_score_adjust, conf::Range<int>{-1000, 1000});
+  read_optional(section, "no_new_privs", spec.no_new_privileges);
+  conf::Section limits = section.table("limits");
+  for (const std::string_view name : process::limit_names()) {
+    if (!limits.present() || !limits.has(name)) continue;
+    process::ProcessLimit limit{std::string(name), 0};
+    limits.limit(name, limit.value);
+    spec.limits.push_back(std::move(limit));
+  }
+  read_optional(section, "control_groups", spec.control_groups);
+  std::int64_t memory_mb = 0;
+  section.value("memory_limit", memory_mb, kMemoryMb);
+  spec.memory_limit_bytes = static_cast<std::uint64_t>(memory_mb * kMegabyte);
+  section.value("max_processes", spec.max_processes, {1, 1u << 22});
+}
+
+void read_hooks(conf::Section& section, process::ServiceSpec& spec) {
+  section.value("pre_start", spec.pre_start);
+  section.value("post_crash", spec.post_crash);
+  section.value("cleanup", spec.cleanup);
+  section.value("post_crash_wait", spec.post_crash_wait);
+  section.value("hook_timeout", spec.hook_timeout, {1ms, 24h});
+  read_stop_sequence(section, spec.stop_sequence);
+  for (const char* other : {"stop_signal", "stop_timeout"}) {
+    if (!spec.stop_sequence.empty() && section.has(other)) {
+      section.fail(other,
+                   fmt::format("{} and stop_sequence say the same thing: keep one of them", other));
+    }
+  }
+}
+
 }  // namespace
 
 // The delay of docs/cli.md: the first restart at once, then 30 s, doubling up to five minutes.
@@ -332,6 +411,8 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
     spec.stop_signal = SIGTERM;
     section.fail("stop_signal", fmt::format("'{}' is no signal such as SIGTERM", stop_signal));
   }
+  read_identity(section, spec);
+  read_hooks(section, spec);
   return config;
 }
 

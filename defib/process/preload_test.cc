@@ -12,7 +12,7 @@
 #include <sstream>
 
 #include "defib/os/process.h"
-#include "defib/process/shim_link.h"
+#include "defib/process/launch_description.h"
 #include "defib/process/supervisor_test_util.h"
 
 namespace defib::process {

@@ -1,13 +1,15 @@
 #include "defib/process/service_spec.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
 #include <span>
 
 #include "defib/process/kept_sockets.h"
+#include "defib/process/shim_protocol.h"
 
 namespace defib::process {
 namespace {
@@ -50,6 +52,94 @@ Error bad_value(std::string_view field, std::string_view rule) {
 
 bool has_nul(std::string_view text) {
   return text.find('\0') != std::string_view::npos;
+}
+
+struct LimitName {
+  std::string_view name;
+  int number;
+};
+constexpr std::array kLimits = {LimitName{"as", RLIMIT_AS},
+                                LimitName{"core", RLIMIT_CORE},
+                                LimitName{"cpu", RLIMIT_CPU},
+                                LimitName{"data", RLIMIT_DATA},
+                                LimitName{"fsize", RLIMIT_FSIZE},
+                                LimitName{"memlock", RLIMIT_MEMLOCK},
+                                LimitName{"msgqueue", RLIMIT_MSGQUEUE},
+                                LimitName{"nice", RLIMIT_NICE},
+                                LimitName{"nofile", RLIMIT_NOFILE},
+                                LimitName{"nproc", RLIMIT_NPROC},
+                                LimitName{"rtprio", RLIMIT_RTPRIO},
+                                LimitName{"rttime", RLIMIT_RTTIME},
+                                LimitName{"sigpending", RLIMIT_SIGPENDING},
+                                LimitName{"stack", RLIMIT_STACK}};
+
+// Descriptors 30 and 31 are the agent's, so fewer than these cannot be given.
+constexpr std::uint64_t kLeastDescriptors = 32;
+// Room for a program, its libraries and a stack; less is a mistake in the unit.
+constexpr std::uint64_t kLeastMemory = 1 << 20;
+
+Result<> validate_identity(const ServiceSpec& spec) {
+  for (const auto& [key, name] : {std::pair("user", &spec.user), std::pair("group", &spec.group)}) {
+    if (has_nul(*name)) return bad_value(key, "must not contain a zero byte");
+  }
+  if (spec.supplementary_groups && spec.supplementary_groups->size() > shim::kMaxGroups) {
+    return bad_value("supplementary_groups", fmt::format("must be {} at most", shim::kMaxGroups));
+  }
+  if (spec.umask && (*spec.umask < 0 || *spec.umask > 0777)) {
+    return bad_value("umask", "must be from 000 to 777 (octal)");
+  }
+  if (spec.nice && (*spec.nice < -20 || *spec.nice > 19)) {
+    return bad_value("nice", "must be from -20 to 19");
+  }
+  if (spec.oom_score_adjust && (*spec.oom_score_adjust < -1000 || *spec.oom_score_adjust > 1000)) {
+    return bad_value("oom_score_adjust", "must be from -1000 to 1000");
+  }
+  for (const ProcessLimit& limit : spec.limits) {
+    if (limit_number(limit.name) < 0) {
+      return bad_value("limits", fmt::format("has no '{}'; there are {}", limit.name,
+                                             fmt::join(limit_names(), ", ")));
+    }
+    if (limit.name == "nofile" && limit.value < kLeastDescriptors) {
+      return bad_value("limits", fmt::format("nofile must be {} or more", kLeastDescriptors));
+    }
+  }
+  if (spec.limits.size() > shim::kMaxResourceLimits) return bad_value("limits", "are too many");
+  if (spec.memory_limit_bytes != 0 && spec.memory_limit_bytes < kLeastMemory) {
+    return bad_value("memory_limit", "must be 1 MB or more");
+  }
+  if (spec.memory_limit_bytes != 0 && spec.max_memory_bytes > spec.memory_limit_bytes) {
+    return bad_value("memory_limit", "must not be less than max_memory, which would never be met");
+  }
+  if (spec.control_groups == false && (spec.memory_limit_bytes != 0 || spec.max_processes != 0)) {
+    return bad_value("control_groups",
+                     "must not be false where memory_limit or max_processes is set");
+  }
+  return {};
+}
+
+Result<> validate_hooks(const ServiceSpec& spec) {
+  constexpr os::Duration kNone{0};
+  for (const auto& [key, argv] :
+       {std::pair("pre_start", &spec.pre_start), std::pair("post_crash", &spec.post_crash),
+        std::pair("cleanup", &spec.cleanup)}) {
+    if (!argv->empty() && argv->front().empty()) return bad_value(key, "must name a program");
+    if (std::ranges::any_of(*argv, has_nul)) {
+      return bad_value(key, "must not contain a zero byte");
+    }
+  }
+  if (spec.hook_timeout <= kNone || spec.hook_timeout > std::chrono::hours(24)) {
+    return bad_value("hook_timeout", "must be more than 0, and at most 24h");
+  }
+  if (spec.stop_sequence.size() > shim::kMaxStopSteps) {
+    return bad_value("stop_sequence",
+                     fmt::format("must have {} signals at most", shim::kMaxStopSteps));
+  }
+  for (const StopStep& step : spec.stop_sequence) {
+    if (step.signal < 1 || step.signal > SIGRTMAX || step.wait < kNone) {
+      return bad_value("stop_sequence", "must be of signals and times of 0 or more");
+    }
+  }
+  return {};
 }
 
 }  // namespace
@@ -111,10 +201,52 @@ Result<> validate(const ServiceSpec& spec) {
   if (spec.log_rate != 0 && spec.log_rate < 1024) {
     return bad_value("log_rate", "must be 0, or at least 1KiB/s");
   }
-  return {};
+  DEFIB_TRY(validate_identity(spec));
+  return validate_hooks(spec);
+}
+
+std::span<const std::string_view> limit_names() {
+  static constexpr auto kNames = [] {
+    std::array<std::string_view, kLimits.size()> names;
+    for (std::size_t i = 0; i < names.size(); ++i) names[i] = kLimits[i].name;
+    return names;
+  }();
+  return kNames;
+}
+
+int limit_number(std::string_view name) {
+  const auto found = std::ranges::find(kLimits, name, &LimitName::name);
+  return found != kLimits.end() ? found->number : -1;
+}
+
+std::vector<StopStep> stop_steps(const ServiceSpec& spec) {
+  if (!spec.stop_sequence.empty()) return spec.stop_sequence;
+  return {{spec.stop_signal, spec.stop_timeout}};
 }
 
 wire::Json to_json(const ServiceSpec& spec) {
+  const auto list = [](const std::vector<std::string>& texts) {
+    wire::Json json = wire::Json::array();
+    for (const std::string& text : texts) json.push(text);
+    return json;
+  };
+  const auto number = [](const std::optional<int>& value) {
+    return value ? wire::Json(*value) : wire::Json();
+  };
+  const auto flag = [](const std::optional<bool>& value) {
+    return value ? wire::Json(*value) : wire::Json();
+  };
+  wire::Json limits = wire::Json::array();
+  for (const ProcessLimit& limit : spec.limits) {
+    limits.push(
+        wire::Json::object({{"name", limit.name},
+                            {"value", limit.value == kUnlimited ? wire::Json("unlimited")
+                                                                : wire::Json(limit.value)}}));
+  }
+  wire::Json stop = wire::Json::array();
+  for (const StopStep& step : stop_steps(spec)) {
+    stop.push(wire::Json::object({{"signal", step.signal}, {"wait_ns", step.wait.count()}}));
+  }
   const auto nanoseconds = [](os::Duration duration) { return wire::Json(duration.count()); };
   wire::Json argv = wire::Json::array();
   for (const std::string& argument : spec.argv) argv.push(argument);
@@ -127,7 +259,26 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"name", spec.name},
       {"argv", std::move(argv)},
       {"env_names", std::move(env)},
+      {"clear_environment", spec.clear_environment},
       {"working_directory", spec.working_directory},
+      {"user", spec.user},
+      {"group", spec.group},
+      {"supplementary_groups",
+       spec.supplementary_groups ? list(*spec.supplementary_groups) : wire::Json()},
+      {"umask", number(spec.umask)},
+      {"nice", number(spec.nice)},
+      {"oom_score_adjust", number(spec.oom_score_adjust)},
+      {"no_new_privileges", flag(spec.no_new_privileges)},
+      {"limits", std::move(limits)},
+      {"control_groups", flag(spec.control_groups)},
+      {"memory_limit_bytes", spec.memory_limit_bytes},
+      {"max_processes", spec.max_processes},
+      {"stop_sequence", std::move(stop)},
+      {"pre_start", list(spec.pre_start)},
+      {"post_crash", list(spec.post_crash)},
+      {"cleanup", list(spec.cleanup)},
+      {"post_crash_wait", spec.post_crash_wait},
+      {"hook_timeout_ns", nanoseconds(spec.hook_timeout)},
       {"restart", to_string(spec.restart)},
       {"max_restarts", spec.max_restarts},
       {"restart_window_ns", nanoseconds(spec.restart_window)},

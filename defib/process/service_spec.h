@@ -8,6 +8,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,11 +38,46 @@ enum class RestartWhen : std::uint8_t { kGone, kDying };
 // What a limit or a lost heartbeat leads to.
 enum class LimitAction : std::uint8_t { kAlert, kRestart };
 
+// One signal of the graceful end, and how long its effect is waited for.
+struct StopStep {
+  int signal = 15;
+  os::Duration wait = std::chrono::seconds(10);
+  friend bool operator==(const StopStep&, const StopStep&) = default;
+};
+
+// A limit of the process (setrlimit). kUnlimited: none.
+inline constexpr std::uint64_t kUnlimited = UINT64_MAX;
+struct ProcessLimit {
+  std::string name;         // "nofile", "core", ...: kLimitNames
+  std::uint64_t value = 0;  // soft and hard
+  friend bool operator==(const ProcessLimit&, const ProcessLimit&) = default;
+};
+// The names that there are, sorted.
+std::span<const std::string_view> limit_names();
+// RLIMIT_NOFILE for "nofile"; -1: there is none of this name.
+int limit_number(std::string_view name);
+
 struct ServiceSpec {
   std::string name;
   std::vector<std::string> argv;                         // argv[0] is looked up in PATH
   std::vector<std::pair<std::string, std::string>> env;  // added to the supervisor's own
+  bool clear_environment = false;                        // env is all there is, besides PATH
   std::string working_directory;                         // empty: the supervisor's own
+
+  // Who it runs as: names or numbers; empty: as the supervisor. Groups: none given: the user's own.
+  std::string user;
+  std::string group;
+  std::optional<std::vector<std::string>> supplementary_groups;
+  std::optional<int> umask;
+  std::optional<int> nice;                // -20 to 19
+  std::optional<int> oom_score_adjust;    // -1000 to 1000
+  std::optional<bool> no_new_privileges;  // none given: true where a user is named
+  std::vector<ProcessLimit> limits;       // by name
+  // A control group of its own for each start. None given: where the system allows it, and without
+  // a warning where it does not; the limits need it.
+  std::optional<bool> control_groups;
+  std::uint64_t memory_limit_bytes = 0;  // the kernel kills what goes beyond; 0: no limit
+  std::uint64_t max_processes = 0;       // threads count; 0: no limit
 
   RestartPolicy restart = RestartPolicy::kOnFailure;
   int max_restarts = 10;  // automatic restarts within the window; 0: none
@@ -82,7 +119,16 @@ struct ServiceSpec {
   os::Duration max_runtime{0};
 
   int stop_signal = 15;                                  // SIGTERM
-  os::Duration stop_timeout = std::chrono::seconds(10);  // then SIGKILL to the whole group
+  os::Duration stop_timeout = std::chrono::seconds(10);  // then SIGKILL to all of it
+  std::vector<StopStep> stop_sequence;                   // in place of these two; empty: they hold
+
+  // Programs that run before each start (whose failure is a failure of the start), after a failure
+  // (before the next start, or beside it), and when the service came to rest. Empty: none.
+  std::vector<std::string> pre_start;
+  std::vector<std::string> post_crash;
+  std::vector<std::string> cleanup;
+  bool post_crash_wait = true;
+  os::Duration hook_timeout = std::chrono::seconds(30);  // then it is killed with its group
 
   CaptureMode capture = CaptureMode::kLive;
   os::Duration capture_timeout = std::chrono::seconds(2);  // a hung service waits so long to die
@@ -112,6 +158,8 @@ Result<> validate(const ServiceSpec& spec);
 // The form of spec.json (docs/formats/state_dir.md). The environment's values are left out: they
 // may be secrets.
 wire::Json to_json(const ServiceSpec& spec);
+// The signals of its graceful end, at least one.
+std::vector<StopStep> stop_steps(const ServiceSpec& spec);
 
 std::string_view to_string(RestartPolicy policy);  // "always" "on-failure" "never"
 std::string_view to_string(RestartWhen when);      // "gone" "dying"

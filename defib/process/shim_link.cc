@@ -1,27 +1,20 @@
 #include "defib/process/shim_link.h"
 
-#include <elf.h>
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <poll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
-#include <map>
 
 #include "defib/base/assert.h"
 #include "defib/base/bytes.h"
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/os/socket.h"
-
-extern char** environ;
 
 namespace defib::process {
 namespace {
@@ -33,43 +26,8 @@ Error gone(std::string_view what) {
   return Error(Code::kUnavailable, fmt::format("the service's shim is gone: {}", what));
 }
 
-std::string find_in_path(const std::string& name, std::string_view path) {
-  if (name.find('/') != std::string::npos) return name;
-  while (true) {
-    const std::size_t colon = path.find(':');
-    const std::string_view dir = path.substr(0, colon);
-    const std::string candidate = os::join_path(dir.empty() ? "." : dir, name);
-    struct stat info{};
-    if (::access(candidate.c_str(), X_OK) == 0 && ::stat(candidate.c_str(), &info) == 0 &&
-        S_ISREG(info.st_mode)) {
-      return candidate;
-    }
-    if (colon == std::string_view::npos) return {};
-    path.remove_prefix(colon + 1);
-  }
-}
-
-std::string absolute(const std::string& path) {
-  if (path.starts_with('/')) return path;
-  char* current = ::getcwd(nullptr, 0);
-  const std::string result = os::join_path(current != nullptr ? current : "/", path);
-  std::free(current);
-  return result;
-}
-
 bool is_executable(const std::string& path) {
   return ::access(path.c_str(), X_OK) == 0;
-}
-
-std::map<std::string, std::string> own_environment() {
-  std::map<std::string, std::string> env;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string_view text = *entry;
-    const std::size_t equals = text.find('=');
-    if (equals == std::string_view::npos) continue;
-    env.emplace(text.substr(0, equals), text.substr(equals + 1));
-  }
-  return env;
 }
 
 }  // namespace
@@ -201,10 +159,13 @@ Result<LaunchedShim> launch_shim(const ShimLaunch& launch) {
   return LaunchedShim{std::move(child), std::move(link)};
 }
 
+std::string abstract_notify_address(const std::string& service_dir) {
+  return "@defib/" + sha256_hex(service_dir).substr(0, 32);
+}
+
 std::string notify_address(const std::string& service_dir) {
   std::string path = os::join_path(service_dir, shim::kNotifyName);
-  if (path.size() <= kMaxSocketPath) return path;
-  return "@defib/" + sha256_hex(service_dir).substr(0, 32);
+  return path.size() <= kMaxSocketPath ? path : abstract_notify_address(service_dir);
 }
 
 Result<Programs> find_programs(const std::string& program_dir) {
@@ -229,83 +190,6 @@ Result<Programs> find_programs(const std::string& program_dir) {
   return programs;
 }
 
-namespace {
-
-// Programs that gain rights by being executed ignore LD_PRELOAD (ld.so(8), secure-execution mode).
-std::string_view gains_rights(const std::string& program) {
-  struct stat info{};
-  if (::stat(program.c_str(), &info) != 0) return {};
-  const bool setuid = (info.st_mode & S_ISUID) != 0 && info.st_uid != ::geteuid();
-  const bool setgid = (info.st_mode & S_ISGID) != 0 && info.st_gid != ::getegid();
-  if (setuid || setgid) return "setuid program";
-  const bool capable = ::getxattr(program.c_str(), "security.capability", nullptr, 0) > 0;
-  return capable && ::geteuid() != 0 ? "program with file capabilities" : "";
-}
-
-// "/bin/sh" of "#!/bin/sh -e\n"; empty where it is no script.
-std::string interpreter_of(int fd) {
-  char line[256] = {};
-  const ssize_t size = ::pread(fd, line, sizeof line - 1, 0);
-  if (size < 3 || line[0] != '#' || line[1] != '!') return {};
-  std::string_view rest(line + 2);
-  rest = rest.substr(0, rest.find('\n'));
-  rest.remove_prefix(std::min(rest.find_first_not_of(" \t"), rest.size()));
-  return std::string(rest.substr(0, rest.find_first_of(" \t\r")));
-}
-
-std::string_view elf_obstacle(int fd) {
-  Elf64_Ehdr header{};
-  if (::pread(fd, &header, sizeof header, 0) != sizeof header ||
-      std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) {
-    return "not an ELF program";
-  }
-  if (header.e_ident[EI_CLASS] != ELFCLASS64) return "32-bit program";
-  for (int i = 0; i < header.e_phnum; ++i) {
-    Elf64_Phdr segment{};
-    const off_t at = static_cast<off_t>(header.e_phoff) + i * off_t{sizeof segment};
-    if (::pread(fd, &segment, sizeof segment, at) != sizeof segment) break;
-    if (segment.p_type == PT_INTERP) return "";
-  }
-  return "static program";
-}
-
-// The file that the service's command names, as the shim will execute it; empty where there is
-// none.
-std::string program_of(const ServiceSpec& spec, const std::string& path) {
-  const std::string found = find_in_path(spec.argv[0], path);
-  if (found.empty() || found.starts_with('/')) return found;
-  // A relative command means one below the service's own directory, if it has one.
-  return os::join_path(absolute(spec.working_directory.empty() ? "." : spec.working_directory),
-                       found);
-}
-
-constexpr std::string_view kDefaultPath = "/usr/local/bin:/usr/bin:/bin";
-
-}  // namespace
-
-std::string preload_obstacle(const std::string& program) {
-  if (const std::string_view gains = gains_rights(program); !gains.empty()) {
-    return std::string(gains);
-  }
-  const os::Fd fd(::open(program.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return {};
-  if (const std::string interpreter = interpreter_of(fd.get()); !interpreter.empty()) {
-    const os::Fd its(::open(interpreter.c_str(), O_RDONLY | O_CLOEXEC));
-    return its.valid() ? std::string(elf_obstacle(its.get())) : std::string();
-  }
-  return std::string(elf_obstacle(fd.get()));
-}
-
-std::string preload_obstacle(const ServiceSpec& spec) {
-  std::string path(kDefaultPath);
-  if (const char* own = std::getenv("PATH")) path = own;
-  for (const auto& [key, value] : spec.env) {
-    if (key == "PATH") path = value;
-  }
-  const std::string program = program_of(spec, path);
-  return program.empty() ? std::string() : preload_obstacle(program);
-}
-
 shim::ShimRestart shim_policy(RestartPolicy policy) {
   switch (policy) {
     case RestartPolicy::kAlways:
@@ -316,98 +200,6 @@ shim::ShimRestart shim_policy(RestartPolicy policy) {
       return shim::ShimRestart::kNever;
   }
   DEFIB_UNREACHABLE("restart policy");
-}
-
-std::string encode_launch(const shim::LaunchHeader& header, const std::vector<std::string>& fixed,
-                          const std::vector<std::string>& argv,
-                          const std::vector<std::string>& env) {
-  std::string strings;
-  for (const auto* list : {&fixed, &argv, &env}) {
-    for (const std::string& text : *list) strings.append(text).push_back('\0');
-  }
-  shim::LaunchHeader full = header;
-  full.magic = shim::kLaunchMagic;
-  full.version = shim::kProtocolVersion;
-  full.bytes = static_cast<std::uint32_t>(strings.size());
-  full.argc = static_cast<std::uint32_t>(argv.size());
-  full.envc = static_cast<std::uint32_t>(env.size());
-  std::string result(sizeof full, '\0');
-  std::memcpy(result.data(), &full, sizeof full);
-  return result + strings;
-}
-
-Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& programs,
-                                       const std::string& state_dir,
-                                       const std::string& service_dir) {
-  std::map<std::string, std::string> env = own_environment();
-  // What this supervisor was told by its own one concerns nobody else.
-  env.erase("WATCHDOG_USEC");
-  env.erase("WATCHDOG_PID");
-  for (const auto& [key, value] : spec.env) env[key] = value;
-  const auto path = env.find("PATH");
-  const std::string program =
-      program_of(spec, path != env.end() ? path->second : std::string(kDefaultPath));
-  const std::string directory =
-      absolute(spec.working_directory.empty() ? "." : spec.working_directory);
-  if (program.empty() || !is_executable(program)) {
-    return Error(Code::kProgramNotFound,
-                 fmt::format("the command '{}' of the service '{}' {}", spec.argv[0], spec.name,
-                             program.empty() ? "is not in PATH" : "cannot be executed"))
-        .with("program", spec.argv[0]);
-  }
-  const bool captures = spec.capture != CaptureMode::kNone;
-  if (spec.capture == CaptureMode::kLive && !programs.agent_lib.empty() &&
-      preload_obstacle(program).empty()) {
-    std::string& preload = env["LD_PRELOAD"];
-    preload = preload.empty() ? programs.agent_lib : programs.agent_lib + ":" + preload;
-  }
-  env["NOTIFY_SOCKET"] = notify_address(service_dir);
-  env["DEFIB_AGENT_FD"] = std::to_string(shim::kAgentPageFd);
-  env["DEFIB_SERVICE"] = spec.name;
-  env["DEFIB_GENERATION"] = "0";
-  // The shim's to set, and perhaps meant for us.
-  for (const char* own : {"DEFIB_ROLE", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
-    env.erase(own);
-  }
-  env["DEFIB_STATE_DIR"] = state_dir;
-  if (spec.heartbeat_timeout.count() > 0) {
-    env["WATCHDOG_USEC"] = std::to_string(spec.heartbeat_timeout.count() / 1000);
-    env["WATCHDOG_PID"] = "0";  // the shim fills it in
-  }
-  if (spec.preload_heartbeat && spec.heartbeat_timeout.count() > 0) {
-    env["DEFIB_PRELOAD_HEARTBEAT"] = std::to_string(
-        std::chrono::ceil<std::chrono::milliseconds>(spec.heartbeat_timeout).count());
-  }
-  std::vector<std::string> entries;
-  for (const auto& [key, value] : env) entries.push_back(key + "=" + value);
-
-  shim::LaunchHeader header{};
-  header.agent = shim::kLaunchAgent | static_cast<std::uint32_t>(spec.notify_access)
-                                          << shim::kNotifyAccessShift;
-  const auto wait = std::chrono::duration_cast<std::chrono::milliseconds>(spec.capture_timeout);
-  header.capture_timeout_ms =
-      captures && !programs.capture.empty() ? static_cast<std::uint32_t>(wait.count()) : 0;
-  header.log_files = static_cast<std::uint32_t>(spec.log_files);
-  header.log_max_bytes = spec.log_max_bytes;
-  header.log_total_bytes = spec.log_total_bytes;
-  header.log_max_age_ns = spec.log_max_age.count();
-  header.log_rate = spec.log_rate;
-  header.log_burst = spec.log_burst != 0 ? spec.log_burst : spec.log_rate;
-  header.log_flags = spec.log_journal ? shim::kLogToJournal : 0;
-  header.restart = shim_policy(spec.restart);
-  header.restart_when = spec.restart_when == RestartWhen::kDying ? shim::ShimRestartWhen::kDying
-                                                                 : shim::ShimRestartWhen::kGone;
-  const std::string bytes = encode_launch(
-      header, {program, directory, captures ? programs.capture : ""}, spec.argv, entries);
-  if (bytes.size() > shim::kMaxLaunchBytes) {
-    return Error(Code::kLimitExceeded, "the command and its environment exceed 4 MiB");
-  }
-  os::Fd fd(::memfd_create("defib-launch", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd.valid()) return os::system_error("memfd_create");
-  if (::write(fd.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) {
-    return os::system_error("write", "memfd");
-  }
-  return fd;
 }
 
 }  // namespace defib::process

@@ -91,6 +91,8 @@ Result<LaunchedShim> launch_shim(const ShimLaunch& launch);
 // NOTIFY_SOCKET's value for a service directory: its notify.sock, or an abstract name where that
 // path is too long for a UNIX socket.
 std::string notify_address(const std::string& service_dir);
+// The abstract name, which also services of users can reach that may not enter our directory.
+std::string abstract_notify_address(const std::string& service_dir);
 
 // The programs beside this one that supervision needs.
 struct Programs {
@@ -103,21 +105,5 @@ Result<Programs> find_programs(const std::string& program_dir);
 
 // The policy in the shim's words.
 shim::ShimRestart shim_policy(RestartPolicy policy);
-
-// The launch description (shim_protocol.h) as a sealed memfd. ProgramNotFound names the command.
-Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& programs,
-                                       const std::string& state_dir,
-                                       const std::string& service_dir);
-// The same as bytes, for tests.
-std::string encode_launch(const shim::LaunchHeader& header, const std::vector<std::string>& fixed,
-                          const std::vector<std::string>& argv,
-                          const std::vector<std::string>& env);
-
-// Why the preloaded agent would not be loaded into this program: "static program", "setuid
-// program", "program with file capabilities", "32-bit program", "not an ELF program". Empty where
-// it would: a dynamically linked ELF file, or a script whose interpreter is one.
-std::string preload_obstacle(const std::string& program);
-// The same for the program of a service; empty also where there is no such program.
-std::string preload_obstacle(const ServiceSpec& spec);
 
 }  // namespace defib::process

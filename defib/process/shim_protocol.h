@@ -15,6 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "defib/process/launch_format.h"
+
 namespace defib::process::shim {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
@@ -63,21 +65,26 @@ enum class Type : std::uint16_t {
   kLogFeed = 9,      // LogFeed
   kAck = 10,         // Ack
   kShutdown = 11,    // no body: ends the shim; refused while the service lives
+  kRunHook = 20,     // RunHook: the service came to rest
   kSockets = 12,     // Sockets, then their names, with their descriptors
   // Shim to supervisor; those marked E carry a sequence and are kept until acknowledged.
-  kWelcome = 33,      // Welcome, then the sockets' names; descriptors as Welcome says
-  kStarted = 34,      // E Started, with the agent page
-  kStartFailed = 35,  // E StartFailed
-  kExited = 36,       // E Exited
-  kCrashFlag = 37,    // E CrashFlag
-  kCaptured = 38,     // E Captured
-  kNotify = 39,       // E Notify, then the datagram's bytes
-  kPageChanged = 40,  // no body: the agent rang (a stage was armed)
-  kLog = 41,          // Log, then bytes; never kept, dropped while the supervisor is slow
-  kRefused = 42,      // Refused
-  kDying = 43,        // E Dying
-  kPromoted = 44,     // E Promoted
-  kStored = 45,       // Sockets (stored ones only), then their names, with their descriptors
+  kWelcome = 33,       // Welcome, then the sockets' names; descriptors as Welcome says
+  kStarted = 34,       // E Started, with the agent page
+  kStartFailed = 35,   // E StartFailed
+  kExited = 36,        // E Exited
+  kCrashFlag = 37,     // E CrashFlag
+  kCaptured = 38,      // E Captured
+  kNotify = 39,        // E Notify, then the datagram's bytes
+  kPageChanged = 40,   // no body: the agent rang (a stage was armed)
+  kLog = 41,           // Log, then bytes; never kept, dropped while the supervisor is slow
+  kRefused = 42,       // Refused
+  kDying = 43,         // E Dying
+  kPromoted = 44,      // E Promoted
+  kHookFinished = 50,  // E HookFinished
+  kShortfall = 51,     // E Shortfall
+  kOomKill = 52,       // E OomKill
+  kNotifySocket = 53,  // no body, with the notify socket: it has another name from now on
+  kStored = 45,        // Sockets (stored ones only), then their names, with their descriptors
 };
 
 struct MessageHeader {
@@ -92,12 +99,6 @@ struct Hello {
   std::int32_t supervisor_pid;
   std::uint32_t reserved;
 };
-
-enum class ShimRestart : std::uint32_t { kAlways = 0, kOnFailure = 1, kNever = 2 };
-
-// When a replacement may start: when the process is gone, with its memory, locks and sockets, or as
-// soon as none of its threads can run the service's code any more.
-enum class ShimRestartWhen : std::uint32_t { kGone = 0, kDying = 1 };
 
 // What a process of the service is to it.
 enum class InstanceRole : std::uint32_t {
@@ -127,12 +128,23 @@ enum class StopReason : std::uint32_t {
   kReboot = 6,  // nobody's request: the machine was started anew in between
 };
 
+// One signal of a graceful end, and how long its effect is waited for.
+struct StopStep {
+  std::int32_t signal;
+  std::uint32_t reserved;
+  std::int64_t grace_ns;
+};
+inline constexpr std::uint32_t kMaxStopSteps = 8;  // the first one included
+
 struct Stop {
   StopReason reason;
   std::int32_t signal;    // sent to the main process first; 0: none
-  std::int64_t grace_ns;  // then SIGKILL to everything of the service
+  std::int64_t grace_ns;  // then the further signals, then SIGKILL to everything of the service
   // The process that is meant; another one that took its place meanwhile is not touched. 0: all.
   std::uint64_t generation;
+  std::uint32_t step_count;
+  std::uint32_t reserved;
+  StopStep steps[kMaxStopSteps - 1];
 };
 
 struct SignalRequest {
@@ -186,7 +198,7 @@ struct ExitInfo {
   std::int64_t cpu_ns;           // user and system; 0: unknown
   std::uint64_t max_rss_bytes;   // 0: unknown
   InstanceRole role;             // kDying: it was active, and was replaced before it was gone
-  std::uint32_t reserved;
+  std::uint32_t oom_kills;       // processes that the kernel killed for the memory limit
 };
 static_assert(sizeof(ExitInfo) == 88);
 
@@ -292,20 +304,46 @@ struct Started {
   std::uint32_t reserved;
 };
 
-enum class StartStage : std::uint32_t {
-  kNotConfigured = 1,
-  kFork = 2,
-  kDirectory = 3,
-  kExec = 4,
-  kDescriptors = 5,
-};
-
 struct StartFailed {
   std::uint64_t generation;
   std::uint64_t ticket_id;
   StartStage stage;
   std::int32_t error_number;
   InstanceRole role;
+  std::uint32_t reserved;
+};
+
+struct RunHook {
+  Hook hook;
+  std::uint32_t reserved;
+};
+
+struct HookFinished {
+  std::uint64_t generation;  // pre_start: of the start that it is for
+  Hook hook;
+  std::int32_t wait_status;   // as by wait(2), where error_number is 0
+  std::int32_t error_number;  // it could not be started; EOWNERDEAD: its shim died meanwhile
+  StartStage stage;           // where error_number says that it could not be started
+  std::int64_t started_mono_ns;
+  std::int64_t duration_ns;
+  std::uint32_t timed_out;  // 1: killed with its group at hook_timeout
+  std::uint32_t reserved;
+};
+
+// What the service was to have and does not have, because the system refuses it. Told once for each
+// launch description.
+struct Shortfall {
+  std::uint64_t generation;
+  StartStage stage;
+  std::int32_t error_number;
+};
+
+// The kernel killed processes of the service for its memory limit, and the service lives.
+struct OomKill {
+  std::uint64_t generation;
+  std::int64_t noticed_mono_ns;
+  std::uint64_t limit_bytes;
+  std::uint32_t oom_kills;  // since the start
   std::uint32_t reserved;
 };
 
@@ -374,43 +412,6 @@ struct Refused {
   std::uint16_t reserved;
   std::int32_t error_number;
 };
-
-// The launch description: LaunchHeader, then `bytes` bytes of NUL-terminated strings in this order:
-// program, directory, capture helper (empty: none), argv..., env... . It travels as a memfd,
-// because an environment may be large and may hold secrets that must not reach the disk.
-struct LaunchHeader {
-  std::uint32_t magic;  // kLaunchMagic
-  std::uint32_t version;
-  std::uint32_t bytes;
-  std::uint32_t argc;
-  std::uint32_t envc;                // the shim replaces DEFIB_GENERATION= in place
-  std::uint32_t agent;               // kLaunchAgent, and a NotifyAccess from kNotifyAccessShift on
-  std::uint32_t capture_timeout_ms;  // into the page; 0: the crash handler does not wait
-  std::uint32_t log_files;
-  std::uint64_t log_max_bytes;
-  std::uint64_t log_total_bytes;  // of all log files; 0: log_files alone bounds them
-  std::int64_t log_max_age_ns;    // of a log file; 0: no limit
-  std::uint64_t log_rate;         // bytes a second; 0: no limit
-  std::uint64_t log_burst;        // bytes beyond the rate
-  std::uint32_t log_flags;        // kLogToJournal
-  std::uint32_t reserved;
-  ShimRestart restart;  // as in the tickets; here for a promotion, which needs none
-  ShimRestartWhen restart_when;
-};
-inline constexpr std::uint32_t kLogToJournal = 1;
-// In LaunchHeader::agent: make an agent page for each start.
-inline constexpr std::uint32_t kLaunchAgent = 1;
-inline constexpr std::uint32_t kNotifyAccessShift = 8;
-// Whose notifications are believed: every process of the service's user, the main process, the main
-// process and what the supervisor itself starts, nobody.
-enum class NotifyAccess : std::uint32_t { kAll = 0, kMain = 1, kExec = 2, kNone = 3 };
-inline NotifyAccess notify_access_of(const LaunchHeader& header) {
-  return static_cast<NotifyAccess>((header.agent >> kNotifyAccessShift) & 3);
-}
-inline constexpr std::uint32_t kLaunchMagic = 0x434e4c44;  // "DLNC"
-inline constexpr std::uint32_t kMaxLaunchBytes = 4u << 20;
-inline constexpr std::uint32_t kLaunchFixedStrings = 3;  // program, directory, capture
-static_assert(sizeof(LaunchHeader) == 88);
 
 // CRC32C, four bits at a time: the table is small, as the shim shall be.
 inline std::uint32_t checksum(const void* bytes, std::size_t size) {

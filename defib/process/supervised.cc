@@ -111,14 +111,15 @@ void Supervised::change(ServiceEvent event) {
   const std::optional<ServiceState> next = next_state(state_, event);
   if (!next || *next == state_) return;
   const ServiceState from = std::exchange(state_, *next);
+  const bool rests = state_ == ServiceState::kStopped || state_ == ServiceState::kFailed;
+  const bool rested = from == ServiceState::kStopped || from == ServiceState::kFailed;
+  if (rests && !rested && !starting_again_) request_cleanup();
   context_.observer.state_changed(spec_.name, from, state_);
 }
 
 // A shim that is gone, or goes while it is told, is no error: the next one is told again.
 Result<> Supervised::send_start(bool automatic) {
-  DEFIB_TRY_ASSIGN(const os::Fd description,
-                   make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
-  agent_obstacle_ = preload_obstacle(spec_);
+  DEFIB_TRY_ASSIGN(const os::Fd description, describe());
   DEFIB_TRY(open_sockets());
   start_asked_ = shim::Start{automatic ? 1u : 0u, shim::InstanceRole::kActive};
   const int fds[] = {description.get()};
@@ -152,8 +153,7 @@ Result<> Supervised::stop(StopReason reason) {
   cancel(start_timer_);
   next_start_mono_ns_ = 0;
   const bool requested = reason == StopReason::kRequested;
-  const shim::Stop request = {reason, spec_.stop_signal, spec_.stop_timeout.count(),
-                              requested ? 0 : generation_};
+  const shim::Stop request = graceful_stop(spec_, reason, requested ? 0 : generation_);
   if (requested) cancel(standby_timer_);
   if (!alive()) {
     if (!requested) return {};
@@ -331,7 +331,9 @@ Error Supervised::last_exit_error(const ExitReport& report) const {
 void Supervised::after_exit(const ExitReport& report) {
   if (restart_requested_) {
     restart_requested_ = false;
+    starting_again_ = true;
     change(ServiceEvent::kExitedFinal);
+    starting_again_ = false;
     if (auto started = start(); !started) last_error_ = started.error();
     return;
   }

@@ -10,11 +10,14 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "defib/os/event_loop.h"
+#include "defib/process/cgroup_places.h"
 #include "defib/process/heartbeat.h"
 #include "defib/process/kept_sockets.h"
+#include "defib/process/launch_description.h"
 #include "defib/process/shim_link.h"
 #include "defib/process/starvation.h"
 #include "defib/process/supervisor.h"
@@ -29,6 +32,8 @@ struct SupervisionContext {
   SupervisorObserver& observer;
   StateDir dir;
   Programs programs;
+  CgroupPlaces cgroups;
+  std::set<std::string> told;  // warnings, each once
 };
 
 // A mapping of the agent page for reading, with its descriptor (to hand it to the next shim).
@@ -97,6 +102,12 @@ class Supervised {
   Result<ShimLink> launch();
   Result<> wait_for_welcome();
   Result<> configure();
+  Result<os::Fd> describe();
+  void warn(const Error& warning, bool asked_for);
+  void request_cleanup();
+  Result<> on_hook_finished(const ShimMessage& message);
+  Result<> on_shortfall(const ShimMessage& message);
+  Result<> on_oom_kill(const ShimMessage& message);
   void on_readable();
   void handle(ShimMessage message);
   void lost_shim();
@@ -164,7 +175,7 @@ class Supervised {
   void capture_then_kill(StopReason reason);
   void kill_now(StopReason reason);
   void sample();
-  void over_limit(std::string_view what, double value, double limit);
+  void over_limit(std::string_view what, double value, double limit, LimitAction action);
   void cancel(os::EventLoop::TimerId& timer);
   std::string capture_path(std::string_view kind, std::uint64_t generation) const;
 
@@ -206,6 +217,7 @@ class Supervised {
   };
   std::vector<Orphan> orphans_;
   bool restart_requested_ = false;
+  bool starting_again_ = false;  // an end that is followed by a start is no rest
   // Asked of a shim that has not answered yet: asked again of the next one, should it be killed.
   std::optional<shim::Start> start_asked_;
   std::optional<shim::Stop> stop_asked_;

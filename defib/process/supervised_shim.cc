@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "defib/process/guardian.h"
+#include "defib/process/launch_report.h"
 #include "defib/process/supervised.h"
 
 namespace defib::process {
@@ -34,22 +35,6 @@ std::uint64_t service_generation(const shim::StatusRecord& record) {
   }
   const shim::ExitInfo* last = last_service_exit(record);
   return last != nullptr ? last->generation : record.generation;
-}
-
-std::string_view start_stage_text(shim::StartStage stage) {
-  switch (stage) {
-    case shim::StartStage::kNotConfigured:
-      return "the shim was not told what to start";
-    case shim::StartStage::kFork:
-      return "no process could be made";
-    case shim::StartStage::kDirectory:
-      return "the working directory cannot be entered";
-    case shim::StartStage::kExec:
-      return "the program cannot be executed";
-    case shim::StartStage::kDescriptors:
-      return "its descriptors could not be set up";
-  }
-  return "unknown stage";
 }
 
 // Only a process that calls itself a shim.
@@ -141,10 +126,8 @@ Result<> Supervised::wait_for_welcome() {
 }
 
 Result<> Supervised::configure() {
-  DEFIB_TRY_ASSIGN(const os::Fd description,
-                   make_launch_description(spec_, context_.programs, context_.dir.path(), dir_));
+  DEFIB_TRY_ASSIGN(const os::Fd description, describe());
   DEFIB_TRY(open_sockets());
-  agent_obstacle_ = preload_obstacle(spec_);
   DEFIB_TRY(send_sockets());
   const int fds[] = {description.get()};
   return link_.send_bytes(shim::Type::kConfigure, {}, fds);
@@ -194,6 +177,18 @@ void Supervised::handle(ShimMessage message) {
       break;
     case shim::Type::kPageChanged:
       arm_heartbeat();
+      break;
+    case shim::Type::kHookFinished:
+      done = on_hook_finished(message);
+      break;
+    case shim::Type::kShortfall:
+      done = on_shortfall(message);
+      break;
+    case shim::Type::kOomKill:
+      done = on_oom_kill(message);
+      break;
+    case shim::Type::kNotifySocket:
+      if (!message.fds.empty()) notify_fd_ = std::move(message.fds[0]);
       break;
     case shim::Type::kLog:
       if (const auto body = message.body<shim::Log>()) {
@@ -379,13 +374,7 @@ Result<> Supervised::on_start_failed(const ShimMessage& message) {
   if (failed.ticket_id != 0) account_ticket_use();
   const bool standby = failed.role == shim::InstanceRole::kStandby;
   if (!standby) start_asked_.reset();
-  const bool directory = failed.stage == shim::StartStage::kDirectory;
-  Error error = Error(Code::kStartFailed, fmt::format("the service '{}' could not be started: {}",
-                                                      spec_.name, start_stage_text(failed.stage)))
-                    .with("program", spec_.argv[0])
-                    .because(os::system_error(directory ? "chdir" : "execve",
-                                              directory ? spec_.working_directory : spec_.argv[0],
-                                              failed.error_number));
+  const Error error = start_error(spec_, failed);
   last_error_ = error;
   context_.observer.start_failed(spec_.name, error);
   if (standby) {
@@ -395,7 +384,10 @@ Result<> Supervised::on_start_failed(const ShimMessage& message) {
     return {};
   }
   // By request: the caller knows, and decides. By itself: the program may be being replaced.
-  if (failed.ticket_id != 0 || state_ == ServiceState::kBackingOff) {
+  // A hook that fails may find at the next time what it waits for.
+  const bool again =
+      failed.stage == shim::StartStage::kHook && spec_.restart != RestartPolicy::kNever;
+  if (failed.ticket_id != 0 || state_ == ServiceState::kBackingOff || again) {
     start_later(backoff_.next());
   } else {
     change(ServiceEvent::kExitedFailed);
@@ -420,6 +412,8 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
   report.crashed_mono_ns = exit.crashed_mono_ns;
   report.cpu_ns = exit.cpu_ns;
   report.max_rss_bytes = exit.max_rss_bytes;
+  report.oom_kills = exit.oom_kills;
+  report.memory_limit_bytes = spec_.memory_limit_bytes;
   if (exit.crashed_mono_ns != 0 && spec_.capture != CaptureMode::kNone &&
       !context_.programs.capture.empty()) {
     report.capture_path = capture_path("crash", exit.generation);
@@ -518,8 +512,7 @@ Result<> Supervised::on_refused(const ShimMessage& message) {
   if (refused.request == shim::Type::kStart && refused.error_number == EALREADY) return {};
   if (refused.request == shim::Type::kShutdown && shim_ended_) {
     // A restart crossed our stop.
-    DEFIB_TRY(
-        send_stop({StopReason::kRequested, spec_.stop_signal, spec_.stop_timeout.count(), 0}));
+    DEFIB_TRY(send_stop(graceful_stop(spec_, StopReason::kRequested, 0)));
     return link_.send_bytes(shim::Type::kShutdown, {});
   }
   return os::system_error(fmt::format("request {} to the shim", static_cast<int>(refused.request)),

@@ -71,8 +71,11 @@ void Supervised::kill_now(StopReason reason) {
   change(ServiceEvent::kKilling);
   // With core files wanted, the signal that writes one; else the one that nothing can refuse.
   const bool core = spec_.capture == CaptureMode::kCore;
-  const shim::Stop request = {reason, core ? SIGABRT : 0, core ? spec_.stop_timeout.count() : 0,
-                              generation_};
+  shim::Stop request{};
+  request.reason = reason;
+  request.signal = core ? SIGABRT : 0;
+  request.grace_ns = core ? spec_.stop_timeout.count() : 0;
+  request.generation = generation_;
   if (auto sent = send_stop(request); !sent) last_error_ = sent.error();
 }
 
@@ -92,21 +95,28 @@ void Supervised::sample() {
   sampled_mono_ns_ = now;
   const bool memory = spec_.max_memory_bytes > 0 && memory_bytes_ > spec_.max_memory_bytes;
   const bool cpu = spec_.max_cpu_percent > 0 && cpu_percent_ > spec_.max_cpu_percent;
-  if (memory) {
+  // Where no control group holds the limit, the sample does, as well as it can.
+  const bool beyond = spec_.memory_limit_bytes > 0 && memory_bytes_ > spec_.memory_limit_bytes &&
+                      context_.cgroups.find(true, false).memory_missing;
+  if (beyond) {
+    limit_told_ = false;
     over_limit("memory", static_cast<double>(memory_bytes_),
-               static_cast<double>(spec_.max_memory_bytes));
+               static_cast<double>(spec_.memory_limit_bytes), LimitAction::kRestart);
+  } else if (memory) {
+    over_limit("memory", static_cast<double>(memory_bytes_),
+               static_cast<double>(spec_.max_memory_bytes), spec_.on_limit);
   } else if (cpu) {
-    over_limit("cpu", cpu_percent_, spec_.max_cpu_percent);
+    over_limit("cpu", cpu_percent_, spec_.max_cpu_percent, spec_.on_limit);
   } else if (limit_told_) {
     limit_told_ = false;
     change(ServiceEvent::kHealthy);
   }
 }
 
-void Supervised::over_limit(std::string_view what, double value, double limit) {
+void Supervised::over_limit(std::string_view what, double value, double limit, LimitAction action) {
   if (limit_told_ || killing_) return;  // Told once, until it is below again.
   limit_told_ = true;
-  const bool kills = spec_.on_limit == LimitAction::kRestart;
+  const bool kills = action == LimitAction::kRestart;
   last_error_ =
       Error(Code::kLimitExceeded,
             fmt::format("the service '{}' uses {:.0f} {} of {}, more than its limit of "

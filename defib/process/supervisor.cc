@@ -52,8 +52,14 @@ Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Opti
   DEFIB_TRY_ASSIGN(Programs programs, find_programs(options.program_dir));
   // A service whose shim is killed becomes our child, so that its exit status is not lost.
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return os::system_error("prctl");
-  std::unique_ptr<Core> core(
-      new Core({loop, files, loop.clock(), observer, std::move(dir), std::move(programs)}));
+  std::unique_ptr<Core> core(new Core({loop,
+                                       files,
+                                       loop.clock(),
+                                       observer,
+                                       std::move(dir),
+                                       std::move(programs),
+                                       CgroupPlaces(),
+                                       {}}));
   return std::unique_ptr<Supervisor>(new Supervisor(std::move(core)));
 }
 
@@ -209,7 +215,9 @@ void Supervisor::Core::end_shims() {
   if (shims_left == 0) return std::exchange(shutdown_done, nullptr)();
   for (auto& [name, service] : services) {
     service->end_shim([this] {
-      if (--shims_left == 0 && shutdown_done) context.loop.post(std::exchange(shutdown_done, {}));
+      if (--shims_left > 0 || !shutdown_done) return;
+      context.cgroups.remove_empty();
+      context.loop.post(std::exchange(shutdown_done, {}));
     });
   }
 }

@@ -28,6 +28,7 @@
 #include "defib/os/files.h"
 #include "defib/os/process.h"
 #include "defib/process/heartbeat.h"
+#include "defib/process/launch_report.h"
 #include "defib/process/service_spec.h"
 #include "defib/process/service_state.h"
 #include "defib/process/state_dir.h"
@@ -85,6 +86,8 @@ struct ExitReport {
   std::int64_t crashed_mono_ns = 0;  // by the crash handler; 0: none spoke
   std::int64_t cpu_ns = 0;
   std::uint64_t max_rss_bytes = 0;
+  std::uint32_t oom_kills = 0;  // of its processes, by the kernel, for memory_limit
+  std::uint64_t memory_limit_bytes = 0;
   std::string capture_path;  // of the report that captured() will announce; empty: none
   bool restarts = false;     // a replacement follows (or is running already)
   os::Duration restart_delay{0};
@@ -128,6 +131,15 @@ struct LimitReport {
   bool kills = false;
 };
 
+// The kernel killed processes of a service for its memory_limit, and the service lives.
+struct OomReport {
+  std::string service;
+  std::uint64_t generation = 0;
+  std::uint32_t kills = 0;  // since its start
+  std::uint64_t limit_bytes = 0;
+  std::int64_t noticed_mono_ns = 0;
+};
+
 struct NotifyEvent {
   std::string service;
   std::uint64_t generation = 0;
@@ -167,6 +179,11 @@ class SupervisorObserver {
   // Output bytes of a service whose log feed is on; best effort, `lost` counts what was dropped.
   virtual void log(const std::string& /*service*/, int /*stream*/, std::string_view /*bytes*/,
                    std::uint64_t /*lost*/) {}
+  virtual void hook_finished(const HookReport&) {}
+  virtual void oom_killed(const OomReport&) {}
+  // What the service has to do without, and why; each once. Where it is not asked for by the spec
+  // (a control group of its own), it is worth knowing only.
+  virtual void warned(const std::string& /*service*/, const Error&, bool /*asked_for*/) {}
   // The restart budget is used up: CrashLoop, with the BudgetExhausted as its cause.
   virtual void crash_loop(const std::string& /*service*/, const Error&) {}
   // The service was found running and taken over (`generation` as before).

@@ -34,6 +34,9 @@ class Recorder : public SupervisorObserver {
   std::vector<Error> loops;
   std::vector<pid_t> adoptions;
   std::vector<pid_t> new_shims;
+  std::vector<HookReport> hooks;
+  std::vector<OomReport> oom_reports;
+  std::vector<Error> warnings;
   std::string log_bytes;
   int ready_count = 0;
 
@@ -58,6 +61,9 @@ class Recorder : public SupervisorObserver {
   void log(const std::string&, int, std::string_view bytes, std::uint64_t) override {
     log_bytes += bytes;
   }
+  void hook_finished(const HookReport& report) override { hooks.push_back(report); }
+  void oom_killed(const OomReport& report) override { oom_reports.push_back(report); }
+  void warned(const std::string&, const Error& error, bool) override { warnings.push_back(error); }
   void crash_loop(const std::string&, const Error& error) override { loops.push_back(error); }
   void adopted(const std::string&, pid_t pid, std::uint64_t) override { adoptions.push_back(pid); }
   void shim_replaced(const std::string&, pid_t, pid_t shim) override { new_shims.push_back(shim); }
