@@ -14,9 +14,8 @@
 
 #include "defib/base/error.h"
 #include "defib/daemon/control.h"
-#include "defib/daemon/health_check.h"
 #include "defib/daemon/incident_recorder.h"
-#include "defib/daemon/log_watch.h"
+#include "defib/daemon/sensors.h"
 #include "defib/daemon/service_config.h"
 #include "defib/os/event_loop.h"
 #include "defib/process/supervisor.h"
@@ -53,8 +52,7 @@ class Host : private process::SupervisorObserver {
  private:
   struct Service {
     ServiceConfig config;
-    std::unique_ptr<HealthChecker> health;
-    std::unique_ptr<LogWatch> log_watch;
+    std::unique_ptr<Sensors> sensors;
     os::EventLoop::TimerId rest_timer = 0;
     bool leaving = false;  // removed from the configuration, still stopping
   };
@@ -82,11 +80,15 @@ class Host : private process::SupervisorObserver {
   // SupervisorObserver.
   void started(const process::StartInfo& info) override;
   void start_failed(const std::string& service, const Error& error) override;
+  void ready(const std::string& service) override;
+  void promoted(const process::PromotionReport& report) override;
   void exited(const process::ExitReport& report) override;
   void captured(const process::CaptureReport& report) override;
   void hung(const process::HangReport& report) override;
   void heartbeat_held(const process::HangReport& report) override;
   void limit_exceeded(const process::LimitReport& report) override;
+  void limit_cleared(const process::LimitReport& report) override;
+  void out_of_memory(const std::string& service, std::uint64_t kills) override;
   void state_changed(const std::string& service, process::ServiceState from,
                      process::ServiceState to) override;
   void notified(const process::NotifyEvent& event) override;
@@ -99,6 +101,7 @@ class Host : private process::SupervisorObserver {
   os::EventLoop& loop_;
   Options options_;
   std::unique_ptr<IncidentRecorder> recorder_;
+  std::unique_ptr<os::FileWatch> file_watch_;  // nullptr: the kernel gave none
   std::map<std::string, Service> services_;
   std::vector<Waiting> waiting_;
   std::unique_ptr<process::Supervisor> supervisor_;

@@ -121,6 +121,7 @@ enum class StopReason : std::uint32_t {
   kUnhealthy = 3,
   kLimit = 4,
   kNotReady = 5,
+  kPattern = 6,  // its output said that it must be replaced
 };
 
 struct Stop {
