@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <string>
 
+#include "apps/defib-capture/core_pipe.h"
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
@@ -169,6 +170,20 @@ int run_classify_exit(const Options& options) {
   return deliver(options, to_json(report), to_text(report));
 }
 
+// The kernel connects no stderr: what fails is told in its log.
+int run_core_pipe(const CorePipeOptions& options) {
+  const auto core = receive_core(STDIN_FILENO, options);
+  const std::string line =
+      core ? fmt::format("defib: core of process {}: {} ({} bytes{})\n", options.pid, core->path,
+                         core->bytes, core->truncated ? ", cut" : "")
+           : fmt::format("defib: the core of process {} is not kept: {}\n", options.pid,
+                         core.error().to_line());
+  const os::Fd log(::open("/dev/kmsg", O_WRONLY | O_CLOEXEC));
+  const bool told = log.valid() && ::write(log.get(), line.data(), line.size()) > 0;
+  if (!told) fmt::print(stderr, "{}", line);
+  return core ? kDone : kIncomplete;
+}
+
 int run(int argc, char** argv) {
   Options options;
   CLI::App app(
@@ -203,10 +218,27 @@ int run(int argc, char** argv) {
   classify->add_option("--own-signal", options.own_signal, "signal that the supervisor sent it");
   add_output(classify);
 
+  CorePipeOptions core;
+  std::uint64_t core_megabytes = core.max_bytes >> 20;
+  CLI::App* pipe = app.add_subcommand(
+      "core-pipe",
+      "takes a core from the kernel; in core_pattern: |PATH core-pipe --dir DIR %P %u %g");
+  pipe->add_option("--dir", core.dir, "where cores are kept")->required();
+  pipe->add_option("--max-mb", core_megabytes, "more of a core is not kept (default 4096)");
+  pipe->add_option("--max-files", core.max_files, "cores that are kept (default 16)")
+      ->check(CLI::Range(1, 100'000));
+  pipe->add_option("pid", core.pid, "%P")->required();
+  pipe->add_option("uid", core.uid, "%u")->required();
+  pipe->add_option("gid", core.gid, "%g")->required();
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kDone : kWrongUsage;
+  }
+  if (pipe->parsed()) {
+    core.max_bytes = core_megabytes << 20;
+    return run_core_pipe(core);
   }
   if (crash->parsed()) {
     if (options.page.empty() && options.page_fd < 0) {

@@ -33,6 +33,27 @@ std::string number_or_dash(const wire::Json& value, const char* format) {
   return value.is_number() ? fmt::format(fmt::runtime(format), value.as_double()) : "-";
 }
 
+// "engine: backing_off because it ended: exit code 1; start in 27.3 s".
+std::string explanation(const wire::Json& service) {
+  const wire::Json& next = service["next_action"];
+  if (!next.is_object()) return {};
+  std::string text =
+      fmt::format("{}: {}", service["name"].as_string(), service["state"].as_string());
+  if (service["reason"].is_string()) {
+    text += fmt::format(", because {}", service["reason"].as_string());
+  }
+  const std::string_view what = next["what"].as_string();
+  if (what == "reset") {
+    text += fmt::format("; `defib reset {}` starts it", service["name"].as_string());
+  } else if (next["in_seconds"].is_number()) {
+    std::string words(what);
+    std::replace(words.begin(), words.end(), '_', ' ');
+    text += fmt::format("; {} in {}", words,
+                        short_duration(std::max(0.0, next["in_seconds"].as_double())));
+  }
+  return text + "\n";
+}
+
 std::string status_table(const wire::Json& status) {
   Table table({"NAME", "STATE", "PID", "UPTIME", "RESTARTS", "MEMORY", "CPU", "HEARTBEAT",
                "LAST INCIDENT"});
@@ -60,6 +81,7 @@ std::string status_table(const wire::Json& status) {
                         standby["ready"].as_bool() ? "is ready" : "initialises");
   }
   for (const wire::Json& service : status["services"].items()) {
+    text += explanation(service);
     if (!service["last_error"].is_string()) continue;
     text += fmt::format("{}: {}\n", service["name"].as_string(),
                         styled(Style::kBad, service["last_error"].as_string()));

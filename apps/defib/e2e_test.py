@@ -598,7 +598,7 @@ class Usage(Service):
                           ["run", "--capture", "ptrace", "--", "true"],
                           ["run", "--log-pattern", "(", "--", "true"],
                           ["run", "--health-url", "https://x/", "--", "true"],
-                          ["run", "--max-memory", "0", "--", "true"],
+                          ["run", "--max-memory", "-1", "--", "true"],
                           ["run", "--name", "../x", "--", "true"],
                           ["run", "--log-level", "loud", "--", "true"],
                           ["run", "--env", "x", "--", "true"],

@@ -367,6 +367,16 @@ bool Section::has(std::string_view key) const {
   return find(key) != nullptr;
 }
 
+bool Section::has_text(std::string_view key) const {
+  const auto* node = static_cast<const toml::node*>(find(key));
+  return node != nullptr && node->is_string();
+}
+
+bool Section::has_tables(std::string_view key) const {
+  const auto* node = static_cast<const toml::node*>(find(key));
+  return node != nullptr && node->is_array();
+}
+
 bool Section::require(std::string_view key) {
   if (find(key) != nullptr) return true;
   state_->add(Code::kConfigMissing, place_, full_key(key),

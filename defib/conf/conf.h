@@ -68,6 +68,9 @@ class Section {
  public:
   // Whether the key stands in the file. Counts as asking for it.
   bool has(std::string_view key) const;
+  // Whether the key stands in the file as a text, or as [[key]]: for keys that have several forms.
+  bool has_text(std::string_view key) const;
+  bool has_tables(std::string_view key) const;
   // False for a sub-table that the file does not have; reading from it yields nothing.
   bool present() const { return table_ != nullptr; }
   // "services.engine"; empty for the root.

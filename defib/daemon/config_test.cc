@@ -30,7 +30,7 @@ heartbeat_timeout = "2s"
 health_url = "http://127.0.0.1:8080/health"
 health_check_interval = 5
 max_memory = 512
-max_cpu = 150.0
+max_cpu = 75.5
 log_pattern = "FATAL|panic"
 capture = "core"
 stop_timeout = "30s"
@@ -53,14 +53,18 @@ command = ["feed"]
   EXPECT_EQ(engine.spec.restart_window, 10min);
   EXPECT_EQ(engine.spec.restart_delay, 250ms);
   EXPECT_EQ(engine.spec.heartbeat_timeout, 2s);
-  EXPECT_EQ(engine.health.interval, 5s);
+  EXPECT_EQ(engine.health.policy.interval, 5s);
   EXPECT_EQ(engine.spec.max_memory_bytes, 512u << 20);
-  EXPECT_EQ(engine.spec.max_cpu_percent, 150.0);
+  EXPECT_EQ(engine.spec.max_cpu_percent, 75.5);
   EXPECT_EQ(engine.spec.capture, process::CaptureMode::kCore);
   EXPECT_EQ(engine.spec.stop_signal, SIGINT);
   EXPECT_EQ(engine.spec.on_limit, process::LimitAction::kRestart);
   EXPECT_FALSE(engine.start);
   EXPECT_EQ(config->services[1].spec.restart_delay, 30s);
+  EXPECT_EQ(config->services[1].spec.max_memory_bytes, 1024u << 20);
+  EXPECT_EQ(config->services[1].spec.max_cpu_percent, 90.0);
+  EXPECT_EQ(config->services[1].health.policy.interval, 30s);
+  EXPECT_EQ(config->services[1].spec.max_restarts, 10);
   EXPECT_EQ(config->services[1].spec.on_limit, process::LimitAction::kAlert);
 }
 
@@ -164,6 +168,28 @@ TEST(Config, WhatSpansSeveralKeysIsAMistakeOfTheFileToo) {
       {"[service.a]\ncommand = [\"x\"]\nhealth_url = \"http://x:99999/\"\n", "port"},
       {"[service.a]\ncommand = [\"x\"]\nstop_signal = \"SIGNOTHING\"\n", "SIGNOTHING"},
       {"[service.a]\ncommand = [\"x\"]\ncapture = \"ptrace\"\n", "not in this version"},
+      {"[service.a]\ncommand = [\"x\"]\nmax_cpu = 150.0\n", "max_cpu"},
+      {"[service.a]\ncommand = [\"x\"]\nmax_descriptors = \"many\"\n", "max_descriptors"},
+      {"[service.a]\ncommand = [\"x\"]\nmax_memory = 1\nmax_memory_mb = 1\n", "give one"},
+      {"[service.a]\ncommand = [\"x\"]\nready_probe = \"tcp\"\n", "no probe 'tcp'"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.probe]]\nkind = \"udp\"\n", "udp"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.probe]]\naddress = \"h:1\"\n", "kind"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.probe]]\nkind = \"tcp\"\naddress = \"h\"\n",
+       "no port"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.probe]]\nkind = \"tcp\"\naddress = "
+       "\"h:1\"\ncommand = [\"x\"]\n",
+       "belongs to kind"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.probe]]\nkind = \"exec\"\n", "no command"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.probe]]\nkind = \"exec\"\ncommand = "
+       "[\"x\"]\n[[service.a.probe]]\nkind = \"exec\"\ncommand = [\"y\"]\n",
+       "two probes"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.log_pattern]]\naction = \"alert\"\n", "match"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.log_pattern]]\nmatch = \"x\"\nrate = \"5\"\n",
+       "rate"},
+      {"[service.a]\ncommand = [\"x\"]\n[[service.a.log_pattern]]\nmatch = \"x\"\naction = "
+       "\"recover\"\n",
+       "recover_signal"},
+      {"[service.a]\ncommand = [\"x\"]\nrecover_signal = \"KILL\"\n", "recover_signal"},
       {"[service.a]\ncommand = []\n", "command"},
       {"[service.\"-bad\"]\ncommand = [\"x\"]\n", "name"},
       {"[defib]\nlog_level = \"loud\"\n", "loud"},
@@ -179,6 +205,88 @@ TEST(Config, WhatSpansSeveralKeysIsAMistakeOfTheFileToo) {
   }
 }
 
+TEST(Config, ProbesPatternsAndLimitsAreRead) {
+  const auto config = parse_config(R"(
+[service.web]
+command = ["web"]
+health_url = "http://127.0.0.1/h"
+health_check_grace = "1m"
+health_check_successes = 2
+ready_probe = "tcp"
+max_memory_mb = 64
+max_cpu_percent = 50
+max_cpu_window = "10s"
+max_descriptors = "80%"
+max_threads = 32
+on_limit = "restart"
+on_threads = "alert"
+recover_signal = "SIGUSR1"
+recover_command = ["./recover"]
+recover_timeout = "5s"
+recover_attempts = 2
+max_core_files = 2
+max_core_mb = 100
+
+[[service.web.probe]]
+kind = "tcp"
+address = "127.0.0.1:80"
+interval = "250ms"
+
+[[service.web.probe]]
+kind = "exec"
+name = "lag"
+command = ["./lag", "--max", "5"]
+timeout = "1s"
+failures = 5
+successes = 3
+start_grace = "20s"
+on_unhealthy = "alert"
+
+[[service.web.log_pattern]]
+match = "FATAL"
+action = "restart"
+rate = "5/1m"
+stream = "stderr"
+
+[[service.web.log_pattern]]
+match = "reconnect"
+action = "recover"
+)");
+  ASSERT_TRUE(config) << config.error().to_text();
+  const ServiceConfig& web = config->services.at(0);
+  const auto probes = all_probes(web);
+  ASSERT_EQ(probes.size(), 3u);
+  EXPECT_EQ(probes[0].name, "health_url");
+  EXPECT_EQ(probes[0].policy.start_grace, 1min);
+  EXPECT_EQ(probes[0].policy.successes_to_healthy, 2);
+  EXPECT_EQ(probes[1].name, "tcp");
+  EXPECT_EQ(probes[1].policy.interval, 250ms);
+  EXPECT_FALSE(probes[1].action);
+  EXPECT_EQ(probes[2].command.size(), 3u);
+  EXPECT_EQ(probes[2].policy.failures_to_unhealthy, 5);
+  EXPECT_EQ(probes[2].policy.start_grace, 20s);
+  EXPECT_EQ(probes[2].action, process::LimitAction::kAlert);
+  EXPECT_EQ(web.spec.ready_probe, "tcp");
+  EXPECT_EQ(web.spec.max_memory_bytes, 64u << 20);
+  EXPECT_EQ(web.spec.max_cpu_percent, 50.0);
+  EXPECT_EQ(web.spec.max_cpu_window, 10s);
+  EXPECT_EQ(web.spec.max_descriptors, 0u);
+  EXPECT_EQ(web.spec.max_descriptors_percent, 80.0);
+  EXPECT_EQ(web.spec.max_threads, 32);
+  EXPECT_FALSE(web.spec.on_memory);
+  EXPECT_EQ(web.spec.on_threads, process::LimitAction::kAlert);
+  EXPECT_EQ(web.sensors.recover.signal, SIGUSR1);
+  EXPECT_EQ(web.sensors.recover.attempts, 2);
+  EXPECT_EQ(web.sensors.cores.max_files, 2);
+  EXPECT_EQ(web.sensors.cores.max_bytes, 100u << 20);
+  ASSERT_EQ(web.sensors.log_patterns.size(), 2u);
+  EXPECT_EQ(web.sensors.log_patterns[0].count, 5);
+  EXPECT_EQ(web.sensors.log_patterns[0].window, 1min);
+  EXPECT_FALSE(web.sensors.log_patterns[0].on_stdout);
+  EXPECT_EQ(web.sensors.log_patterns[0].action, PatternAction::kRestart);
+  EXPECT_EQ(web.sensors.log_patterns[1].action, PatternAction::kRecover);
+}
+
 TEST(Config, AnOptionOfTheCommandLineIsTheSameSetting) {
   ServiceConfig config;
   const std::pair<const char*, const char*> good[] = {{"restart", "never"},
@@ -190,6 +298,8 @@ TEST(Config, AnOptionOfTheCommandLineIsTheSameSetting) {
                                                       {"health_check_interval", "1s"},
                                                       {"max_memory", "100"},
                                                       {"max_cpu", "12.5"},
+                                                      {"max_descriptors", "90%"},
+                                                      {"max_threads", "0"},
                                                       {"log_pattern", "x+"},
                                                       {"capture", "none"},
                                                       {"stop_timeout", "250ms"},
@@ -205,7 +315,8 @@ TEST(Config, AnOptionOfTheCommandLineIsTheSameSetting) {
   const std::pair<const char*, const char*> bad[] = {
       {"restart", "maybe"},     {"max_restarts", "-1"},  {"max_restarts", "3x"},
       {"max_restarts", ""},     {"restart_window", "0"}, {"restart_delay", "soon"},
-      {"max_memory", "0"},      {"max_memory", "1e3"},   {"max_cpu", "-1"},
+      {"max_memory", "-1"},     {"max_memory", "1e3"},   {"max_cpu", "-1"},
+      {"max_cpu", "150"},       {"max_threads", "x"},    {"max_descriptors", "101%"},
       {"capture", "video"},     {"stop_timeout", "-1s"}, {"stop_signal", "0"},
       {"stop_signal", "KILLX"}, {"nonsense", "1"}};
   for (const auto& [key, value] : bad) {

@@ -37,9 +37,11 @@ constexpr std::array kReasonCauses = {
     ReasonCause{process::StopReason::kUnhealthy, "health_check_failed",
                 "the health check failed again and again"},
     ReasonCause{process::StopReason::kNotReady, "start_failed",
-                "the service did not say READY in time"},
+                "the service did not become ready in time"},
     ReasonCause{process::StopReason::kReboot, "unknown",
                 "the machine was started anew while the service ran"},
+    ReasonCause{process::StopReason::kPattern, "log_pattern",
+                "its output matches a pattern that asks for a replacement"},
 };
 
 std::string_view last_line(std::string_view text) {
@@ -183,7 +185,10 @@ Classification classify_exit(const os::ExitStatus& status, process::StopReason r
                              std::string_view limit, std::string_view log_tail) {
   Classification found;
   if (reason == process::StopReason::kLimit) {
-    found.cause = limit == "cpu" ? "cpu_limit" : "memory_limit";
+    found.cause = limit == "cpu"                                 ? "cpu_limit"
+                  : limit == "descriptors" || limit == "threads" ? "resource_limit"
+                                                                 : "memory_limit";
+    if (found.cause == "resource_limit") found.subtype = limit;
     found.evidence = {fmt::format("it used more {} than its limit allows", limit)};
     found.confidence = 1;
     return found;

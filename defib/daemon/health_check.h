@@ -1,80 +1,70 @@
-// HTTP health checks on the event loop: one GET over a non-blocking socket, no HTTP library.
+// HealthChecker: makes one probe's checks again and again, and turns their results into health.
 //
-// 2xx and 3xx within the timeout is healthy. Only the status line is read; the connection is closed
-// after it. Names are resolved when the service is described, so that no lookup blocks the loop.
-// Thread rule: the loop's thread.
+// recovery::HealthTracker decides: thresholds in a row, start-up grace. A check that gives no
+// answer within its timeout is a failed one. A probe that readiness waits for is tried at once and
+// often until it first passes; failures before that do not count, since the service has its
+// ready_timeout. Thread rule: the loop's thread.
 
 #pragma once
-
-#include <netinet/in.h>
-#include <sys/socket.h>
 
 #include <functional>
 #include <memory>
 #include <string>
-#include <string_view>
-#include <vector>
 
 #include "defib/base/error.h"
-#include "defib/daemon/service_config.h"
+#include "defib/daemon/probe_attempt.h"
+#include "defib/daemon/sensor_config.h"
 #include "defib/os/event_loop.h"
-#include "defib/os/fd.h"
 #include "defib/recovery/probe.h"
 
 namespace defib::daemon {
 
-// "http://HOST[:PORT][/PATH]" taken apart.
-struct HttpTarget {
-  std::string host;  // without the brackets of an IPv6 address
-  std::string port = "80";
-  std::string path = "/";
-  // InvalidArgument says what is wrong; https is told apart, since it is not supported.
-  static Result<HttpTarget> parse(std::string_view url);
+// A change of a probe's health, with what led to it.
+struct HealthChange {
+  recovery::Health health = recovery::Health::kUnknown;
+  std::string detail;  // of the last check: "HTTP 503 in 2 ms"
+  int failures = 0;    // in a row
 };
 
 class HealthChecker {
  public:
-  using OnChange = std::function<void(recovery::Health health, const std::string& detail)>;
-  // Resolves the name (may block) and checks from now on, first after one interval.
-  static Result<std::unique_ptr<HealthChecker>> start(os::EventLoop& loop, HealthCheck check,
-                                                      OnChange on_change);
+  struct Observer {
+    std::function<void(const HealthChange&)> on_change;
+    std::function<void()> on_first_pass;  // empty: readiness does not wait for this probe
+  };
+  // Resolves a name (may block); `service` is told to commands. Checks only between restart() and
+  // pause().
+  static Result<std::unique_ptr<HealthChecker>> create(os::EventLoop& loop, ProbeConfig config,
+                                                       const std::string& service,
+                                                       Observer observer);
   ~HealthChecker();
   HealthChecker(const HealthChecker&) = delete;
   HealthChecker& operator=(const HealthChecker&) = delete;
 
-  // The service was (re)started: forget what was, and give it one interval.
-  void restart();
+  // The service was (re)started: forget what was. The first check comes after one interval, or at
+  // once where readiness waits for it (`awaited`, and the observer has on_first_pass).
+  void restart(bool awaited);
   // The service does not run: do not check.
   void pause();
+  const ProbeConfig& config() const { return config_; }
+  recovery::Health health() const;
 
  private:
-  HealthChecker(os::EventLoop& loop, HealthCheck check, OnChange on_change)
-      : loop_(loop), check_(std::move(check)), on_change_(std::move(on_change)) {}
-  void schedule();
+  HealthChecker(os::EventLoop& loop, ProbeConfig config, Observer observer)
+      : loop_(loop), config_(std::move(config)), observer_(std::move(observer)) {}
+  void schedule(os::Duration delay);
   void begin();
-  void connect_next();
-  void connect_failed(int error_number);
-  void advance(std::uint32_t events);
   void finish(bool healthy, std::string detail);
-  void close();
-  void close_socket();
+  os::Duration next_delay();
 
   os::EventLoop& loop_;
-  HealthCheck check_;
-  OnChange on_change_;
-  HttpTarget target_;
-  struct Address {
-    sockaddr_storage bytes = {};
-    socklen_t size = 0;
-  };
-  std::vector<Address> addresses_;
-  std::size_t next_address_ = 0;
+  ProbeConfig config_;
+  Observer observer_;
+  std::unique_ptr<ProbeAttempt> attempt_;
   std::unique_ptr<recovery::HealthTracker> tracker_;
   os::EventLoop::TimerId next_ = 0, deadline_ = 0;
-  os::Fd socket_;
-  std::string received_;
-  std::size_t sent_ = 0;
-  std::int64_t begun_mono_ns_ = 0;
+  bool awaited_ = false;  // readiness waits for the first pass
+  os::Duration awaiting_delay_{0};
 };
 
 }  // namespace defib::daemon

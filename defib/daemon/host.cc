@@ -52,12 +52,19 @@ Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options)
   };
   DEFIB_TRY_ASSIGN(host->recorder_,
                    IncidentRecorder::create(loop, files, host->options_.state_dir, log_tail));
+  if (auto watch = os::FileWatch::create(loop)) {
+    host->file_watch_ = std::move(*watch);
+  } else {
+    obs::log(obs::Level::kWarning, kComponent, "core files are not watched",
+             {{"error", watch.error()}});
+  }
   return host;
 }
 
 Host::~Host() {
   control_.reset();
   for (auto& [name, service] : services_) {
+    service.sensors.reset();
     if (service.rest_timer != 0) loop_.cancel(service.rest_timer);
   }
   for (Waiting& waiting : waiting_) {
@@ -94,35 +101,24 @@ Result<> Host::add(const ServiceConfig& config) {
   return {};
 }
 
-// Health checks and log patterns, anew.
+// Probes, log patterns and core files, anew.
 Result<> Host::watch_service(Service& service) {
-  const std::string name = service.config.spec.name;
-  service.health.reset();
-  service.log_watch.reset();
-  if (!service.config.health.url.empty()) {
-    DEFIB_TRY_ASSIGN(
-        service.health,
-        HealthChecker::start(loop_, service.config.health,
-                             [this, name](recovery::Health health, const std::string& detail) {
-                               if (health == recovery::Health::kUnhealthy) {
-                                 recorder_->unhealthy(name, detail);
-                               }
-                               (void)supervisor_->report_health(name, health, detail);
-                             }));
-  }
-  if (!service.config.log_pattern.empty()) {
-    DEFIB_TRY_ASSIGN(service.log_watch, LogWatch::create(service.config.log_pattern,
-                                                         [this, name](const std::string& line) {
-                                                           recorder_->log_matched(name, line);
-                                                         }));
-  }
-  return supervisor_->feed_log(name, service.log_watch != nullptr);
+  const std::string& name = service.config.spec.name;
+  service.sensors.reset();
+  os::Files& files = options_.files != nullptr ? *options_.files : os::real_files();
+  DEFIB_TRY_ASSIGN(
+      service.sensors,
+      Sensors::create({loop_, files, *supervisor_, *recorder_, file_watch_.get()}, service.config));
+  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->status(name));
+  if (status.pid != 0) service.sensors->started(status.pid, status.ready);
+  return supervisor_->feed_log(name, service.sensors->wants_log());
 }
 
 Result<> Host::change(Service& service, const ServiceConfig& config) {
   DEFIB_TRY(supervisor_->update(config.spec));
-  const bool watches =
-      service.config.health != config.health || service.config.log_pattern != config.log_pattern;
+  const bool watches = all_probes(service.config) != all_probes(config) ||
+                       service.config.sensors != config.sensors ||
+                       service.config.spec.ready_probe != config.spec.ready_probe;
   service.config = config;
   return watches ? watch_service(service) : Result<>();
 }
@@ -316,7 +312,9 @@ void Host::started(const process::StartInfo& info) {
   recorder_->started(info);
   if (options_.on_started) options_.on_started(info.service);
   const auto found = services_.find(info.service);
-  if (found != services_.end() && found->second.health) found->second.health->restart();
+  if (found != services_.end() && found->second.sensors) {
+    found->second.sensors->started(info.pid, false);
+  }
   answer_waiting(info.service);
 }
 
@@ -325,9 +323,9 @@ void Host::start_failed(const std::string& service, const Error& error) {
 }
 
 void Host::exited(const process::ExitReport& report) {
-  const auto found = services_.find(report.service);
-  if (found != services_.end() && found->second.health) found->second.health->pause();
   recorder_->exited(report);
+  const auto found = services_.find(report.service);
+  if (found != services_.end() && found->second.sensors) found->second.sensors->exited(report);
 }
 
 void Host::dying(const process::DyingReport& report) {
@@ -370,6 +368,22 @@ void Host::heartbeat_held(const process::HangReport& report) {
 void Host::limit_exceeded(const process::LimitReport& report) {
   recorder_->limit_exceeded(report);
 }
+void Host::limit_cleared(const process::LimitReport& report) {
+  recorder_->limit_cleared(report);
+}
+void Host::out_of_memory(const std::string& service, std::uint64_t kills) {
+  recorder_->out_of_memory(service, kills);
+}
+// The process that is watched from now on is the one that stood by.
+void Host::promoted(const process::PromotionReport& report) {
+  const auto found = services_.find(report.service);
+  if (found != services_.end() && found->second.sensors) {
+    found->second.sensors->started(report.pid, false);
+  }
+}
+void Host::ready(const std::string& service) {
+  recorder_->ready(service);
+}
 
 void Host::hook_finished(const process::HookReport& report) {
   recorder_->hook_finished(report);
@@ -401,10 +415,10 @@ void Host::notified(const process::NotifyEvent& event) {
   recorder_->notified(event);
 }
 
-void Host::log(const std::string& service, int stream, std::string_view bytes, std::uint64_t) {
+void Host::log(const std::string& service, int stream, std::string_view bytes, std::uint64_t lost) {
   const auto found = services_.find(service);
-  if (found != services_.end() && found->second.log_watch) {
-    found->second.log_watch->push(stream, bytes);
+  if (found != services_.end() && found->second.sensors) {
+    found->second.sensors->log(stream, bytes, lost);
   }
 }
 

@@ -14,9 +14,8 @@
 
 #include "defib/base/error.h"
 #include "defib/daemon/control.h"
-#include "defib/daemon/health_check.h"
 #include "defib/daemon/incident_recorder.h"
-#include "defib/daemon/log_watch.h"
+#include "defib/daemon/sensors.h"
 #include "defib/daemon/service_config.h"
 #include "defib/os/event_loop.h"
 #include "defib/process/supervisor.h"
@@ -63,8 +62,7 @@ class Host : private process::SupervisorObserver {
  private:
   struct Service {
     ServiceConfig config;
-    std::unique_ptr<HealthChecker> health;
-    std::unique_ptr<LogWatch> log_watch;
+    std::unique_ptr<Sensors> sensors;
     os::EventLoop::TimerId rest_timer = 0;
     bool leaving = false;  // removed from the configuration, still stopping
   };
@@ -93,6 +91,7 @@ class Host : private process::SupervisorObserver {
   void started(const process::StartInfo& info) override;
   void start_failed(const std::string& service, const Error& error) override;
   void dying(const process::DyingReport& report) override;
+  void ready(const std::string& service) override;
   void exited(const process::ExitReport& report) override;
   void standby_started(const process::StartInfo& info) override;
   void standby_exited(const process::ExitReport& report) override;
@@ -104,6 +103,8 @@ class Host : private process::SupervisorObserver {
   void hook_finished(const process::HookReport& report) override;
   void oom_killed(const process::OomReport& report) override;
   void warned(const std::string& service, const Error& warning, bool asked_for) override;
+  void limit_cleared(const process::LimitReport& report) override;
+  void out_of_memory(const std::string& service, std::uint64_t kills) override;
   void state_changed(const std::string& service, process::ServiceState from,
                      process::ServiceState to) override;
   void notified(const process::NotifyEvent& event) override;
@@ -118,6 +119,7 @@ class Host : private process::SupervisorObserver {
   std::int64_t started_mono_ns_;
   std::int64_t supervising_mono_ns_ = 0;
   std::unique_ptr<IncidentRecorder> recorder_;
+  std::unique_ptr<os::FileWatch> file_watch_;  // nullptr: the kernel gave none
   std::map<std::string, Service> services_;
   std::vector<Waiting> waiting_;
   std::unique_ptr<process::Supervisor> supervisor_;

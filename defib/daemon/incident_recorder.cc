@@ -1,6 +1,7 @@
 #include "defib/daemon/incident_recorder.h"
 
 #include <fmt/core.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <utility>
@@ -18,6 +19,8 @@ constexpr std::string_view kComponent = "incident";
 constexpr std::uint64_t kMaxReport = 32 << 20;
 // More than this of an incident's line is the report's business, whose path the incident names.
 constexpr std::size_t kMaxThreadsJson = 1 << 20;
+constexpr std::int64_t kMaxMatchEvents = 20;  // of one incident's matching lines
+constexpr std::size_t kMaxWaitingCores = 8;
 
 std::string_view reason_word(StopReason reason) {
   switch (reason) {
@@ -35,6 +38,8 @@ std::string_view reason_word(StopReason reason) {
       return "not_ready";
     case StopReason::kReboot:
       return "reboot";
+    case StopReason::kPattern:
+      return "log_pattern";
   }
   return "unknown";
 }
@@ -62,6 +67,50 @@ wire::Json exit_fields(const process::ExitReport& report) {
        {"while_away", report.while_away}});
   if (!report.capture_path.empty()) fields.set("report", report.capture_path);
   return fields;
+}
+
+std::string amount(const process::LimitReport& report, double value) {
+  if (report.what == "memory") return fmt::format("{:.1f} MB", value / (1 << 20));
+  if (report.what == "cpu") return fmt::format("{:.1f} %", value);
+  return fmt::format("{:.0f}", value);
+}
+
+wire::Json limit_fields(const process::LimitReport& report) {
+  wire::Json fields = wire::Json::object({{"what", "limit"},
+                                          {"resource", report.what},
+                                          {"value", amount(report, report.value)},
+                                          {"limit", amount(report, report.limit)},
+                                          {"amount", report.value},
+                                          {"limit_amount", report.limit},
+                                          {"source", report.source},
+                                          {"generation", report.generation},
+                                          {"pid", report.pid},
+                                          {"processes", report.processes},
+                                          {"restarts", report.kills}});
+  if (report.over.count() > 0) {
+    fields.set("over_ns", report.over.count());
+    fields.set("processors", report.processors);
+  }
+  return fields;
+}
+
+Finding finding_of(const process::LimitReport& report) {
+  Finding finding;
+  Classification classification = classify_exit({}, StopReason::kLimit, report.what, {});
+  finding.cause = classification.cause;
+  finding.fields = limit_fields(report);
+  std::string sentence =
+      fmt::format("it used {} ({}), the limit is {}", amount(report, report.value), report.source,
+                  amount(report, report.limit));
+  if (report.over.count() > 0) {
+    sentence += fmt::format(", on average over {} on {} processors",
+                            os::format_duration(report.over), report.processors);
+  }
+  finding.evidence = {std::move(sentence)};
+  finding.source = "limit";
+  finding.message = "the service is over a limit";
+  finding.ends_service = report.kills;
+  return finding;
 }
 
 }  // namespace
@@ -94,6 +143,9 @@ struct IncidentRecorder::Track {
 
   os::EventLoop::TimerId classify_timer = 0, health_timer = 0, sync_timer = 0, quiet_timer = 0;
   std::int64_t matched_lines = 0;
+
+  std::uint64_t oom_kills = 0;    // told and not yet an end's cause
+  std::vector<wire::Json> cores;  // of an end that is not known yet
 };
 
 Result<std::unique_ptr<IncidentRecorder>> IncidentRecorder::create(os::EventLoop& loop,
@@ -334,12 +386,22 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   // A warning that led to this end has said what there is to say about its cause.
   const bool warned =
       own.incident && !own.process_failed &&
-      (report.reason == StopReason::kUnhealthy || report.reason == StopReason::kLimit);
+      (report.reason == StopReason::kUnhealthy || report.reason == StopReason::kLimit ||
+       report.reason == StopReason::kPattern);
   const bool was_classified = (hang_known || warned) && own.classified;
   if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
   if (own.dying && own.dying->generation == report.generation) append_dying(own);
   own.by_status = classify_exit(report.status, report.reason, own.limit, {});
   if (auto by_kernel = classify_memory_kill(report)) own.by_status = std::move(*by_kernel);
+  const bool killed =
+      report.status.known && report.status.signal == SIGKILL && report.reason == StopReason::kNone;
+  if (const std::uint64_t kills = std::exchange(own.oom_kills, 0);
+      kills > 0 && killed && own.by_status->cause != "out_of_memory") {
+    own.by_status->cause = "out_of_memory";
+    own.by_status->confidence = 0.95;
+    own.by_status->evidence.push_back(fmt::format(
+        "the kernel has killed in its memory cgroup {} times because that was full", kills));
+  }
   own.failed_generation = report.generation;
   own.failed_mono_ns =
       report.crashed_mono_ns != 0 ? report.crashed_mono_ns : report.noticed_mono_ns;
@@ -351,6 +413,9 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   wire::Json fields = exit_fields(report);
   fields.set("by_status", own.by_status->to_json());
   append(own, "detected", std::move(fields), Durability::kSync);
+  for (wire::Json& core : std::exchange(own.cores, {})) {
+    append(own, "core_dumped", std::move(core), Durability::kSoon);
+  }
   obs::log(obs::Level::kWarning, kComponent, "the service ended",
            {{"service", own.service},
             {"pid", report.pid},
@@ -494,57 +559,49 @@ void IncidentRecorder::hung(const process::HangReport& report) {
 }
 
 void IncidentRecorder::limit_exceeded(const process::LimitReport& report) {
-  Track& own = track(report.service);
-  own.limit = report.what;
-  const bool memory = report.what == "memory";
-  const std::string value = memory ? fmt::format("{:.1f} MB", report.value / (1 << 20))
-                                   : fmt::format("{:.1f} %", report.value);
-  const std::string limit = memory ? fmt::format("{:.1f} MB", report.limit / (1 << 20))
-                                   : fmt::format("{:.1f} %", report.limit);
-  const std::string_view cause = memory ? "memory_limit" : "cpu_limit";
-  if (!open(own, wire::Json::object({{"cause", cause}}))) return;
-  append(own, "detected",
-         wire::Json::object(
-             {{"what", "limit"}, {"resource", report.what}, {"value", value}, {"limit", limit}}),
-         Durability::kSoon);
-  obs::log(
-      obs::Level::kWarning, kComponent, "the service is over a limit",
-      {{"service", own.service}, {"resource", report.what}, {"value", value}, {"limit", limit}});
-  if (own.classified || report.kills) return;
-  Classification found = classify_exit({}, StopReason::kLimit, report.what, {});
-  found.evidence = {fmt::format("it used {}, the limit is {}", value, limit)};
-  write_classification(own, found.to_json(), wire::Json::array(), "limit");
+  track(report.service).limit = report.what;
+  found(report.service, finding_of(report));
 }
 
-void IncidentRecorder::unhealthy(const std::string& service, const std::string& detail) {
-  Track& own = track(service);
-  if (!open(own, wire::Json::object({{"cause", "health_check_failed"}}))) return;
-  append(own, "detected", wire::Json::object({{"what", "health_check"}, {"detail", detail}}),
-         Durability::kSoon);
-  obs::log(obs::Level::kWarning, kComponent, "the service is unhealthy",
-           {{"service", service}, {"detail", detail}, {"incident", own.last_id}});
-  if (own.classified) return;
-  Classification found = classify_exit({}, StopReason::kUnhealthy, {}, {});
-  found.evidence.push_back(detail);
-  write_classification(own, found.to_json(), wire::Json::array(), "health_check");
+void IncidentRecorder::limit_cleared(const process::LimitReport& report) {
+  wire::Json fields = limit_fields(report);
+  note(report.service, "limit_cleared", std::move(fields));
 }
 
-void IncidentRecorder::log_matched(const std::string& service, const std::string& line) {
+void IncidentRecorder::out_of_memory(const std::string& service, std::uint64_t kills) {
   Track& own = track(service);
-  const bool fresh = !own.incident;
-  if (!open(own, wire::Json::object({{"cause", "log_pattern"}}))) return;
-  if (fresh) {
-    append(own, "detected", wire::Json::object({{"what", "log_pattern"}, {"line", line}}),
-           Durability::kSoon);
-    Classification found;
-    found.cause = "log_pattern";
-    found.evidence = {"a line of output matches the pattern", line};
-    found.confidence = 1;
-    write_classification(own, found.to_json(), wire::Json::array(), "output");
+  own.oom_kills = kills;
+  note(service, "out_of_memory", wire::Json::object({{"kills", kills}}));
+  obs::log(obs::Level::kWarning, kComponent, "the kernel killed for lack of memory",
+           {{"service", service}, {"kills", kills}});
+}
+
+void IncidentRecorder::found(const std::string& service, Finding finding) {
+  Track& own = track(service);
+  if (!open(own, wire::Json::object({{"cause", finding.cause}}))) return;
+  if (finding.closes_when_quiet) {
+    ++own.matched_lines;
+    close_when_quiet(own);
+    // A flood of matches is one event, and a number in the end.
+    if (own.matched_lines > kMaxMatchEvents) return;
   }
-  ++own.matched_lines;
-  if (own.process_failed) return;
+  append(own, "detected", std::move(finding.fields), Durability::kSoon);
+  obs::log(obs::Level::kWarning, kComponent, finding.message,
+           {{"service", own.service},
+            {"cause", finding.cause},
+            {"evidence", finding.evidence.empty() ? std::string() : finding.evidence.back()},
+            {"incident", own.last_id}});
+  if (own.classified || finding.ends_service) return;
+  Classification classification;
+  classification.cause = std::move(finding.cause);
+  classification.evidence = std::move(finding.evidence);
+  classification.confidence = 1;
+  write_classification(own, classification.to_json(), wire::Json::array(), finding.source);
+}
+
+void IncidentRecorder::close_when_quiet(Track& own) {
   cancel(own.quiet_timer);
+  if (own.process_failed) return;
   own.quiet_timer = loop_.run_after(kPatternQuietTime, [this, &own] {
     own.quiet_timer = 0;
     if (own.process_failed || !own.incident) return;
@@ -552,6 +609,25 @@ void IncidentRecorder::log_matched(const std::string& service, const std::string
            Durability::kSoon);
     close(own, "recovered");
   });
+}
+
+void IncidentRecorder::note(const std::string& service, std::string_view event, wire::Json fields) {
+  append(track(service), event, std::move(fields), Durability::kSoon);
+}
+
+// The kernel writes the core before the end is told; the end opens the incident.
+void IncidentRecorder::core_dumped(const std::string& service, wire::Json fields) {
+  Track& own = track(service);
+  if (own.incident) return append(own, "core_dumped", std::move(fields), Durability::kSoon);
+  own.cores.push_back(std::move(fields));
+  if (own.cores.size() > kMaxWaitingCores) own.cores.erase(own.cores.begin());
+}
+
+void IncidentRecorder::ready(const std::string& service) {
+  Track& own = track(service);
+  own.says_ready = true;
+  if (own.replaced || !own.process_failed) own.healthy = true;
+  close_if_due(own);
 }
 
 void IncidentRecorder::started(const process::StartInfo& info) {
@@ -665,10 +741,8 @@ void IncidentRecorder::state_changed(const std::string& service, ServiceState fr
 void IncidentRecorder::notified(const process::NotifyEvent& event) {
   Track& own = track(event.service);
   if (event.key == "READY") {
-    own.says_ready = true;
     own.ready_generation = event.generation;
-    if (own.replaced || !own.process_failed) own.healthy = true;
-    return close_if_due(own);
+    return ready(event.service);
   }
   if (event.key == "X_DEFIB_STATE") return service_state(own, event.value);
   if (event.key == "X_DEFIB_EVENT") return service_event(own, event.value);

@@ -23,6 +23,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "defib/base/error.h"
 #include "defib/daemon/exit_cause.h"
@@ -42,6 +44,17 @@ inline constexpr os::Duration kClassificationTime = std::chrono::seconds(15);
 inline constexpr os::Duration kOutputTime = std::chrono::milliseconds(50);
 // Matching lines of output open an incident; without a further one for so long it is closed.
 inline constexpr os::Duration kPatternQuietTime = std::chrono::seconds(10);
+
+// What a detector has to say: the incident's event "detected", and the cause as far as it knows.
+struct Finding {
+  std::string cause;                  // of docs/cli.md
+  wire::Json fields;                  // of the event; "what" says which detector
+  std::vector<std::string> evidence;  // sentences, with numbers
+  std::string source;                 // of the classification
+  std::string message;                // for the log
+  bool ends_service = false;          // the process is ended for it, and its end is classified
+  bool closes_when_quiet = false;     // the incident, when nothing like it was found for a while
+};
 
 class IncidentRecorder {
  public:
@@ -77,10 +90,17 @@ class IncidentRecorder {
   void crash_loop(const std::string& service, const Error& error);
   void adopted(const std::string& service, pid_t pid, std::uint64_t generation);
 
-  // The health check changed its mind to unhealthy.
-  void unhealthy(const std::string& service, const std::string& detail);
-  // A line of output matched the service's pattern.
-  void log_matched(const std::string& service, const std::string& line);
+  void limit_cleared(const process::LimitReport& report);
+  void out_of_memory(const std::string& service, std::uint64_t kills);
+  // Ready by READY=1 or by a probe.
+  void ready(const std::string& service);
+
+  // Opens an incident, or adds to the one that is open.
+  void found(const std::string& service, Finding finding);
+  // Adds an event where an incident is open.
+  void note(const std::string& service, std::string_view event, wire::Json fields);
+  // The service left a core file: an event of the incident of that end, which may still be unknown.
+  void core_dumped(const std::string& service, wire::Json fields);
 
   // The newest incident of the service, open or not; empty: none.
   std::string last_incident(const std::string& service) const;
@@ -112,6 +132,7 @@ class IncidentRecorder {
   void wait_for_health(Track& track);
   void append_dying(Track& track);
   void append_promoted(Track& track);
+  void close_when_quiet(Track& track);
   void close_if_due(Track& track);
   void close(Track& track, std::string_view outcome);
   void cancel(os::EventLoop::TimerId& timer);

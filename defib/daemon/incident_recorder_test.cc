@@ -308,7 +308,12 @@ TEST_F(Recorder, AHangIsDetectedBeforeItsProcessEnds) {
 }
 
 TEST_F(Recorder, ADegradedServiceThatIsHealthyAgainHasRecovered) {
-  recorder_->unhealthy("engine", "HTTP 503 in 1 ms");
+  Finding finding;
+  finding.cause = "health_check_failed";
+  finding.fields = wire::Json::object({{"what", "health_check"}, {"failures", 3}});
+  finding.evidence = {"'http' failed 3 times in a row: HTTP 503 in 1 ms"};
+  finding.source = "health_check";
+  recorder_->found("engine", finding);
   recorder_->state_changed("engine", ServiceState::kRunning, ServiceState::kDegraded);
   EXPECT_TRUE(recorder_->has_open("engine"));
   recorder_->state_changed("engine", ServiceState::kDegraded, ServiceState::kRunning);
@@ -322,6 +327,77 @@ TEST_F(Recorder, ADegradedServiceThatIsHealthyAgainHasRecovered) {
   recorder_->limit_exceeded(limit);
   recorder_->state_changed("engine", ServiceState::kDegraded, ServiceState::kRunning);
   EXPECT_EQ(newest()["cause"].as_string(), "memory_limit");
+}
+
+TEST_F(Recorder, AClearedLimitIsAnEventWithItsNumbers) {
+  process::LimitReport limit;
+  limit.service = "engine";
+  limit.what = "threads";
+  limit.value = 40;
+  limit.limit = 32;
+  limit.processes = 3;
+  recorder_->limit_exceeded(limit);
+  recorder_->limit_cleared(limit);
+  recorder_->state_changed("engine", ServiceState::kDegraded, ServiceState::kRunning);
+  EXPECT_EQ(newest()["cause"].as_string(), "resource_limit");
+  EXPECT_EQ(events(newest()), "opened detected classified limit_cleared closed");
+  EXPECT_EQ(newest()["timeline"].items()[1]["amount"].as_double(), 40);
+  EXPECT_EQ(newest()["timeline"].items()[1]["processes"].as_int(), 3);
+}
+
+TEST_F(Recorder, AnEndForAPatternKeepsThePatternAsItsCause) {
+  Finding finding;
+  finding.cause = "log_pattern";
+  finding.fields = wire::Json::object({{"what", "log_pattern"}});
+  finding.evidence = {"a line of output matches 'FATAL'"};
+  finding.closes_when_quiet = true;
+  recorder_->found("engine", finding);
+  process::ExitReport report = crash(1);
+  report.reason = StopReason::kPattern;
+  recorder_->exited(report);
+  start(2);
+  run_until_closed();
+  EXPECT_EQ(newest()["cause"].as_string(), "log_pattern");
+  EXPECT_EQ(newest()["outcome"].as_string(), "restarted");
+  EXPECT_EQ(events(newest()), "opened detected classified detected restarted closed");
+}
+
+TEST_F(Recorder, AFloodOfMatchesIsAFewEventsAndANumber) {
+  Finding finding;
+  finding.cause = "log_pattern";
+  finding.fields = wire::Json::object({{"what", "log_pattern"}});
+  finding.closes_when_quiet = true;
+  for (int i = 0; i < 5000; ++i) recorder_->found("engine", finding);
+  run_until_closed();
+  EXPECT_LT(newest()["timeline"].size(), 30u);
+  const wire::Json& items = newest()["timeline"];
+  EXPECT_EQ(items.items()[items.size() - 2]["matched_lines"].as_int(), 5000);
+}
+
+TEST_F(Recorder, ACoreBelongsToTheIncidentOfItsEndWhicheverComesFirst) {
+  recorder_->core_dumped("engine", wire::Json::object({{"path", "/x/core.1"}, {"bytes", 17}}));
+  EXPECT_FALSE(recorder_->has_open("engine"));
+  recorder_->exited(crash(1));
+  recorder_->core_dumped("engine", wire::Json::object({{"path", "/x/core.2"}, {"bytes", 18}}));
+  start(2);
+  run_until_closed();
+  EXPECT_EQ(events(newest()),
+            "opened detected core_dumped core_dumped restarted classified closed");
+  EXPECT_EQ(newest()["timeline"].items()[2]["path"].as_string(), "/x/core.1");
+  EXPECT_EQ(newest()["timeline"].items()[3]["bytes"].as_int(), 18);
+}
+
+TEST_F(Recorder, AKillAfterTheKernelsWordIsOutOfMemory) {
+  recorder_->out_of_memory("engine", 1);
+  recorder_->exited(crash(1));
+  start(2);
+  run_until_closed();
+  EXPECT_EQ(newest()["cause"].as_string(), "out_of_memory");
+  // The word is used up: another kill is another matter.
+  recorder_->exited(crash(2));
+  start(3);
+  run_until_closed();
+  EXPECT_EQ(newest()["cause"].as_string(), "killed_externally");
 }
 
 TEST_F(Recorder, AProgramThatCannotBeStartedIsAnIncidentThatFailed) {

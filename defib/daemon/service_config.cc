@@ -8,8 +8,7 @@
 #include <charconv>
 #include <functional>
 
-#include "defib/daemon/health_check.h"
-#include "defib/daemon/log_watch.h"
+#include "defib/obs/log.h"
 #include "defib/os/process.h"
 #include "defib/process/kept_sockets.h"
 
@@ -25,8 +24,10 @@ constexpr conf::Range<os::Duration> kHeartbeat{0s, 24h};
 constexpr conf::Range<int> kRestarts{0, 1'000'000};
 constexpr conf::Range<int> kFailures{1, 1000};
 constexpr std::int64_t kMegabyte = 1 << 20;
-constexpr conf::Range<std::int64_t> kMemoryMb{1, 1 << 30};
-constexpr conf::Range<double> kCpuPercent{0.1, 1e6};
+constexpr conf::Range<std::int64_t> kMemoryMb{0, 1 << 30};
+constexpr conf::Range<double> kCpuPercent{0, 100};
+constexpr conf::Range<std::uint64_t> kDescriptors{0, 1'000'000'000};
+constexpr conf::Range<int> kThreads{0, 1'000'000};
 constexpr conf::Range<std::uint64_t> kLogSize{4096, std::uint64_t{1} << 40};
 constexpr conf::Range<std::uint64_t> kLogTotal{0, std::uint64_t{1} << 50};
 constexpr conf::Range<std::uint64_t> kLogRate{1024, std::uint64_t{1} << 40};
@@ -98,21 +99,6 @@ Result<> read_rate(std::string_view key, std::string_view text, std::uint64_t& o
   return bad_value(key, text, "a rate such as 10MiB/s, at least 1KiB/s; 0 is no limit");
 }
 
-// "SIGTERM", "TERM" or "15"; 0 where it is no signal.
-int signal_number(std::string_view text) {
-  int number = 0;
-  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (failed == std::errc{} && end == text.data() + text.size()) {
-    return number > 0 && number < SIGRTMAX ? number : 0;
-  }
-  const std::string wanted =
-      text.starts_with("SIG") ? std::string(text) : fmt::format("SIG{}", text);
-  for (number = 1; number < 32; ++number) {
-    if (os::signal_name(number) == wanted) return number;
-  }
-  return 0;
-}
-
 Result<> set_memory(ServiceConfig& config, std::string_view key, std::string_view text) {
   std::int64_t megabytes = 0;
   DEFIB_TRY(read_number(key, text, megabytes, kMemoryMb));
@@ -121,10 +107,70 @@ Result<> set_memory(ServiceConfig& config, std::string_view key, std::string_vie
 }
 
 Result<> set_stop_signal(ServiceConfig& config, std::string_view key, std::string_view text) {
-  const int number = signal_number(text);
+  const int number = os::signal_number(text);
   if (number == 0) return bad_value(key, text, "a signal such as SIGTERM, INT or 15");
   config.spec.stop_signal = number;
   return {};
+}
+
+// "800" or "90%".
+Result<> set_descriptors(ServiceConfig& config, std::string_view key, std::string_view text) {
+  if (!text.ends_with('%')) {
+    config.spec.max_descriptors_percent = 0;
+    return read_number(key, text, config.spec.max_descriptors, kDescriptors);
+  }
+  config.spec.max_descriptors = 0;
+  return read_number(key, text.substr(0, text.size() - 1), config.spec.max_descriptors_percent,
+                     conf::Range<double>{0, 100});
+}
+
+// The keys that have another name in other programs are read, and told.
+std::string_view known_as(conf::Section& section, std::string_view key, std::string_view alias) {
+  if (!section.has(alias)) return key;
+  if (section.has(key)) {
+    section.fail(alias, fmt::format("'{}' is another name of '{}': give one of them", alias, key));
+    return key;
+  }
+  obs::log(obs::Level::kWarning, "config", "a key is read by its other name",
+           {{"key", alias}, {"name", key}, {"place", section.where(alias)}});
+  return alias;
+}
+
+void read_limits(conf::Section& section, process::ServiceSpec& spec) {
+  auto memory_mb = static_cast<std::int64_t>(spec.max_memory_bytes / kMegabyte);
+  section.value(known_as(section, "max_memory", "max_memory_mb"), memory_mb, kMemoryMb);
+  spec.max_memory_bytes = static_cast<std::uint64_t>(memory_mb * kMegabyte);
+  section.value(known_as(section, "max_cpu", "max_cpu_percent"), spec.max_cpu_percent, kCpuPercent);
+  section.value("max_cpu_window", spec.max_cpu_window, kPositiveTime);
+  section.value("max_threads", spec.max_threads, kThreads);
+  if (section.has_text("max_descriptors")) {
+    std::string text;
+    section.value("max_descriptors", text);
+    ServiceConfig scratch;
+    if (const auto set = set_descriptors(scratch, "max_descriptors", text); !set) {
+      section.fail("max_descriptors", fmt::format("'{}' is neither a number nor a percentage from "
+                                                  "0% to 100%",
+                                                  text));
+    }
+    spec.max_descriptors = scratch.spec.max_descriptors;
+    spec.max_descriptors_percent = scratch.spec.max_descriptors_percent;
+  } else {
+    section.value("max_descriptors", spec.max_descriptors, kDescriptors);
+  }
+  section.value("sample_interval", spec.sample_interval, kPositiveTime);
+  const std::pair<const char*, std::optional<process::LimitAction>*> actions[] = {
+      {"on_memory", &spec.on_memory},
+      {"on_cpu", &spec.on_cpu},
+      {"on_descriptors", &spec.on_descriptors},
+      {"on_threads", &spec.on_threads}};
+  for (const auto& [key, action] : actions) {
+    if (!section.has(key)) continue;
+    process::LimitAction own = process::LimitAction::kAlert;
+    section.word(
+        key, own,
+        {{"alert", process::LimitAction::kAlert}, {"restart", process::LimitAction::kRestart}});
+    *action = own;
+  }
 }
 
 template <typename Word, typename Parse>
@@ -139,105 +185,112 @@ struct Option {
   Setter set;
 };
 
-constexpr std::array kOptions = {
-    Option{"restart",
-           [](ServiceConfig& c, std::string_view, std::string_view t) {
-             return set_word(c.spec.restart, t, process::parse_restart_policy);
-           }},
-    Option{"restart_when",
-           [](ServiceConfig& c, std::string_view, std::string_view t) {
-             return set_word(c.spec.restart_when, t, process::parse_restart_when);
-           }},
-    Option{"standby",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-             if (t != "true" && t != "false") return bad_value(k, t, "true or false");
-             c.spec.standby = t == "true";
-             return {};
-           }},
-    Option{"sockets",
-           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-             // As the configuration's list, with commas.
-             c.spec.sockets.clear();
-             while (!t.empty()) {
-               const std::size_t end = std::min(t.find(','), t.size());
-               c.spec.sockets.emplace_back(t.substr(0, end));
-               t.remove_prefix(std::min(end + 1, t.size()));
-             }
-             DEFIB_TRY(process::parse_sockets(c.spec.sockets));
-             return {};
-           }},
-    Option{"max_restarts",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_number(k, t, c.spec.max_restarts, kRestarts);
-           }},
-    Option{"restart_window",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.spec.restart_window, kPositiveTime);
-           }},
-    Option{"restart_delay",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-             DEFIB_TRY(read_duration(k, t, c.spec.restart_delay, kAnyTime));
-             c.spec.restart_delay_cap = std::max(c.spec.restart_delay_cap, c.spec.restart_delay);
-             return {};
-           }},
-    Option{"heartbeat_timeout",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
-           }},
-    Option{"heartbeat_healthy",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.spec.heartbeat_healthy, kPositiveTime);
-           }},
-    Option{"health_url",
-           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-             c.health.url = t;
-             return {};
-           }},
-    Option{"health_check_interval",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.health.interval, kPositiveTime);
-           }},
-    Option{"max_memory", set_memory},
-    Option{"max_cpu",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_number(k, t, c.spec.max_cpu_percent, kCpuPercent);
-           }},
-    Option{"log_pattern",
-           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-             c.log_pattern = t;
-             return {};
-           }},
-    Option{"log_rate",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-             return read_rate(k, t, c.spec.log_rate);
-           }},
-    Option{"log_max_size",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-             return read_size(k, t, c.spec.log_max_bytes, kLogSize);
-           }},
-    Option{"log_max_age",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.spec.log_max_age, kAnyTime);
-           }},
-    Option{"log_files",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_number(k, t, c.spec.log_files, kLogFiles);
-           }},
-    Option{"log_journal",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-             if (t != "true" && t != "false") return bad_value(k, t, "true or false");
-             c.spec.log_journal = t == "true";
-             return {};
-           }},
-    Option{"capture",
-           [](ServiceConfig& c, std::string_view, std::string_view t) {
-             return set_word(c.spec.capture, t, process::parse_capture_mode);
-           }},
-    Option{"stop_timeout",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.spec.stop_timeout, kAnyTime);
-           }},
-    Option{"stop_signal", set_stop_signal},
+constexpr std::array kOptions =
+    {
+        Option{"restart",
+               [](ServiceConfig& c, std::string_view, std::string_view t) {
+                 return set_word(c.spec.restart, t, process::parse_restart_policy);
+               }},
+        Option{"restart_when",
+               [](ServiceConfig& c, std::string_view, std::string_view t) {
+                 return set_word(c.spec.restart_when, t, process::parse_restart_when);
+               }},
+        Option{"standby",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 if (t != "true" && t != "false") return bad_value(k, t, "true or false");
+                 c.spec.standby = t == "true";
+                 return {};
+               }},
+        Option{"sockets",
+               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+                 // As the configuration's list, with commas.
+                 c.spec.sockets.clear();
+                 while (!t.empty()) {
+                   const std::size_t end = std::min(t.find(','), t.size());
+                   c.spec.sockets.emplace_back(t.substr(0, end));
+                   t.remove_prefix(std::min(end + 1, t.size()));
+                 }
+                 DEFIB_TRY(process::parse_sockets(c.spec.sockets));
+                 return {};
+               }},
+        Option{"max_restarts",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_number(k, t, c.spec.max_restarts, kRestarts);
+               }},
+        Option{"restart_window",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_duration(k, t, c.spec.restart_window, kPositiveTime);
+               }},
+        Option{"restart_delay",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 DEFIB_TRY(read_duration(k, t, c.spec.restart_delay, kAnyTime));
+                 c.spec.restart_delay_cap =
+                     std::max(c.spec.restart_delay_cap, c.spec.restart_delay);
+                 return {};
+               }},
+        Option{"heartbeat_timeout",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
+               }},
+        Option{"heartbeat_healthy",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_duration(k, t, c.spec.heartbeat_healthy, kPositiveTime);
+               }},
+        Option{"health_url",
+               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+                 c.health.url = t;
+                 return {};
+               }},
+        Option{"health_check_interval",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_duration(k, t, c.health.policy.interval, kPositiveTime);
+               }},
+        Option{"max_memory", set_memory},
+        Option{"max_cpu",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_number(k, t, c.spec.max_cpu_percent, kCpuPercent);
+               }},
+        Option{"max_descriptors", set_descriptors},
+        Option{"max_threads",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_number(k, t, c.spec.max_threads, kThreads);
+               }},
+        Option{"log_pattern",
+               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+                 c.sensors.log_patterns.emplace_back();
+                 c.sensors.log_patterns.back().match = t;
+                 return {};
+               }},
+        Option{"log_rate",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 return read_rate(k, t, c.spec.log_rate);
+               }},
+        Option{"log_max_size",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 return read_size(k, t, c.spec.log_max_bytes, kLogSize);
+               }},
+        Option{"log_max_age",
+               [](ServiceConfig& c, std::string_view k,
+                  std::string_view
+                      t) { return read_duration(k, t, c.spec.log_max_age, kAnyTime); }},
+        Option{"log_files",
+               [](ServiceConfig& c, std::string_view k,
+                  std::string_view t) { return read_number(k, t, c.spec.log_files, kLogFiles); }},
+        Option{"log_journal",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 if (t != "true" && t != "false") return bad_value(k, t, "true or false");
+                 c.spec.log_journal = t == "true";
+                 return {};
+               }},
+        Option{"capture",
+               [](ServiceConfig& c, std::string_view,
+                  std::string_view
+                      t) { return set_word(c.spec.capture, t, process::parse_capture_mode); }},
+        Option{
+            "stop_timeout",
+            [](ServiceConfig& c, std::string_view k,
+               std::string_view t) { return read_duration(k, t, c.spec.stop_timeout, kAnyTime); }},
+        Option{"stop_signal", set_stop_signal},
 };
 
 template <typename Value, typename... Rest>
@@ -269,7 +322,7 @@ void read_stop_sequence(conf::Section& section, std::vector<process::StopStep>& 
   for (const std::string& line : lines) {
     const std::size_t space = line.find(' ');
     process::StopStep step;
-    step.signal = signal_number(line.substr(0, space));
+    step.signal = os::signal_number(line.substr(0, space));
     step.wait =
         space == std::string::npos ? os::Duration(-1) : os::parse_duration(line.substr(space + 1));
     if (step.signal == 0 || step.wait < kAnyTime.min || step.wait > kAnyTime.max) {
@@ -321,9 +374,24 @@ void read_hooks(conf::Section& section, process::ServiceSpec& spec) {
 
 }  // namespace
 
-// The delay of docs/cli.md: the first restart at once, then 30 s, doubling up to five minutes.
+// The delay of docs/cli.md: the first restart at once, then 30 s, doubling up to five minutes. And
+// a watchdog's limits, which alert where nobody asks for more.
 ServiceConfig::ServiceConfig() {
   spec.restart_delay = 30s;
+  spec.max_memory_bytes = 1024 * kMegabyte;
+  spec.max_cpu_percent = 90;
+}
+
+std::vector<ProbeConfig> all_probes(const ServiceConfig& config) {
+  std::vector<ProbeConfig> probes;
+  if (!config.health.url.empty()) {
+    ProbeConfig& probe = probes.emplace_back();
+    probe.name = "health_url";
+    probe.url = config.health.url;
+    probe.policy = config.health.policy;
+  }
+  probes.insert(probes.end(), config.sensors.probes.begin(), config.sensors.probes.end());
+  return probes;
 }
 
 Result<> set_option(ServiceConfig& config, std::string_view key, std::string_view text) {
@@ -381,15 +449,14 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
   section.word("on_limit", spec.on_limit, actions);
   section.word("on_unhealthy", spec.on_unhealthy, actions);
   section.value("health_url", config.health.url);
-  section.value("health_check_interval", config.health.interval, kPositiveTime);
-  section.value("health_check_timeout", config.health.timeout, kPositiveTime);
-  section.value("health_check_failures", config.health.failures, kFailures);
-  std::int64_t memory_mb = 0;
-  section.value("max_memory", memory_mb, kMemoryMb);
-  spec.max_memory_bytes = static_cast<std::uint64_t>(memory_mb * kMegabyte);
-  section.value("max_cpu", spec.max_cpu_percent, kCpuPercent);
-  section.value("sample_interval", spec.sample_interval, kPositiveTime);
-  section.value("log_pattern", config.log_pattern);
+  section.value("health_check_interval", config.health.policy.interval, kPositiveTime);
+  section.value("health_check_timeout", config.health.policy.timeout, kPositiveTime);
+  section.value("health_check_failures", config.health.policy.failures_to_unhealthy, kFailures);
+  section.value("health_check_successes", config.health.policy.successes_to_healthy, kFailures);
+  section.value("health_check_grace", config.health.policy.start_grace, kAnyTime);
+  section.value("ready_probe", spec.ready_probe);
+  read_limits(section, spec);
+  read_sensors(section, config.sensors);
   read_log_settings(section, spec);
   section.word("capture", spec.capture,
                {{"live", process::CaptureMode::kLive},
@@ -406,7 +473,7 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
   section.value("stop_timeout", spec.stop_timeout, kAnyTime);
   std::string stop_signal = "SIGTERM";
   section.value("stop_signal", stop_signal);
-  spec.stop_signal = signal_number(stop_signal);
+  spec.stop_signal = os::signal_number(stop_signal);
   if (spec.stop_signal == 0) {
     spec.stop_signal = SIGTERM;
     section.fail("stop_signal", fmt::format("'{}' is no signal such as SIGTERM", stop_signal));
@@ -422,11 +489,21 @@ Result<> validate(const ServiceConfig& config) {
     return Error(Code::kInvalidArgument, "capture = ptrace is not in this version")
         .suggest("use live, core or none");
   }
-  if (!config.log_pattern.empty()) {
-    DEFIB_TRY(LogWatch::create(config.log_pattern, [](const std::string&) {}));
+  SensorConfig sensors = config.sensors;
+  sensors.probes = all_probes(config);
+  DEFIB_TRY(validate(sensors));
+  const std::string& wanted = config.spec.ready_probe;
+  const bool found = std::ranges::any_of(
+      sensors.probes, [&](const ProbeConfig& probe) { return probe.name == wanted; });
+  if (wanted.empty() || found) return {};
+  std::string names;
+  for (const ProbeConfig& probe : sensors.probes) {
+    names += (names.empty() ? "" : ", ") + probe.name;
   }
-  if (!config.health.url.empty()) DEFIB_TRY(HttpTarget::parse(config.health.url));
-  return {};
+  return Error(Code::kInvalidArgument, fmt::format("ready_probe: there is no probe '{}'", wanted))
+      .with("key", "ready_probe")
+      .suggest(names.empty() ? "describe one with [[service.NAME.probe]]"
+                             : fmt::format("the probes are: {}", names));
 }
 
 std::string name_of_command(std::string_view program) {

@@ -9,16 +9,16 @@
 
 #include "defib/base/error.h"
 #include "defib/conf/conf.h"
+#include "defib/daemon/sensor_config.h"
 #include "defib/os/clock.h"
 #include "defib/process/service_spec.h"
 
 namespace defib::daemon {
 
+// The probe of the keys health_*: its name is "health_url".
 struct HealthCheck {
   std::string url;  // empty: none; else http://HOST[:PORT][/PATH]
-  os::Duration interval = std::chrono::seconds(30);
-  os::Duration timeout = std::chrono::seconds(5);  // of one check
-  int failures = 3;                                // in a row, before the service is unhealthy
+  recovery::ProbePolicy policy;
   friend bool operator==(const HealthCheck&, const HealthCheck&) = default;
 };
 
@@ -26,10 +26,13 @@ struct ServiceConfig {
   ServiceConfig();
   process::ServiceSpec spec;
   HealthCheck health;
-  std::string log_pattern;  // POSIX extended; empty: none
-  bool start = true;        // with the daemon
+  SensorConfig sensors;
+  bool start = true;  // with the daemon
   friend bool operator==(const ServiceConfig&, const ServiceConfig&) = default;
 };
+
+// That of health_url, and those of [[service.X.probe]].
+std::vector<ProbeConfig> all_probes(const ServiceConfig& config);
 
 // One option of `defib run`: the configuration's key, and its value as text. InvalidArgument names
 // the key and what is allowed.

@@ -9,7 +9,6 @@
 #include <string>
 #include <thread>
 
-#include "defib/daemon/log_watch.h"
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/os/process.h"
@@ -218,25 +217,6 @@ TEST_F(ServiceLogTest, FollowingGoesOnOverRotationsThatWentOnMeanwhile) {
   });
   EXPECT_TRUE(followed);
   EXPECT_EQ(seen, "old\nnew\nbegin\nlast\nsecond\nthird\n");
-}
-
-TEST(LogWatch, LinesMatchAlsoWhenTheyComeInPieces) {
-  std::vector<std::string> lines;
-  auto watch = LogWatch::create("FATAL|panic: [0-9]+",
-                                [&](const std::string& line) { lines.push_back(line); });
-  ASSERT_TRUE(watch);
-  (*watch)->push(1, "all well\nFA");
-  (*watch)->push(2, "TAL of another stream");
-  (*watch)->push(1, "TAL one\npanic: 12\n");
-  EXPECT_EQ(lines, (std::vector<std::string>{"FATAL one", "panic: 12"}));
-  (*watch)->push(1, std::string(3 * LogWatch::kMaxLine, 'x') + "FATAL\nFATAL\n");
-  EXPECT_EQ(lines.size(), 3u);
-}
-
-TEST(LogWatch, AWrongPatternIsExplained) {
-  const auto watch = LogWatch::create("(", [](const std::string&) {});
-  ASSERT_FALSE(watch);
-  EXPECT_EQ(watch.error().code(), Code::kInvalidArgument);
 }
 
 }  // namespace

@@ -117,6 +117,20 @@ std::map<std::string, std::string> newest_incidents(os::Files& files,
   return newest;
 }
 
+// What happens next by itself (or, for "reset", by a human), and when.
+wire::Json next_action(const process::ServiceStatus& status) {
+  if (status.next_action.empty()) return {};
+  wire::Json json = wire::Json::object({{"what", status.next_action}});
+  if (status.next_action_mono_ns != 0) {
+    const os::Clock& clock = os::real_clock();
+    const std::int64_t left = status.next_action_mono_ns - clock.mono_ns();
+    json.set("at", os::format_time(clock.wall_ns() + left));
+    json.set("mono_ns", status.next_action_mono_ns);
+    json.set("in_seconds", rounded(static_cast<double>(left) / 1e9, 1000));
+  }
+  return json;
+}
+
 }  // namespace
 
 wire::Json status_to_json(const process::ServiceStatus& status, std::string_view last_incident) {
@@ -137,7 +151,10 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
        {"last_error", status.last_error ? wire::Json(status.last_error->to_line()) : wire::Json()},
        {"memory_mb",
         or_null(runs, rounded(static_cast<double>(status.memory_bytes) / kMegabyte, 100))},
+       {"memory_source", or_null(runs, status.memory_source)},
        {"cpu_percent", or_null(runs, rounded(status.cpu_percent, 100))},
+       {"processes", or_null(runs, status.processes)},
+       {"threads", or_null(runs, status.threads)},
        {"heartbeat_age_ms", status.heartbeat_age
                                 ? wire::Json(status.heartbeat_age->count() / 1'000'000)
                                 : wire::Json()},
@@ -161,6 +178,8 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
        {"reported_exit_status",
         status.reported_exit_status ? wire::Json(*status.reported_exit_status) : wire::Json()},
        {"unknown_notifications", status.unknown_notifications},
+       {"reason", or_null(!status.reason.empty(), status.reason)},
+       {"next_action", next_action(status)},
        {"next_start_mono_ns", or_null(status.next_start_mono_ns != 0, status.next_start_mono_ns)},
        {"last_exit",
         status.last_exit ? wire::Json(status.last_exit->status.to_string()) : wire::Json()},

@@ -161,6 +161,20 @@ std::string signal_name(int signal) {
   return name != nullptr ? fmt::format("SIG{}", name) : fmt::format("signal {}", signal);
 }
 
+int signal_number(std::string_view text) {
+  int number = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failed == std::errc{} && end == text.data() + text.size()) {
+    return number > 0 && number < SIGRTMAX ? number : 0;
+  }
+  const std::string wanted =
+      text.starts_with("SIG") ? std::string(text) : fmt::format("SIG{}", text);
+  for (number = 1; number < 32; ++number) {
+    if (signal_name(number) == wanted) return number;
+  }
+  return 0;
+}
+
 std::string ExitStatus::to_string() const {
   if (!known) return "unknown";
   if (exited) return fmt::format("exit code {}", code);

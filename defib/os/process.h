@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -39,6 +40,8 @@ struct ExitStatus {
 ExitStatus exit_status_from_wait(int wait_status);
 // "SIGSEGV"; "signal 77" where it has no name.
 std::string signal_name(int signal);
+// Of "SIGTERM", "TERM" or "15"; 0 where it is no signal.
+int signal_number(std::string_view text);
 
 // A child process of ours. Destroying it does not kill it.
 class Child {

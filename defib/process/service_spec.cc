@@ -186,7 +186,15 @@ Result<> validate(const ServiceSpec& spec) {
   if (spec.capture_timeout < kNone || spec.capture_timeout > std::chrono::minutes(1)) {
     return bad_value("capture_timeout", "must be from 0 to 1m");
   }
-  if (spec.max_cpu_percent < 0) return bad_value("max_cpu", "must be 0 or more");
+  if (spec.max_cpu_percent < 0 || spec.max_cpu_percent > 100) {
+    return bad_value("max_cpu",
+                     "must be from 0 to 100 percent of all processors that the service may use");
+  }
+  if (spec.max_cpu_window <= kNone) return bad_value("max_cpu_window", "must be more than 0");
+  if (spec.max_descriptors_percent < 0 || spec.max_descriptors_percent > 100) {
+    return bad_value("max_descriptors", "must be from 0 to 100 percent");
+  }
+  if (spec.max_threads < 0) return bad_value("max_threads", "must be 0 or more");
   if (spec.sample_interval < std::chrono::milliseconds(10)) {
     return bad_value("sample_interval", "must be 10ms or more");
   }
@@ -247,6 +255,9 @@ wire::Json to_json(const ServiceSpec& spec) {
   for (const StopStep& step : stop_steps(spec)) {
     stop.push(wire::Json::object({{"signal", step.signal}, {"wait_ns", step.wait.count()}}));
   }
+  const auto action = [&](const std::optional<LimitAction>& own) {
+    return wire::Json(to_string(own.value_or(spec.on_limit)));
+  };
   const auto nanoseconds = [](os::Duration duration) { return wire::Json(duration.count()); };
   wire::Json argv = wire::Json::array();
   for (const std::string& argument : spec.argv) argv.push(argument);
@@ -289,6 +300,7 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"standby", spec.standby},
       {"sockets", std::move(sockets)},
       {"expects_ready", spec.expects_ready},
+      {"ready_probe", spec.ready_probe},
       {"ready_timeout_ns", nanoseconds(spec.ready_timeout)},
       {"heartbeat_timeout_ns", nanoseconds(spec.heartbeat_timeout)},
       {"heartbeat_healthy_ns", nanoseconds(spec.heartbeat_healthy)},
@@ -302,7 +314,15 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"capture_timeout_ns", nanoseconds(spec.capture_timeout)},
       {"max_memory_bytes", spec.max_memory_bytes},
       {"max_cpu_percent", spec.max_cpu_percent},
+      {"max_cpu_window_ns", nanoseconds(spec.max_cpu_window)},
+      {"max_descriptors", spec.max_descriptors},
+      {"max_descriptors_percent", spec.max_descriptors_percent},
+      {"max_threads", spec.max_threads},
       {"on_limit", to_string(spec.on_limit)},
+      {"on_memory", action(spec.on_memory)},
+      {"on_cpu", action(spec.on_cpu)},
+      {"on_descriptors", action(spec.on_descriptors)},
+      {"on_threads", action(spec.on_threads)},
       {"sample_interval_ns", nanoseconds(spec.sample_interval)},
       {"on_unhealthy", to_string(spec.on_unhealthy)},
       {"log_max_bytes", spec.log_max_bytes},

@@ -99,6 +99,8 @@ struct ServiceSpec {
 
   // A service is running when READY=1 arrived (sd_notify), else as soon as its program started.
   bool expects_ready = false;
+  // Nor before Supervisor::report_ready(), where the caller's probe of this name decides.
+  std::string ready_probe;
   os::Duration ready_timeout = std::chrono::seconds(90);  // counts as a failure; 0: for ever
 
   // Silence after which an armed heartbeat counts as lost. Stages with a deadline of their own
@@ -133,9 +135,16 @@ struct ServiceSpec {
   CaptureMode capture = CaptureMode::kLive;
   os::Duration capture_timeout = std::chrono::seconds(2);  // a hung service waits so long to die
 
-  std::uint64_t max_memory_bytes = 0;  // resident; 0: no limit
-  double max_cpu_percent = 0;          // of one processor; 0: no limit
-  LimitAction on_limit = LimitAction::kAlert;
+  // Limits of the process and all its descendants; 0: none. Memory is what the service's own cgroup
+  // is charged with (without droppable cache), else the sum of proportional set sizes.
+  std::uint64_t max_memory_bytes = 0;
+  double max_cpu_percent = 0;  // of all processors allowed to it, on average over the window
+  os::Duration max_cpu_window = std::chrono::seconds(60);
+  std::uint64_t max_descriptors = 0;   // of the process that has most; 0: by percent
+  double max_descriptors_percent = 0;  // of its RLIMIT_NOFILE
+  int max_threads = 0;
+  LimitAction on_limit = LimitAction::kAlert;  // where the resource has no action of its own
+  std::optional<LimitAction> on_memory, on_cpu, on_descriptors, on_threads;
   os::Duration sample_interval = std::chrono::seconds(5);
 
   // An unhealthy service (Supervisor::report_health) is degraded; with kRestart it is replaced.

@@ -125,7 +125,8 @@ enum class StopReason : std::uint32_t {
   kUnhealthy = 3,
   kLimit = 4,
   kNotReady = 5,
-  kReboot = 6,  // nobody's request: the machine was started anew in between
+  kReboot = 6,   // nobody's request: the machine was started anew in between
+  kPattern = 7,  // its output said that it must be replaced
 };
 
 // One signal of a graceful end, and how long its effect is waited for.

@@ -1,5 +1,6 @@
 // The service's life: what its caller asks, what its timers say, when it starts again. The shim's
-// side is in supervised_shim.cc, heartbeat and limits in supervised_watch.cc.
+// side is in supervised_shim.cc, heartbeat and health in supervised_watch.cc, limits in
+// supervised_limits.cc.
 
 #include "defib/process/supervised.h"
 
@@ -73,11 +74,11 @@ Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
 
 Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
-       {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_, &start_timer_,
-        &relaunch_timer_, &capture_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_,
-        &runtime_timer_}) {
+       {&heartbeat_timer_, &healthy_timer_, &ready_timer_, &start_timer_, &relaunch_timer_,
+        &capture_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_, &runtime_timer_}) {
     cancel(*timer);
   }
+  end_sampling();
   if (link_.connected()) context_.loop.unwatch(link_.fd());
   if (shim_.valid()) context_.loop.unwatch(shim_.pidfd());
   if (capture_.valid()) context_.loop.unwatch(capture_.pidfd());
@@ -166,6 +167,8 @@ Result<> Supervised::stop(StopReason reason) {
   killing_ = true;
   cancel(self_stop_timer_);  // The shim has the deadline now.
   self_stop_due_ns_ = 0;
+  stop_reason_ = reason;
+  kill_at_mono_ns_ = context_.clock.mono_ns() + request.grace_ns;
   change(ServiceEvent::kKilling);
   return send_stop(request);
 }
@@ -215,6 +218,7 @@ Result<> Supervised::update(ServiceSpec spec) {
   DEFIB_TRY(configure());
   if (alive()) {
     arm_heartbeat();
+    watch_limits();
     grant_ticket();
     ensure_standby();
   }
@@ -224,7 +228,7 @@ Result<> Supervised::update(ServiceSpec spec) {
 void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t mono_ns,
                                std::int64_t wall_ns) {
   for (os::EventLoop::TimerId* timer :
-       {&start_timer_, &heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_}) {
+       {&start_timer_, &heartbeat_timer_, &healthy_timer_, &ready_timer_}) {
     cancel(*timer);
   }
   next_start_mono_ns_ = 0;
@@ -235,28 +239,55 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   started_wall_ns_ = wall_ns;
   ready_ = false;
   killing_ = false;
-  limit_told_ = false;
+  stop_reason_ = StopReason::kNone;
+  said_ready_ = probe_ready_ = probes_unhealthy_ = false;
   degraded_by_heartbeat_ = false;
   status_text_.clear();
   reset_said();
-  memory_bytes_ = 0;
-  cpu_percent_ = 0;
-  sampled_mono_ns_ = 0;
   heartbeat_ = HeartbeatWatch(heartbeat_options(spec_));
   stall_ = StallWatch();
   change(ServiceEvent::kStarted);
-  if (!spec_.expects_ready) {
+  if (!spec_.expects_ready && spec_.ready_probe.empty()) {
     change(ServiceEvent::kReady);
-  } else if (spec_.ready_timeout.count() > 0) {
-    ready_due_ns_ = mono_ns + spec_.ready_timeout.count();
-    arm_ready_timer();
+  } else {
+    wait_for_ready(os::Duration(mono_ns + spec_.ready_timeout.count() - context_.clock.mono_ns()));
   }
   if (spec_.max_runtime.count() > 0) {
     runtime_due_ns_ = mono_ns + spec_.max_runtime.count();
     arm_runtime_timer();
   }
-  sample_timer_ = context_.loop.run_every(spec_.sample_interval, [this] { sample(); });
+  end_sampling();
+  watch_limits();
   arm_heartbeat();
+}
+
+void Supervised::wait_for_ready(os::Duration time) {
+  if (spec_.ready_timeout.count() == 0) return;
+  ready_due_ns_ = context_.clock.mono_ns() + std::max(time, os::Duration(0)).count();
+  arm_ready_timer();
+}
+
+// READY=1 and the probe, where both are waited for.
+void Supervised::ready_if_all_said() {
+  if (!alive() || ready_) return;
+  if (spec_.expects_ready && !said_ready_) return;
+  if (!spec_.ready_probe.empty() && !probe_ready_) return;
+  ready_ = true;
+  cancel(ready_timer_);
+  change(ServiceEvent::kReady);
+  context_.observer.ready(spec_.name);
+  ensure_standby();
+}
+
+void Supervised::report_ready() {
+  probe_ready_ = alive();
+  ready_if_all_said();
+}
+
+Result<> Supervised::replace(StopReason reason, Error why) {
+  if (!alive() || killing_) return {};
+  last_error_ = std::move(why);
+  return stop(reason);
 }
 
 void Supervised::end_process() {
@@ -266,10 +297,10 @@ void Supervised::end_process() {
   reset_said();
   started_wall_ns_ = 0;
   page_ = PageView{};
-  for (os::EventLoop::TimerId* timer :
-       {&heartbeat_timer_, &sample_timer_, &healthy_timer_, &ready_timer_}) {
+  for (os::EventLoop::TimerId* timer : {&heartbeat_timer_, &healthy_timer_, &ready_timer_}) {
     cancel(*timer);
   }
+  end_sampling();
 }
 
 // Permission for the next start: durable in the budget first, then the shim's.
@@ -412,8 +443,6 @@ ServiceStatus Supervised::status() const {
   status.reported_exit_status = said_.exit_status;
   status.unknown_notifications = said_.unknown;
   status.last_error = last_error_;
-  status.memory_bytes = memory_bytes_;
-  status.cpu_percent = cpu_percent_;
   if (alive()) {
     const HeartbeatWatch::View view = heartbeat_.view(page_.page(), context_.clock.mono_ns());
     status.heartbeat = view.state;
@@ -422,10 +451,9 @@ ServiceStatus Supervised::status() const {
     const bool late = view.age > spec_.heartbeat_healthy || view.state == HeartbeatState::kHeld;
     if (late && status.state == ServiceState::kRunning) status.state = ServiceState::kDegraded;
     status.agent = agent_text();
-    if (memory_bytes_ == 0) {
-      if (const auto usage = os::process_usage(pid_)) status.memory_bytes = usage->rss_bytes;
-    }
+    add_usage(status);
   }
+  explain(status);
   status.next_start_mono_ns = next_start_mono_ns_;
   status.last_exit = last_exit_;
   status.log_bytes_dropped = log_bytes_dropped_;

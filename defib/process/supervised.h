@@ -14,10 +14,15 @@
 #include <string>
 
 #include "defib/os/event_loop.h"
+#include "defib/os/file_watch.h"
+#include "defib/os/process_tree.h"
 #include "defib/process/cgroup_places.h"
 #include "defib/process/heartbeat.h"
 #include "defib/process/kept_sockets.h"
 #include "defib/process/launch_description.h"
+#include "defib/process/limits.h"
+#include "defib/process/memory_cgroup.h"
+#include "defib/process/sampler.h"
 #include "defib/process/shim_link.h"
 #include "defib/process/starvation.h"
 #include "defib/process/supervisor.h"
@@ -34,6 +39,8 @@ struct SupervisionContext {
   Programs programs;
   CgroupPlaces cgroups;
   std::set<std::string> told;  // warnings, each once
+  std::unique_ptr<Sampler> sampler;
+  std::unique_ptr<os::FileWatch> file_watch;  // made when it is first needed
 };
 
 // A mapping of the agent page for reading, with its descriptor (to hand it to the next shim).
@@ -80,7 +87,10 @@ class Supervised {
   Result<> reset();
   Result<> signal(int number);
   Result<> update(ServiceSpec spec);
-  void report_health(recovery::Health health, const std::string& detail);
+  void report_health(recovery::Health health, const std::string& detail,
+                     std::optional<LimitAction> action);
+  void report_ready();
+  Result<> replace(StopReason reason, Error why);
   Result<> pass_through(int stdout_fd, int stderr_fd);
   Result<> feed_log(bool on);
   // Ends the shim; `done` when it is gone. The service must not run.
@@ -174,8 +184,41 @@ class Supervised {
   std::string agent_text() const;
   void capture_then_kill(StopReason reason);
   void kill_now(StopReason reason);
+  void ready_if_all_said();
+  void wait_for_ready(os::Duration time);
+  void explain(ServiceStatus& status) const;
+
+  // Limits (supervised_limits.cc).
+  struct Sampling {
+    Sampler::Id id = 0;  // 0: nothing needs samples
+    os::ProcessTree tree;
+    CpuWindow window;
+    LimitJudge judge;
+    std::int64_t at_mono_ns = 0;  // of the last sample
+    os::TreeUsage usage;
+    std::uint64_t memory_bytes = 0;
+    std::string_view memory_source = "rss";
+    std::uint64_t pss_bytes = 0;
+    std::int64_t pss_not_before_mono_ns = 0;
+    int cgroup_looks = 0;
+    std::optional<MemoryCgroup> cgroup;
+    std::unique_ptr<MemoryEvents> events;
+    os::EventLoop::TimerId event_timer = 0;  // an event that came too soon after the last one
+    std::uint64_t oom_kills = 0;
+  };
+  void watch_limits();
+  void end_sampling();
   void sample();
-  void over_limit(std::string_view what, double value, double limit, LimitAction action);
+  bool take_sample() const;
+  void add_usage(ServiceStatus& status) const;
+  void measure_memory(std::int64_t now) const;
+  void look_for_cgroup();
+  void on_memory_event();
+  void count_oom_kills();
+  void hold_memory_limit();
+  void judge(Resource resource, double value);
+  void over_limit(const LimitReport& report);
+  void healthy_if_all_agree();
   void cancel(os::EventLoop::TimerId& timer);
   std::string capture_path(std::string_view kind, std::uint64_t generation) const;
 
@@ -255,7 +298,6 @@ class Supervised {
   std::int64_t heartbeat_due_ns_ = 0;  // of the timer; 0: none
   bool degraded_by_heartbeat_ = false;
   os::EventLoop::TimerId heartbeat_timer_ = 0;
-  os::EventLoop::TimerId sample_timer_ = 0;
   os::EventLoop::TimerId healthy_timer_ = 0;
   os::EventLoop::TimerId ready_timer_ = 0;
   os::EventLoop::TimerId reload_timer_ = 0;
@@ -267,12 +309,13 @@ class Supervised {
   os::Child capture_;  // of a hung service
   bool killing_ = false;
   int captures_running_ = 0;
-  bool limit_told_ = false;
+  StopReason stop_reason_ = StopReason::kNone;  // of what is being stopped
+  std::int64_t kill_at_mono_ns_ = 0;            // SIGKILL follows the stop signal
+  bool said_ready_ = false;                     // READY=1
+  bool probe_ready_ = false;                    // the ready_probe passed
+  bool probes_unhealthy_ = false;
 
-  std::uint64_t memory_bytes_ = 0;
-  double cpu_percent_ = 0;
-  std::int64_t sampled_cpu_ns_ = 0;
-  std::int64_t sampled_mono_ns_ = 0;
+  mutable Sampling sampling_;  // a question for the status takes a sample too
   std::uint64_t log_bytes_dropped_ = 0;
   std::uint64_t events_dropped_ = 0;
   std::string agent_obstacle_;  // why the agent is not preloaded; empty: it is

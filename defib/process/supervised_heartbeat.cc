@@ -113,8 +113,7 @@ void Supervised::on_hung(HangReport report) {
 }
 
 void Supervised::on_beats_again() {
-  if (!std::exchange(degraded_by_heartbeat_, false)) return;
-  change(ServiceEvent::kHealthy);
+  if (std::exchange(degraded_by_heartbeat_, false)) healthy_if_all_agree();
 }
 
 // Attached: by the process that runs now; its page names it.

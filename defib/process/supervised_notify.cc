@@ -138,12 +138,8 @@ bool Supervised::on_notify_field(std::string_view key, std::string_view value) {
 void Supervised::on_says_ready() {
   said_.reloading_since_ns = 0;
   cancel(reload_timer_);
-  if (ready_) return;
-  ready_ = true;
-  cancel(ready_timer_);
-  change(ServiceEvent::kReady);
-  context_.observer.ready(spec_.name);
-  ensure_standby();
+  said_ready_ = true;
+  ready_if_all_said();
 }
 
 // It runs on while it reads its configuration again. A reload that does not end is an error to be
@@ -160,6 +156,9 @@ void Supervised::on_says_reloading() {
 void Supervised::on_says_stopping() {
   if (killing_) return;
   killing_ = true;
+  stop_reason_ = StopReason::kNone;
+  kill_at_mono_ns_ =
+      spec_.stop_timeout.count() == 0 ? 0 : context_.clock.mono_ns() + spec_.stop_timeout.count();
   cancel(ready_timer_);
   cancel(runtime_timer_);
   change(ServiceEvent::kKilling);
@@ -231,9 +230,13 @@ void Supervised::arm_ready_timer() {
   const os::Duration left(std::max<std::int64_t>(ready_due_ns_ - context_.clock.mono_ns(), 0));
   ready_timer_ = context_.loop.run_after(left, [this] {
     ready_timer_ = 0;
-    last_error_ = Error(Code::kStartFailed,
-                        fmt::format("the service '{}' did not say READY=1 within {}", spec_.name,
-                                    os::format_duration(spec_.ready_timeout)));
+    const bool silent = spec_.expects_ready && !said_ready_;
+    last_error_ = Error(
+        Code::kStartFailed,
+        fmt::format("the service '{}' {} within {}", spec_.name,
+                    silent ? std::string("did not say READY=1")
+                           : fmt::format("did not pass its ready_probe '{}'", spec_.ready_probe),
+                    os::format_duration(spec_.ready_timeout)));
     kill_now(StopReason::kNotReady);
   });
 }

@@ -285,7 +285,11 @@ void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& 
     heartbeat_.notify_beat(context_.clock.mono_ns());
     arm_heartbeat();
   }
-  if ((active.ready & shim::kSaidReady) != 0) {
+  said_ready_ = (active.ready & shim::kSaidReady) != 0;
+  if (!spec_.ready_probe.empty()) {
+    // Its time was the start's; ours begins with the first look.
+    wait_for_ready(spec_.ready_timeout);
+  } else if (said_ready_) {
     ready_ = true;
     cancel(ready_timer_);
     change(ServiceEvent::kReady);
@@ -443,7 +447,10 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
       report.reason == StopReason::kRequested || report.reason == StopReason::kReboot;
   if (!requested && !report.status.success()) last_error_ = last_exit_error(report);
   const bool current = exited.exit.generation == generation_;
-  if (current) end_process();
+  if (current) {
+    count_oom_kills();  // the event may come after the end
+    end_process();
+  }
   if (current && !report.restarts && !requested && !restart_requested_) {
     const bool wanted = spec_.restart == RestartPolicy::kAlways ||
                         (spec_.restart == RestartPolicy::kOnFailure && !report.status.success());
@@ -546,6 +553,7 @@ void Supervised::lost_shim() {
     if (pid <= 0 || std::ranges::any_of(orphans_, same)) continue;
     if (auto pidfd = os::open_pidfd(pid)) orphans_.push_back({pid, std::move(*pidfd)});
   }
+  watch_limits();  // their zombies are looked for with the samples
   const std::int64_t now = context_.clock.mono_ns();
   if (os::Duration(now - last_loss_mono_ns_) > kQuick) shim_losses_ = 0;
   last_loss_mono_ns_ = now;

@@ -54,7 +54,8 @@ Result<> Supervised::on_promoted(const ShimMessage& message) {
     // The time of its activation, not of its start: that is what health is counted from.
     begin_process(promoted.pid, os::process_start_time(promoted.pid).value_or(0),
                   promoted.promoted_mono_ns, promoted.promoted_wall_ns);
-    if (known && next.ready && !ready_) {
+    said_ready_ = known && next.ready;
+    if (said_ready_ && !ready_ && spec_.ready_probe.empty()) {
       ready_ = true;
       cancel(ready_timer_);
       change(ServiceEvent::kReady);

@@ -1,5 +1,5 @@
-// Watching a service that lives: memory and processor use, health, and the end of one that hangs.
-// Its heartbeat is in supervised_heartbeat.cc.
+// Watching a service that lives: health, and the end of one that hangs. Its heartbeat is in
+// supervised_heartbeat.cc, its limits in supervised_limits.cc.
 
 #include <fmt/core.h>
 #include <signal.h>
@@ -16,6 +16,8 @@ std::string Supervised::capture_path(std::string_view kind, std::uint64_t genera
 // Evidence first, but only for so long: then the process is killed, whatever the helper does.
 void Supervised::capture_then_kill(StopReason reason) {
   killing_ = true;
+  stop_reason_ = reason;
+  kill_at_mono_ns_ = context_.clock.mono_ns() + spec_.capture_timeout.count();
   change(ServiceEvent::kKilling);
   if (spec_.capture == CaptureMode::kNone || context_.programs.capture.empty() ||
       capture_.valid()) {
@@ -76,66 +78,33 @@ void Supervised::kill_now(StopReason reason) {
   request.signal = core ? SIGABRT : 0;
   request.grace_ns = core ? spec_.stop_timeout.count() : 0;
   request.generation = generation_;
+  stop_reason_ = reason;
+  kill_at_mono_ns_ = context_.clock.mono_ns() + request.grace_ns;
   if (auto sent = send_stop(request); !sent) last_error_ = sent.error();
 }
 
-void Supervised::sample() {
-  if (!alive()) return;
-  if (heartbeat_timer_ == 0) look_at_heartbeat();  // A stage may have been armed without a ring.
-  if (!orphans_.empty()) reap_orphans();
-  const auto usage = os::process_usage(pid_);
-  if (!usage) return;
-  const std::int64_t now = context_.clock.mono_ns();
-  memory_bytes_ = usage->rss_bytes;
-  if (sampled_mono_ns_ != 0 && now > sampled_mono_ns_) {
-    cpu_percent_ = 100.0 * static_cast<double>(usage->cpu_ns - sampled_cpu_ns_) /
-                   static_cast<double>(now - sampled_mono_ns_);
-  }
-  sampled_cpu_ns_ = usage->cpu_ns;
-  sampled_mono_ns_ = now;
-  const bool memory = spec_.max_memory_bytes > 0 && memory_bytes_ > spec_.max_memory_bytes;
-  const bool cpu = spec_.max_cpu_percent > 0 && cpu_percent_ > spec_.max_cpu_percent;
-  // Where no control group holds the limit, the sample does, as well as it can.
-  const bool beyond = spec_.memory_limit_bytes > 0 && memory_bytes_ > spec_.memory_limit_bytes &&
-                      context_.cgroups.find(true, false).memory_missing;
-  if (beyond) {
-    limit_told_ = false;
-    over_limit("memory", static_cast<double>(memory_bytes_),
-               static_cast<double>(spec_.memory_limit_bytes), LimitAction::kRestart);
-  } else if (memory) {
-    over_limit("memory", static_cast<double>(memory_bytes_),
-               static_cast<double>(spec_.max_memory_bytes), spec_.on_limit);
-  } else if (cpu) {
-    over_limit("cpu", cpu_percent_, spec_.max_cpu_percent, spec_.on_limit);
-  } else if (limit_told_) {
-    limit_told_ = false;
-    change(ServiceEvent::kHealthy);
-  }
-}
-
-void Supervised::over_limit(std::string_view what, double value, double limit, LimitAction action) {
-  if (limit_told_ || killing_) return;  // Told once, until it is below again.
-  limit_told_ = true;
-  const bool kills = action == LimitAction::kRestart;
-  last_error_ =
-      Error(Code::kLimitExceeded,
-            fmt::format("the service '{}' uses {:.0f} {} of {}, more than its limit of "
-                        "{:.0f}",
-                        spec_.name, value, what == "cpu" ? "percent" : "bytes", what, limit));
-  context_.observer.limit_exceeded({spec_.name, std::string(what), value, limit, kills});
-  if (!kills) return change(ServiceEvent::kUnhealthy);
-  // Gracefully: it still works, and may save what it holds.
-  if (auto stopped = stop(StopReason::kLimit); !stopped) last_error_ = stopped.error();
-}
-
-void Supervised::report_health(recovery::Health health, const std::string& detail) {
+void Supervised::report_health(recovery::Health health, const std::string& detail,
+                               std::optional<LimitAction> action) {
   if (!alive() || killing_) return;
-  if (health == recovery::Health::kHealthy) return change(ServiceEvent::kHealthy);
+  if (health == recovery::Health::kHealthy) {
+    probes_unhealthy_ = false;
+    return healthy_if_all_agree();
+  }
   if (health != recovery::Health::kUnhealthy) return;
+  probes_unhealthy_ = true;
   last_error_ = Error(Code::kProbeFailed,
                       fmt::format("the service '{}' is unhealthy: {}", spec_.name, detail));
   change(ServiceEvent::kUnhealthy);
-  if (spec_.on_unhealthy == LimitAction::kRestart) capture_then_kill(StopReason::kUnhealthy);
+  if (action.value_or(spec_.on_unhealthy) == LimitAction::kRestart) {
+    capture_then_kill(StopReason::kUnhealthy);
+  }
+}
+
+// Degraded ends when neither a probe nor a limit nor a heartbeat says otherwise any more.
+void Supervised::healthy_if_all_agree() {
+  const bool degraded =
+      probes_unhealthy_ || degraded_by_heartbeat_ || sampling_.judge.any_exceeded();
+  if (!degraded) change(ServiceEvent::kHealthy);
 }
 
 }  // namespace defib::process

@@ -59,7 +59,9 @@ Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Opti
                                        std::move(dir),
                                        std::move(programs),
                                        CgroupPlaces(),
-                                       {}}));
+                                       {},
+                                       std::make_unique<Sampler>(loop),
+                                       nullptr}));
   return std::unique_ptr<Supervisor>(new Supervisor(std::move(core)));
 }
 
@@ -129,10 +131,21 @@ Result<> Supervisor::signal(const std::string& name, int signal) {
 }
 
 Result<> Supervisor::report_health(const std::string& name, recovery::Health health,
-                                   std::string detail) {
+                                   std::string detail, std::optional<LimitAction> action) {
   DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
-  service->report_health(health, detail);
+  service->report_health(health, detail, action);
   return {};
+}
+
+Result<> Supervisor::report_ready(const std::string& name) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  service->report_ready();
+  return {};
+}
+
+Result<> Supervisor::replace(const std::string& name, StopReason reason, Error why) {
+  DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
+  return service->replace(reason, std::move(why));
 }
 
 Result<> Supervisor::pass_through(const std::string& name, int stdout_fd, int stderr_fd) {

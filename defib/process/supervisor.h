@@ -125,9 +125,16 @@ std::string explain_briefly(const recovery::Decision& decision);
 
 struct LimitReport {
   std::string service;
-  std::string what;  // "memory" or "cpu"
-  double value = 0;  // bytes or percent
+  std::uint64_t generation = 0;
+  pid_t pid = 0;
+  std::string what;  // "memory", "cpu", "descriptors" or "threads"
+  double value = 0;  // bytes, percent of all allowed processors, or a count
   double limit = 0;
+  // How the value is known: "cgroup", "pss" or "rss" for memory, "proc" for the others.
+  std::string source;
+  int processes = 0;     // of the service, at that time
+  os::Duration over{0};  // the window of "cpu"
+  int processors = 0;    // allowed to the service, for "cpu"
   bool kills = false;
 };
 
@@ -173,6 +180,10 @@ class SupervisorObserver {
   // running, say. Once a silence; nothing is done about it.
   virtual void heartbeat_held(const HangReport&) {}
   virtual void limit_exceeded(const LimitReport&) {}
+  // The use is below the limit again (and was told only).
+  virtual void limit_cleared(const LimitReport&) {}
+  // The kernel has killed processes of the service's memory cgroup: so many since it started.
+  virtual void out_of_memory(const std::string& /*service*/, std::uint64_t /*kills*/) {}
   virtual void state_changed(const std::string& /*service*/, ServiceState /*from*/,
                              ServiceState /*to*/) {}
   virtual void notified(const NotifyEvent&) {}
@@ -218,7 +229,14 @@ struct ServiceStatus {
   std::uint64_t unknown_notifications = 0;  // fields that mean nothing here, or were malformed
   std::optional<Error> last_error;
   std::uint64_t memory_bytes = 0;  // of the last sample
-  double cpu_percent = 0;
+  std::string memory_source;       // as LimitReport's
+  double cpu_percent = 0;          // of one processor
+  int processes = 0;
+  int threads = 0;
+  // Why it is in this state, and what happens next by itself, and when (0: at no fixed time).
+  std::string reason;
+  std::string next_action;  // "start", "kill", "give_up_waiting", "reset"; empty: nothing
+  std::int64_t next_action_mono_ns = 0;
   HeartbeatState heartbeat = HeartbeatState::kNone;
   std::optional<os::Duration> heartbeat_age;  // of the stage nearest to its deadline
   std::string heartbeat_stage;                // that stage's name
@@ -269,9 +287,14 @@ class Supervisor {
   Result<> reset(const std::string& name);
   Result<> signal(const std::string& name, int signal);
 
-  // The result of a health check of the caller's: unhealthy is degraded, and replaced where the
-  // spec says so.
-  Result<> report_health(const std::string& name, recovery::Health health, std::string detail);
+  // The result of all health checks of the caller's together: unhealthy is degraded, and replaced
+  // where `action` or else the spec says so.
+  Result<> report_health(const std::string& name, recovery::Health health, std::string detail,
+                         std::optional<LimitAction> action = std::nullopt);
+  // The caller's probe that ServiceSpec::ready_probe names has passed.
+  Result<> report_ready(const std::string& name);
+  // Ends the service gracefully for a reason that calls for a replacement; `why` is told.
+  Result<> replace(const std::string& name, StopReason reason, Error why);
 
   // From now on the service's output also goes to these descriptors, in order and without loss,
   // until this supervisor dies. -1, -1 ends it.

@@ -301,18 +301,6 @@ TEST_F(Supervision, TheWatchdogOfSdNotifyIsAHeartbeatToo) {
   EXPECT_EQ(seen_->hangs.at(0).stage, "sd_notify");
 }
 
-TEST_F(Supervision, MemoryOverTheLimitAlertsOnceAndLeavesTheServiceAlone) {
-  ServiceSpec spec = victim({"eat", "60"});
-  spec.max_memory_bytes = 30u << 20;
-  spec.sample_interval = std::chrono::milliseconds(20);
-  start(spec);
-  run_until([&] { return !seen_->limits.empty(); });
-  EXPECT_EQ(seen_->limits.at(0).what, "memory");
-  EXPECT_GT(seen_->limits.at(0).value, seen_->limits.at(0).limit);
-  EXPECT_EQ(status().state, ServiceState::kDegraded);
-  EXPECT_TRUE(seen_->exits.empty());
-}
-
 TEST_F(Supervision, AnUnhealthyServiceIsReplacedWhereTheSpecSaysSo) {
   start(victim({"run"}));
   run_until([&] { return status().pid > 0; });

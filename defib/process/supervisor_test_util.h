@@ -28,6 +28,8 @@ class Recorder : public SupervisorObserver {
   std::vector<HangReport> hangs;
   std::vector<HangReport> held;
   std::vector<LimitReport> limits;
+  std::vector<LimitReport> cleared;
+  std::uint64_t oom_kills = 0;
   std::vector<NotifyEvent> notifications;
   std::vector<CaptureReport> captures;
   std::vector<std::pair<ServiceState, ServiceState>> changes;
@@ -54,6 +56,8 @@ class Recorder : public SupervisorObserver {
   void hung(const HangReport& report) override { hangs.push_back(report); }
   void heartbeat_held(const HangReport& report) override { held.push_back(report); }
   void limit_exceeded(const LimitReport& report) override { limits.push_back(report); }
+  void limit_cleared(const LimitReport& report) override { cleared.push_back(report); }
+  void out_of_memory(const std::string&, std::uint64_t kills) override { oom_kills = kills; }
   void state_changed(const std::string&, ServiceState from, ServiceState to) override {
     changes.emplace_back(from, to);
   }

@@ -34,6 +34,7 @@ struct ProbePolicy {
   int failures_to_unhealthy = 3;  // in a row
   int successes_to_healthy = 1;   // in a row
   os::Duration start_grace{0};    // failures within it after the start do not count
+  friend bool operator==(const ProbePolicy&, const ProbePolicy&) = default;
 };
 
 enum class Health { kUnknown, kHealthy, kUnhealthy };

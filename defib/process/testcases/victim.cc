@@ -14,6 +14,14 @@
 //   victim log LINES BYTES      writes numbered lines of so many bytes, ends with 0
 //   victim chat                 writes a numbered line every millisecond until killed
 //   victim eat MB               touches so much memory and runs
+//   victim eat-slowly MB        the same, a megabyte every 20 ms
+//   victim eat-then-free MB     gives it back at SIGUSR1
+//   victim eat-together MB      with a child that shares all of it
+//   victim eat-in-child MB      only a child touches it
+//   victim spin THREADS [pinned]   so many threads never rest; pinned: on one processor
+//   victim spin-for MS [pinned]    one thread, for so long
+//   victim open N LIMIT         opens N descriptors, of LIMIT
+//   victim threads N            has so many threads
 //   victim crash-once FILE      dies by SIGKILL when FILE does not exist (and makes it); else runs
 //   victim stamp FILE           appends its main()'s monotonic time to FILE; runs
 //
@@ -21,9 +29,11 @@
 // finds it taken and writes the file `duplicate`.
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -36,6 +46,7 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "defib/process/agent_page.h"
 
@@ -144,6 +155,66 @@ void log_lines(int lines, std::size_t bytes) {
   }
 }
 
+char* touch(std::size_t size) {
+  auto* memory = static_cast<char*>(
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) _exit(94);
+  std::memset(memory, 1, size);
+  return memory;
+}
+
+volatile sig_atomic_t freed = 0;
+
+void eat(const std::string& mode, std::size_t megabytes) {
+  const std::size_t size = megabytes << 20;
+  if (mode == "eat-slowly") {
+    for (std::size_t i = 0; i < megabytes; ++i) {
+      std::memset(std::malloc(1 << 20), 1, 1 << 20);
+      sleep_ms(20);
+    }
+  } else if (mode == "eat-then-free") {
+    signal(SIGUSR1, [](int) { freed = 1; });
+    char* memory = touch(size);
+    while (freed == 0) sleep_ms(1);
+    munmap(memory, size);
+  } else if (mode == "eat-together") {
+    const char* memory = touch(size);
+    if (fork() == 0) {
+      volatile char sum = 0;
+      for (std::size_t i = 0; i < size; i += 4096) sum = static_cast<char>(sum + memory[i]);
+      run();
+    }
+  } else if (mode == "eat-in-child" && fork() == 0) {
+    touch(size);
+    run();
+  }
+}
+
+void pin() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(sched_getcpu(), &set);
+  sched_setaffinity(0, sizeof set, &set);
+}
+
+void start_threads(int count, void (*body)()) {
+  for (int i = 0; i < count; ++i) std::thread(body).detach();
+}
+
+void spin_for(std::int64_t nanoseconds) {
+  const std::int64_t until = mono_ns() + nanoseconds;
+  while (mono_ns() < until) {
+  }
+}
+
+void open_descriptors(int count, int limit) {
+  const rlimit bound = {static_cast<rlim_t>(limit), static_cast<rlim_t>(limit)};
+  setrlimit(RLIMIT_NOFILE, &bound);
+  for (int i = 0; i < count; ++i) {
+    if (open("/dev/null", O_RDONLY) < 0) _exit(93);
+  }
+}
+
 void append_stamp(const char* file) {
   const int fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   write_line(fd, std::to_string(mono_ns()) + "\n");
@@ -192,6 +263,18 @@ int main(int argc, char** argv) {
     return 0;
   } else if (mode == "chat") {
     chat();
+  } else if (mode.starts_with("eat-")) {
+    eat(mode, static_cast<std::size_t>(number(2)));
+  } else if (mode == "spin") {
+    if (argc > 3) pin();
+    start_threads(number(2), [] { spin_for(1LL << 62); });
+  } else if (mode == "spin-for") {
+    if (argc > 3) pin();
+    spin_for(number(2) * 1'000'000LL);
+  } else if (mode == "open") {
+    open_descriptors(number(2), number(3));
+  } else if (mode == "threads") {
+    start_threads(number(2) - 1, [] { run(); });
   } else if (mode == "eat") {
     const std::size_t size = static_cast<std::size_t>(number(2)) << 20;
     auto* memory = static_cast<volatile char*>(std::malloc(size));
