@@ -137,7 +137,8 @@ void Shim::resume_instances(bool same_boot, const ShimOptions& options) {
     if (!same_boot || !is_same_and_alive(before.pid, before.start_time)) continue;
     int page_fd = -1;
     for (const ShimOptions::Page& page : options.pages) {
-      if (page.fd >= 0 && page.pid == static_cast<uint64_t>(before.pid)) page_fd = fcntl(page.fd, F_DUPFD_CLOEXEC, 0);
+      if (page.fd >= 0 && page.pid == static_cast<uint64_t>(before.pid))
+        page_fd = fcntl(page.fd, F_DUPFD_CLOEXEC, 0);
     }
     adopt(one, page_fd);
   }
