@@ -348,7 +348,10 @@ void Host::promoted(const process::PromotionReport& report) {
            {{"service", report.service}, {"pid", report.pid}});
   recorder_->promoted(report);
   const auto found = services_.find(report.service);
-  if (found != services_.end() && found->second.health) found->second.health->restart();
+  // The process that is watched from now on is the one that stood by.
+  if (found != services_.end() && found->second.sensors) {
+    found->second.sensors->started(report.pid, false);
+  }
   answer_waiting(report.service);
 }
 
@@ -373,13 +376,6 @@ void Host::limit_cleared(const process::LimitReport& report) {
 }
 void Host::out_of_memory(const std::string& service, std::uint64_t kills) {
   recorder_->out_of_memory(service, kills);
-}
-// The process that is watched from now on is the one that stood by.
-void Host::promoted(const process::PromotionReport& report) {
-  const auto found = services_.find(report.service);
-  if (found != services_.end() && found->second.sensors) {
-    found->second.sensors->started(report.pid, false);
-  }
 }
 void Host::ready(const std::string& service) {
   recorder_->ready(service);
