@@ -108,7 +108,9 @@ TEST_F(SocketService, KeepsThemOverTheDeathsOfShimAndSupervisor) {
     const pid_t before = status().pid;
     EXPECT_EQ(ask(), before);
     kill_one(before, SIGKILL);
-    EXPECT_NE(ask(), before);
+    const pid_t after = ask();
+    EXPECT_NE(after, before);
+    run_until([&] { return status().pid == after && status().ready; });
   };
   kill_shim();
   run_until([&] { return seen_->new_shims.size() == 1; });
@@ -118,7 +120,6 @@ TEST_F(SocketService, KeepsThemOverTheDeathsOfShimAndSupervisor) {
   ASSERT_TRUE(supervisor_->add(serving()));
   restarts_with_sockets();
   // Both: only the service has them any more.
-  run_until([&] { return status().ready; });
   const pid_t shim = status().shim_pid;
   const pid_t service = status().pid;
   abandon_supervisor();
