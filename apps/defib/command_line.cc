@@ -26,6 +26,7 @@ constexpr HelperVerb kHelperVerbs[] = {
     {"reconcile", "Compare the ledger with the venues"},
     {"approve", "Approve a recovery plan"},
     {"checklist", "Check that a trading service may resume"},
+    {"alert", "List alerts, take notice of one, test a receiver"},
 };
 
 // A setting of the service: the option's name is the configuration key with dashes.
@@ -241,7 +242,7 @@ Error usage_error(const CLI::App& app, const std::string& text) {
 
 // The commands of the contract that this version does not have.
 constexpr std::string_view kLaterVerbs[] = {"report", "export", "symbolize", "kill",
-                                            "call",   "dbn",    "db",        "alert"};
+                                            "call",   "dbn",    "db"};
 
 // The first word that is not an option: the command.
 std::string_view command_word(const std::vector<std::string>& arguments) {

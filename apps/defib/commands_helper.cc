@@ -15,12 +15,14 @@ namespace {
 struct Helper {
   std::string_view verb;
   const char* program;
-  bool takes_verb;  // it has several commands, of which this is one
+  bool takes_verb;           // it has several commands, of which this is one
+  bool asks_daemon = false;  // it looks into a supervisor's state directory
 };
 constexpr std::array kHelpers = {
-    Helper{"analyze", "defib-capture", true}, Helper{"store", "defib-store", false},
-    Helper{"recover", "defib-trade", true},   Helper{"reconcile", "defib-trade", true},
-    Helper{"approve", "defib-trade", true},   Helper{"checklist", "defib-trade", true},
+    Helper{"analyze", "defib-capture", true},    Helper{"store", "defib-store", false},
+    Helper{"recover", "defib-trade", true},      Helper{"reconcile", "defib-trade", true},
+    Helper{"approve", "defib-trade", true},      Helper{"checklist", "defib-trade", true},
+    Helper{"alert", "defib-alert", false, true},
 };
 
 }  // namespace
@@ -51,8 +53,9 @@ Result<int> helper_command(const CommandLine& line) {
     std::vector<std::string> arguments = line.helper_arguments;
     if (helper.takes_verb) arguments.insert(arguments.begin(), line.verb_name);
     if (line.json) arguments.emplace_back("--json");
-    return exec_helper(helper.program, std::move(arguments),
-                       line.state_dir.empty() ? std::string() : state_dir_of(line));
+    return exec_helper(
+        helper.program, std::move(arguments),
+        line.state_dir.empty() && !helper.asks_daemon ? std::string() : state_dir_of(line));
   }
   return Error(Code::kInternal, fmt::format("no program is known for '{}'", line.verb_name));
 }

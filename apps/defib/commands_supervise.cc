@@ -47,8 +47,10 @@ Result<> set_log_level(const std::string& flag, const std::string& in_file,
 }
 
 // With -c: the service of that name in the file, or its only one.
-Result<daemon::ServiceConfig> service_from_file(const CommandLine& line) {
+Result<daemon::ServiceConfig> service_from_file(const CommandLine& line,
+                                                std::vector<alert::Receiver>& receivers) {
   DEFIB_TRY_ASSIGN(daemon::Config config, daemon::load_config(line.config));
+  receivers = std::move(config.receivers);
   if (line.run.name.empty() && config.services.size() == 1) return config.services.front();
   for (daemon::ServiceConfig& service : config.services) {
     if (service.spec.name == line.run.name) return std::move(service);
@@ -72,10 +74,11 @@ Error as_option_error(const Error& error) {
       .suggest(error.suggested_action());
 }
 
-Result<daemon::ServiceConfig> describe_service(const CommandLine& line) {
+Result<daemon::ServiceConfig> describe_service(const CommandLine& line,
+                                               std::vector<alert::Receiver>& receivers) {
   daemon::ServiceConfig service;
   if (!line.config.empty()) {
-    DEFIB_TRY_ASSIGN(service, service_from_file(line));
+    DEFIB_TRY_ASSIGN(service, service_from_file(line, receivers));
   }
   process::ServiceSpec& spec = service.spec;
   if (!line.run.command.empty()) spec.argv = line.run.command;
@@ -180,7 +183,7 @@ Result<int> run_command(const CommandLine& line) {
   // Messages of the supervisor stand between the command's own lines, so few are the default.
   DEFIB_TRY(set_log_level(line.log_level, "", "warning"));
   daemon::RunOptions options;
-  DEFIB_TRY_ASSIGN(options.service, describe_service(line));
+  DEFIB_TRY_ASSIGN(options.service, describe_service(line, options.receivers));
   options.state_dir = state_dir_of(line);
   options.quiet = line.run.quiet;
   options.command = line.program;

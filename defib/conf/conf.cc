@@ -526,6 +526,26 @@ void Section::value(std::string_view key, Secret& out) {
   out = Secret(std::move(*value));
 }
 
+void Section::secret_reference(std::string_view key, std::string& out) {
+  const auto* node = static_cast<const toml::node*>(find(key));
+  if (node == nullptr || !node->is_string()) return;
+  std::string text = node->as_string()->get();
+  constexpr std::string_view kFile = "file:";
+  if (text.starts_with(kFile) && text.size() > kFile.size() && text[kFile.size()] != '/') {
+    namespace fs = std::filesystem;
+    std::error_code failed;
+    const fs::path path = fs::path(state_->directory) / text.substr(kFile.size());
+    text = std::string(kFile) + fs::absolute(path, failed).lexically_normal().string();
+  }
+  out = std::move(text);
+}
+
+Result<Secret> read_secret(std::string_view reference) {
+  auto value = resolve_secret(reference, ".");
+  if (!value) return Error(value.error().code, std::move(value.error().message));
+  return Secret(std::move(*value));
+}
+
 void Section::size(std::string_view key, std::uint64_t& out, Range<std::uint64_t> range) {
   const auto* node = static_cast<const toml::node*>(find(key));
   if (node == nullptr) return;

@@ -48,6 +48,9 @@ class Secret {
   std::string value_;
 };
 
+// What "env:NAME" or "file:PATH" stands for. The message names the reference, never the value.
+Result<Secret> read_secret(std::string_view reference);
+
 // Both ends are allowed.
 template <typename T>
 struct Range {
@@ -99,6 +102,9 @@ class Section {
   // A table of texts, such as an environment; in the order of the keys.
   void value(std::string_view key, StringMap& out);
   void value(std::string_view key, Secret& out);
+  // The reference itself, for who resolves it later by read_secret(); a relative path becomes one
+  // that does not depend on the file's directory. Nothing is checked here.
+  void secret_reference(std::string_view key, std::string& out);
   // Bytes: "512KiB", "64MiB", "2GiB" (powers of 1024), "500KB", "64MB" (of 1000); a bare number is
   // bytes.
   void size(std::string_view key, std::uint64_t& out, Range<std::uint64_t> range = kAnySize);

@@ -40,6 +40,8 @@ Result<Config> read(conf::Document document) {
   for (const char* other : {"venue", "trading", "engine"}) static_cast<void>(root.has(other));
   read_general(root.table("defib"), config);
   for (auto& [name, section] : root.named_tables("service")) add_service(section, name, config);
+  config.receivers = alert::read_receivers(root);
+  config.http = read_http(root.table("http"));
   DEFIB_TRY(document.finish());
   return config;
 }

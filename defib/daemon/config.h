@@ -10,10 +10,13 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "defib/alert/receiver.h"
 #include "defib/base/error.h"
+#include "defib/daemon/http_helper.h"
 #include "defib/daemon/service_config.h"
 
 namespace defib::daemon {
@@ -23,6 +26,8 @@ struct Config {
   std::string log_level;  // empty: by LOG_LEVEL
   std::string log_file;   // empty: stderr
   std::vector<ServiceConfig> services;
+  std::vector<alert::Receiver> receivers;  // [alert.NAME]
+  std::optional<HttpSettings> http;        // [http]
 };
 
 // The first mistake, with all others as its causes; each names file, line and column.

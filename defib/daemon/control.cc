@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,6 +42,8 @@ Result<std::unique_ptr<ControlServer>> ControlServer::listen(os::EventLoop& loop
   std::unique_ptr<ControlServer> server(
       new ControlServer(loop, std::move(path), std::move(handler)));
   DEFIB_TRY_ASSIGN(server->listener_, os::listen_unix(server->path_, os::SocketKind::kStream));
+  // Its directory is closed to others already; this is the second lock.
+  if (::chmod(server->path_.c_str(), 0600) != 0) return os::system_error("chmod", server->path_);
   DEFIB_TRY(loop.watch(server->listener_.get(), EPOLLIN,
                        [raw = server.get()](std::uint32_t) { raw->accept(); }));
   return server;

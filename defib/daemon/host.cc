@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "defib/daemon/alert_events.h"
+#include "defib/daemon/exit_cause.h"
 #include "defib/daemon/status.h"
 #include "defib/obs/log.h"
 #include "defib/process/guardian.h"
@@ -58,6 +60,20 @@ Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options)
     obs::log(obs::Level::kWarning, kComponent, "core files are not watched",
              {{"error", watch.error()}});
   }
+  // The supervisor has made the directory by now.
+  const std::string& state_dir = host->options_.state_dir;
+  std::string& counters = host->options_.counters_path;
+  if (counters.empty()) counters = os::join_path(state_dir, kCountersFile);
+  host->metrics_ = std::make_unique<Metrics>(counters);
+  const bool alerted_before = files.exists(alert::queue_path(state_dir));
+  host->alerter_ = std::make_unique<Alerter>(loop, files, state_dir);
+  // Whatever is wrong with alerts, services are supervised.
+  if (const auto alerting = host->alert_to(host->options_.receivers); !alerting) {
+    obs::log(obs::Level::kError, kComponent, "alerts may not reach anybody",
+             {{"error", alerting.error()}});
+  }
+  host->recorder_->on_news([raw = host.get()](const IncidentNews& news) { raw->on_news(news); },
+                           alerted_before && host->alerter_->on());
   return host;
 }
 
@@ -71,6 +87,30 @@ Host::~Host() {
     if (waiting.timer != 0) loop_.cancel(waiting.timer);
   }
   supervisor_.reset();
+  recorder_.reset();  // its last news are still told
+}
+
+Result<> Host::alert_to(const std::vector<alert::Receiver>& receivers) {
+  return alerter_->set_receivers(receivers);
+}
+
+void Host::on_news(const IncidentNews& news) {
+  using What = IncidentNews::What;
+  if (!news.again && news.opens) metrics_->incident_opened(news.service);
+  if (!news.again && news.what == What::kClosed) {
+    metrics_->incident_closed(news.service, news.outcome);
+  }
+  if (news.detected && news.cause == "health_check_failed") metrics_->unhealthy(news.service);
+  if (news.detected && news.cause == "log_pattern") metrics_->log_matched(news.service);
+  if (auto event = event_of(news)) tell(std::move(*event));
+}
+
+void Host::tell(alert::Event event) {
+  if (!alerter_->on()) return;
+  const std::uint64_t dropped = alerter_->dropped();
+  metrics_->alert_told(to_string(event.severity));
+  alerter_->tell(std::move(event));
+  if (alerter_->dropped() > dropped) metrics_->alert_dropped(alerter_->dropped() - dropped);
 }
 
 Result<> Host::listen(std::string path) {
@@ -163,6 +203,7 @@ void Host::remove(const std::string& name) {
     return;
   }
   recorder_->end(name);
+  tell(removed_event(name));
   services_.erase(name);
 }
 
@@ -174,6 +215,19 @@ void Host::handle(const wire::Json& request, ControlServer::Answer answer) {
   const std::string op(request["op"].as_string());
   const std::string name(request["name"].as_string());
   if (op == "status") return answer(status_answer());
+  if (op == "metrics") {
+    wire::Json rows = wire::Json::array();
+    // What no sample told is read by who shows it.
+    for (const process::ServiceStatus& status : supervisor_->status(false)) {
+      rows.push(metrics_row(status));
+    }
+    return answer(wire::Json::object({{"rows", std::move(rows)}}));
+  }
+  if (op == "alerts") {
+    alerter_->wake();
+    return answer(alerter_->on() ? ok()
+                                 : failure(Error(Code::kUnavailable, "no alerts are configured")));
+  }
   if (op == "about") {
     return answer(wire::Json::object({{"ok", true},
                                       {"pid", getpid()},
@@ -302,6 +356,7 @@ void Host::rest_if_settled(const std::string& name) {
 void Host::started(const process::StartInfo& info) {
   obs::log(obs::Level::kInfo, kComponent, "service started",
            {{"service", info.service}, {"pid", info.pid}});
+  metrics_->started(info);
   // Said once, not again at each restart.
   const auto status = supervisor_ && !info.automatic ? supervisor_->status(info.service)
                                                      : Result<process::ServiceStatus>({});
@@ -319,10 +374,12 @@ void Host::started(const process::StartInfo& info) {
 }
 
 void Host::start_failed(const std::string& service, const Error& error) {
+  metrics_->start_failed(service);
   recorder_->start_failed(service, error);
 }
 
 void Host::exited(const process::ExitReport& report) {
+  metrics_->exited(report, classify_exit(report.status, report.reason, {}, {}).cause);
   recorder_->exited(report);
   const auto found = services_.find(report.service);
   if (found != services_.end() && found->second.sensors) found->second.sensors->exited(report);
@@ -359,6 +416,7 @@ void Host::captured(const process::CaptureReport& report) {
   recorder_->captured(report);
 }
 void Host::hung(const process::HangReport& report) {
+  metrics_->hung(report);
   recorder_->hung(report);
 }
 void Host::heartbeat_held(const process::HangReport& report) {
@@ -369,6 +427,7 @@ void Host::heartbeat_held(const process::HangReport& report) {
             {"verdict", process::explain_briefly(report.decision)}});
 }
 void Host::limit_exceeded(const process::LimitReport& report) {
+  metrics_->limit_exceeded(report);
   recorder_->limit_exceeded(report);
 }
 void Host::limit_cleared(const process::LimitReport& report) {
@@ -419,18 +478,22 @@ void Host::log(const std::string& service, int stream, std::string_view bytes, s
 }
 
 void Host::crash_loop(const std::string& service, const Error& error) {
+  metrics_->crash_loop(service);
   recorder_->crash_loop(service, error);
 }
 
 void Host::adopted(const std::string& service, pid_t pid, std::uint64_t generation) {
   obs::log(obs::Level::kInfo, kComponent, "a running service was taken over",
            {{"service", service}, {"pid", pid}});
+  metrics_->adopted(service);
   recorder_->adopted(service, pid, generation);
 }
 
 void Host::shim_replaced(const std::string& service, pid_t old_shim, pid_t new_shim) {
   obs::log(obs::Level::kWarning, kComponent, "a shim died and was replaced; the service went on",
            {{"service", service}, {"old", old_shim}, {"new", new_shim}});
+  metrics_->shim_replaced(service);
+  tell(shim_lost_event(service, fmt::format("pid {}, now {}", old_shim, new_shim)));
 }
 
 }  // namespace defib::daemon

@@ -12,9 +12,12 @@
 #include <string>
 #include <vector>
 
+#include "defib/alert/receiver.h"
 #include "defib/base/error.h"
+#include "defib/daemon/alerter.h"
 #include "defib/daemon/control.h"
 #include "defib/daemon/incident_recorder.h"
+#include "defib/daemon/metrics.h"
 #include "defib/daemon/sensors.h"
 #include "defib/daemon/service_config.h"
 #include "defib/os/event_loop.h"
@@ -27,6 +30,8 @@ class Host : private process::SupervisorObserver {
   struct Options {
     std::string state_dir;
     os::Files* files = nullptr;  // nullptr: the kernel's
+    std::string counters_path;   // empty: STATE/counters
+    std::vector<alert::Receiver> receivers;
     // A service came to rest: stopped or failed, and its incident is closed or needs a human.
     std::function<void(const std::string& service, process::ServiceState state)> on_rest;
     // {"op":"reload"}; empty: not possible here.
@@ -49,6 +54,8 @@ class Host : private process::SupervisorObserver {
   Result<> add(const ServiceConfig& config);
   // Makes the services those of `configs`: adds, changes, and stops and removes.
   Result<wire::Json> apply(const std::vector<ServiceConfig>& configs);
+  // From now on alerts go to these.
+  Result<> alert_to(const std::vector<alert::Receiver>& receivers);
   // Stops all gracefully, then calls `done`.
   void shutdown(std::function<void()> done);
 
@@ -86,6 +93,8 @@ class Host : private process::SupervisorObserver {
   wire::Json status_answer() const;
   void answer_waiting(const std::string& service);
   void rest_if_settled(const std::string& service);
+  void on_news(const IncidentNews& news);
+  void tell(alert::Event event);
 
   // SupervisorObserver.
   void started(const process::StartInfo& info) override;
@@ -116,6 +125,8 @@ class Host : private process::SupervisorObserver {
 
   os::EventLoop& loop_;
   Options options_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<Alerter> alerter_;
   std::int64_t started_mono_ns_;
   std::int64_t supervising_mono_ns_ = 0;
   std::unique_ptr<IncidentRecorder> recorder_;

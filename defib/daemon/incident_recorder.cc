@@ -21,6 +21,8 @@ constexpr std::uint64_t kMaxReport = 32 << 20;
 constexpr std::size_t kMaxThreadsJson = 1 << 20;
 constexpr std::int64_t kMaxMatchEvents = 20;  // of one incident's matching lines
 constexpr std::size_t kMaxWaitingCores = 8;
+// Older incidents were told, or are of no interest any more.
+constexpr os::Duration kTellAgainTime = std::chrono::hours(24);
 
 std::string_view reason_word(StopReason reason) {
   switch (reason) {
@@ -137,9 +139,10 @@ struct IncidentRecorder::Track {
   std::optional<process::PromotionReport> promotion;
   std::optional<process::StartInfo> newest_start;
   std::uint64_t ready_generation = 0;
-  bool says_ready = false;    // it said READY before, so that is waited for
-  bool recovering = false;    // the service reports its own recovery
-  std::string final_outcome;  // close as soon as it is classified
+  bool says_ready = false;      // it said READY before, so that is waited for
+  bool recovering = false;      // the service reports its own recovery
+  std::string final_outcome;    // close as soon as it is classified
+  std::string failed_incident;  // that ended as "failed", and nobody has started it since
 
   os::EventLoop::TimerId classify_timer = 0, health_timer = 0, sync_timer = 0, quiet_timer = 0;
   std::int64_t matched_lines = 0;
@@ -209,6 +212,8 @@ void IncidentRecorder::continue_open(Track& own) {
   for (const recovery::IncidentSummary& summary : *listed_) {  // newest first
     if (summary.service != own.service) continue;
     own.last_id = summary.id;
+    if (summary.outcome == "failed") own.failed_incident = summary.id;
+    if (tell_again_) tell_again(own, summary);
     if (summary.closed_at.empty() && summary.outcome != "failed") resume(own, summary.id);
     return;
   }
@@ -290,6 +295,7 @@ bool IncidentRecorder::open(Track& own, wire::Json fields) {
   if (!created) {
     obs::log(obs::Level::kError, kComponent, "an incident cannot be recorded",
              {{"service", own.service}, {"error", created.error()}});
+    tell_unrecorded(own, created.error());
     return false;
   }
   own.incident = std::move(*created);
@@ -310,6 +316,7 @@ void IncidentRecorder::append(Track& own, std::string_view event, wire::Json fie
               {"incident", own.last_id},
               {"event", event},
               {"error", appended.error()}});
+    tell_unrecorded(own, appended.error());
   }
   schedule_sync(own);
 }
@@ -389,6 +396,7 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
       (report.reason == StopReason::kUnhealthy || report.reason == StopReason::kLimit ||
        report.reason == StopReason::kPattern);
   const bool was_classified = (hang_known || warned) && own.classified;
+  const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
   if (own.dying && own.dying->generation == report.generation) append_dying(own);
   own.by_status = classify_exit(report.status, report.reason, own.limit, {});
@@ -421,6 +429,11 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
             {"pid", report.pid},
             {"status", report.status.to_string()},
             {"incident", own.last_id}});
+  tell_failure(own, own.by_status->cause,
+               fmt::format("{} ended: {}; {}", own.service, report.status.to_string(),
+                           report.restarts ? "it is being started again"
+                                           : "it is not started again by itself"),
+               opens, !report.restarts);
   if (!own.classified) {
     wait_for_classification(own, own.report_path.empty() ? kOutputTime : kClassificationTime);
   }
@@ -524,6 +537,7 @@ void IncidentRecorder::write_classification(Track& own, wire::Json classificatio
 
 void IncidentRecorder::hung(const process::HangReport& report) {
   Track& own = track(report.service);
+  const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", "heartbeat_lost"}, {"pid", report.pid}}))) return;
   own.failed_generation = report.generation;
   own.failed_mono_ns = loop_.clock().mono_ns();
@@ -555,6 +569,9 @@ void IncidentRecorder::hung(const process::HangReport& report) {
             {"kind", report.kind},
             {"kills", report.kills ? "yes" : "no"},
             {"verdict", process::explain_briefly(report.decision)}});
+  tell_failure(own, "heartbeat_lost",
+               fmt::format("{} hangs: {}", own.service, own.by_status->evidence.back()), opens,
+               false);
   wait_for_classification(own, kClassificationTime);
 }
 
@@ -578,6 +595,7 @@ void IncidentRecorder::out_of_memory(const std::string& service, std::uint64_t k
 
 void IncidentRecorder::found(const std::string& service, Finding finding) {
   Track& own = track(service);
+  const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", finding.cause}}))) return;
   if (finding.closes_when_quiet) {
     ++own.matched_lines;
@@ -591,6 +609,15 @@ void IncidentRecorder::found(const std::string& service, Finding finding) {
             {"cause", finding.cause},
             {"evidence", finding.evidence.empty() ? std::string() : finding.evidence.back()},
             {"incident", own.last_id}});
+  IncidentNews news;
+  news.cause = finding.cause;
+  news.message = finding.evidence.empty() ? fmt::format("{}: {}", own.service, finding.message)
+                                          : fmt::format("{}: {}: {}", own.service, finding.message,
+                                                        finding.evidence.back());
+  news.opens = opens;
+  news.detected = true;
+  if (opens) news.id = own.last_id + ":opened";
+  tell(own, std::move(news));
   if (own.classified || finding.ends_service) return;
   Classification classification;
   classification.cause = std::move(finding.cause);
@@ -634,6 +661,13 @@ void IncidentRecorder::started(const process::StartInfo& info) {
   Track& own = track(info.service);
   cancel(own.health_timer);
   own.newest_start = info;
+  if (!own.failed_incident.empty()) {
+    IncidentNews news;
+    news.what = IncidentNews::What::kRunsAgain;
+    news.incident = std::exchange(own.failed_incident, {});
+    news.id = fmt::format("{}:again:{}", news.incident, info.generation);
+    tell(own, std::move(news));
+  }
   if (!own.incident) return;
   own.replaced = true;
   own.healthy = false;
@@ -677,6 +711,7 @@ void IncidentRecorder::wait_for_health(Track& own) {
 
 void IncidentRecorder::start_failed(const std::string& service, const Error& error) {
   Track& own = track(service);
+  const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", "start_failed"}}))) return;
   own.process_failed = true;
   append(own, "detected",
@@ -684,6 +719,8 @@ void IncidentRecorder::start_failed(const std::string& service, const Error& err
          Durability::kSync);
   obs::log(obs::Level::kError, kComponent, "the service cannot be started",
            {{"service", service}, {"error", error}});
+  tell_failure(own, "start_failed",
+               fmt::format("{} cannot be started: {}", service, error.to_line()), opens, true);
   Classification found;
   found.cause = "start_failed";
   found.evidence = {error.to_line()};
@@ -721,6 +758,14 @@ void IncidentRecorder::crash_loop(const std::string& service, const Error& error
          Durability::kSync);
   obs::log(obs::Level::kError, kComponent, "the service crashes again and again",
            {{"service", service}, {"error", error}});
+  IncidentNews news;
+  news.what = IncidentNews::What::kCrashLoop;
+  news.cause = "crash_loop";
+  news.message = fmt::format("{} is not started again: {}", service, error.to_line());
+  news.incident = own.last_id;
+  news.id = own.last_id + ":crash_loop";
+  news.down = true;
+  tell(own, std::move(news));
   own.final_outcome = "failed";
   close_if_due(own);
 }
@@ -787,7 +832,15 @@ void IncidentRecorder::service_event(Track& own, const std::string& text) {
   if (name == "recovery_closed") {
     const std::string outcome((*event)["outcome"].as_string());
     // An incident that waits for a human stays open, and its last line says so.
-    if (outcome != "awaiting_approval") own.final_outcome = outcome.empty() ? "recovered" : outcome;
+    if (outcome != "awaiting_approval") {
+      own.final_outcome = outcome.empty() ? "recovered" : outcome;
+    } else {
+      IncidentNews news;
+      news.what = IncidentNews::What::kApprovalNeeded;
+      news.cause = "approval_needed";
+      news.message = fmt::format("{} waits for a human's approval", own.service);
+      tell(own, std::move(news));
+    }
   }
   close_if_due(own);
 }
@@ -815,12 +868,84 @@ void IncidentRecorder::close(Track& own, std::string_view outcome) {
               {"outcome", outcome},
               {"head", *head}});
   }
+  IncidentNews news;
+  news.what = IncidentNews::What::kClosed;
+  news.id = own.last_id + ":closed";
+  news.outcome = outcome;
+  news.message = fmt::format("the incident of {} is closed: {}", own.service, outcome);
+  tell(own, std::move(news));
+  if (outcome == "failed") own.failed_incident = own.last_id;
   own.incident.reset();
   own.final_outcome.clear();
   cancel(own.sync_timer);
   cancel(own.classify_timer);
   cancel(own.health_timer);
   cancel(own.quiet_timer);
+}
+
+void IncidentRecorder::tell(const Track& own, IncidentNews news) {
+  if (!on_news_) return;
+  news.service = own.service;
+  if (news.incident.empty()) news.incident = own.last_id;
+  if (own.incident) news.head = own.incident->head_hash();
+  on_news_(news);
+}
+
+void IncidentRecorder::tell_failure(const Track& own, std::string_view cause, std::string message,
+                                    bool opens, bool down) {
+  IncidentNews news;
+  news.cause = cause;
+  news.message = std::move(message);
+  news.opens = opens;
+  news.down = down;
+  // Only what opens an incident is told again by the next recorder.
+  if (opens) news.id = own.last_id + ":opened";
+  tell(own, std::move(news));
+}
+
+// The ids are those of the first telling, so that who has heard it hears nothing new.
+void IncidentRecorder::tell_again(const Track& own, const recovery::IncidentSummary& summary) {
+  const std::int64_t opened = os::parse_time(summary.opened_at);
+  if (loop_.clock().wall_ns() - opened > kTellAgainTime.count()) return;
+  IncidentNews news;
+  news.incident = summary.id;
+  news.head = summary.head_hash;
+  news.cause = summary.cause;
+  news.again = true;
+  news.id = summary.id + ":opened";
+  news.message = fmt::format("{} failed: {}", own.service, summary.cause);
+  news.down = summary.outcome == "failed";
+  tell(own, news);
+  if (summary.outcome == "failed") {
+    const auto lines = log_.read(summary.id);
+    const bool looped = lines && std::ranges::any_of(*lines, [](const wire::Json& line) {
+                          return line["event"].as_string() == "crash_loop";
+                        });
+    if (looped) {
+      news.what = IncidentNews::What::kCrashLoop;
+      news.cause = "crash_loop";
+      news.id = summary.id + ":crash_loop";
+      news.message =
+          fmt::format("{} is not started again: it crashes again and again", own.service);
+      tell(own, news);
+    }
+  }
+  if (summary.closed_at.empty()) return;
+  news.what = IncidentNews::What::kClosed;
+  news.id = summary.id + ":closed";
+  news.outcome = summary.outcome;
+  news.message = fmt::format("the incident of {} is closed: {}", own.service, summary.outcome);
+  tell(own, news);
+}
+
+void IncidentRecorder::tell_unrecorded(const Track& own, const Error& error) {
+  if (error.root().code() != Code::kNoSpace && error.code() != Code::kNoSpace) return;
+  IncidentNews news;
+  news.what = IncidentNews::What::kUnrecorded;
+  news.cause = "disk_full";
+  news.message =
+      fmt::format("an incident of {} cannot be recorded: {}", own.service, error.to_line());
+  tell(own, std::move(news));
 }
 
 std::string IncidentRecorder::last_incident(const std::string& service) const {

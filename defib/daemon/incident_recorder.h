@@ -56,6 +56,29 @@ struct Finding {
   bool closes_when_quiet = false;     // the incident, when nothing like it was found for a while
 };
 
+// What happened, for whoever alerts and counts: the recorder is the one place that knows it all.
+struct IncidentNews {
+  enum class What : std::uint8_t {
+    kFailed,          // one failure, the first of an incident or a further one
+    kCrashLoop,       // it is not started again by itself
+    kApprovalNeeded,  // recovery waits for a human
+    kClosed,
+    kRunsAgain,   // a service whose last incident ended as "failed" was started by somebody
+    kUnrecorded,  // the disk takes no incident
+  };
+  What what = What::kFailed;
+  std::string service;
+  std::string incident, head;  // empty: none
+  std::string cause;           // the vocabulary of docs/cli.md, as far as it is known at once
+  std::string message;
+  std::string id;         // told again (its teller was killed in between), news have the same id
+  std::string outcome;    // of kClosed
+  bool opens = false;     // it is the incident's first
+  bool down = false;      // no replacement follows
+  bool detected = false;  // by a look at the living service, not by its end
+  bool again = false;     // perhaps told by an earlier recorder: not to be counted
+};
+
 class IncidentRecorder {
  public:
   // The last bytes of a service's output, for the classification.
@@ -66,6 +89,14 @@ class IncidentRecorder {
   ~IncidentRecorder();
   IncidentRecorder(const IncidentRecorder&) = delete;
   IncidentRecorder& operator=(const IncidentRecorder&) = delete;
+
+  using OnNews = std::function<void(const IncidentNews& news)>;
+  // Called for what happens from now on; with `tell_again` also for the newest incident of each
+  // service that begins, in case an earlier recorder was killed before it told.
+  void on_news(OnNews on_news, bool tell_again) {
+    on_news_ = std::move(on_news);
+    tell_again_ = tell_again;
+  }
 
   // Continues what an earlier recorder left open. Every other function does this by itself where it
   // is the first one for a service; call it only while the service's lock is held.
@@ -136,9 +167,16 @@ class IncidentRecorder {
   void close_if_due(Track& track);
   void close(Track& track, std::string_view outcome);
   void cancel(os::EventLoop::TimerId& timer);
+  void tell(const Track& track, IncidentNews news);
+  void tell_failure(const Track& track, std::string_view cause, std::string message, bool opens,
+                    bool down);
+  void tell_again(const Track& track, const recovery::IncidentSummary& summary);
+  void tell_unrecorded(const Track& track, const Error& error);
 
   os::EventLoop& loop_;
   os::Files& files_;
+  OnNews on_news_;
+  bool tell_again_ = false;
   recovery::IncidentLog log_;
   std::optional<std::vector<recovery::IncidentSummary>> listed_;  // while services are taken over
   os::EventLoop::TimerId forget_list_ = 0;

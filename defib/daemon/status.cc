@@ -191,6 +191,14 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
   return json;
 }
 
+wire::Json metrics_row(const process::ServiceStatus& status) {
+  return wire::Json::array({status.name, process::to_string(status.state), status.pid,
+                            status.restarts_in_window, status.max_restarts, status.started_wall_ns,
+                            status.memory_bytes, status.cpu_percent,
+                            status.heartbeat_age ? status.heartbeat_age->count() : -1,
+                            status.log_bytes_dropped, status.events_dropped});
+}
+
 Result<wire::Json> collect_status(os::Files& files, const std::string& state_dir,
                                   const std::string& name) {
   std::map<std::string, wire::Json> found;

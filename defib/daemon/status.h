@@ -16,6 +16,12 @@ namespace defib::daemon {
 // One of "services" of defib.status/1.
 wire::Json status_to_json(const process::ServiceStatus& status, std::string_view last_incident);
 
+// What /metrics needs of one service, short: [name, state, pid or 0, restarts in the window,
+// their limit, started (wall ns), memory (bytes; 0: not sampled), cpu (%), age of the heartbeat
+// (ns, or -1), log bytes dropped, events dropped].
+inline constexpr std::size_t kMetricsCells = 11;
+wire::Json metrics_row(const process::ServiceStatus& status);
+
 // {"schema":"defib.status/1","services":[...]} of a whole state directory: asks every supervising
 // process that answers, and reads the files for the services that have none ("supervised": false,
 // "as_of": the time of what is told). NotFound where `state_dir` does not exist is no error: there

@@ -75,6 +75,10 @@ class GracefulStop {
   bool stopping_ = false;
 };
 
+// Of a supervisor of one service; the service's directory may not be there yet.
+std::string run_counters_path(const std::string& state_dir, const std::string& name) {
+  return os::join_path(state_dir, fmt::format("{}.{}", kCountersFile, name));
+}
 // Puts the program on disk in this one's place, once it has proven that it can start.
 class Replacement {
  public:
@@ -138,6 +142,8 @@ Result<int> run_in_foreground(const RunOptions& options) {
   }));
   Host::Options host_options;
   host_options.state_dir = options.state_dir;
+  host_options.receivers = options.receivers;
+  host_options.counters_path = run_counters_path(options.state_dir, name);
   host_options.resumed = process::is_resumed();
   host_options.on_rest = [&](const std::string&, ServiceState state) {
     if (stop.stopping() || replacement.wanted()) return;
@@ -200,6 +206,7 @@ Result<std::unique_ptr<os::File>> lock_daemon(const std::string& state_dir) {
 Result<int> run_daemon(const DaemonOptions& options) {
   DEFIB_TRY(ignore_broken_pipes());
   DEFIB_TRY_ASSIGN(const std::unique_ptr<os::EventLoop> loop, os::EventLoop::create());
+  HttpHelper http(*loop, options.state_dir);
   Manager manager(*loop);
   std::unique_ptr<Host> host;
   GracefulStop stop(*loop, host, manager);
@@ -209,6 +216,8 @@ Result<int> run_daemon(const DaemonOptions& options) {
     manager.reloading();
     auto applied = host->apply(config.services);
     manager.ready();
+    DEFIB_TRY(host->alert_to(config.receivers));
+    http.serve(config.http);
     return applied;
   };
   DEFIB_TRY(loop->watch_signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2}, [&](int signal) {
@@ -223,6 +232,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
   host_options.state_dir = options.state_dir;
   host_options.resumed = process::is_resumed();
   host_options.on_reload = reload;
+  host_options.receivers = options.config.receivers;
   host_options.on_upgrade = [&](const auto& answer) { replacement.request(answer); };
   DEFIB_TRY_ASSIGN(host, Host::create(*loop, std::move(host_options)));
   take_priority();
@@ -235,6 +245,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
                {{"service", config.spec.name}, {"error", added.error()}});
     }
   }
+  http.serve(options.config.http);
   obs::log(obs::Level::kInfo, kComponent, "supervising",
            {{"state_dir", options.state_dir}, {"services", options.config.services.size()}});
   process::forget_untaken_locks();
@@ -245,6 +256,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
   release_memory_when_quiet(*loop);
   DEFIB_TRY(loop->run());
   if (replacement.wanted()) process::keep_lock_for_upgrade(*lock);
+  http.end();
   host.reset();
   return replacement.finish(0);
 }

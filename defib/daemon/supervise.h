@@ -14,7 +14,8 @@ namespace defib::daemon {
 struct RunOptions {
   std::string state_dir;
   ServiceConfig service;
-  bool quiet = false;  // keep the output in the log alone
+  std::vector<alert::Receiver> receivers;  // of the configuration, where there is one
+  bool quiet = false;                      // keep the output in the log alone
   // This program's path and arguments, for an upgrade in place; empty: there is none.
   std::vector<std::string> command;
 };

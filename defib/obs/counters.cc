@@ -12,6 +12,7 @@
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <span>
@@ -30,6 +31,7 @@ static_assert(Slot::is_always_lock_free && sizeof(Slot) == 8, "slots are plain 6
 constexpr char kMagic[8] = {'D', 'E', 'F', 'I', 'B', 'C', 'T', 'R'};
 constexpr std::uint32_t kVersion = 1;
 constexpr std::size_t kPage = 4096;
+constexpr std::uint64_t kMaxFile = 64 << 20;
 
 //  offset  size  field
 //       0     8  magic "DEFIBCTR"
@@ -444,8 +446,9 @@ std::unique_ptr<Registry> Registry::in_memory(Options options) {
   return std::unique_ptr<Registry>(new Registry(std::move(impl)));
 }
 
-Counter Registry::counter(std::string_view name, std::string_view help, const Labels& labels) {
-  return Counter(impl_->find_or_add(Kind::kCounter, Unit::kNone, name, help, labels));
+Counter Registry::counter(std::string_view name, std::string_view help, const Labels& labels,
+                          Unit unit) {
+  return Counter(impl_->find_or_add(Kind::kCounter, unit, name, help, labels));
 }
 
 Gauge Registry::gauge(std::string_view name, std::string_view help, const Labels& labels) {
@@ -464,20 +467,41 @@ std::string Registry::render_prometheus() const {
 // ---- reading
 
 Result<std::vector<MetricSample>> read_metrics(const std::string& path) {
-  // A copy instead of a mapping: a file that shrinks meanwhile would kill a mapping's reader.
-  DEFIB_TRY_ASSIGN(std::string bytes, os::read_file(os::real_files(), path));
+  // A copy instead of a mapping: a file that shrinks meanwhile would kill a mapping's reader. Only
+  // what is in use is copied; the rest of the file is empty entries.
+  DEFIB_TRY_ASSIGN(const auto file, os::real_files().open(path, os::OpenMode::kRead));
+  DEFIB_TRY_ASSIGN(const std::uint64_t size, file->size());
   const auto refuse = [&](Error cause) {
     return Error(Code::kCorrupted, fmt::format("'{}' cannot be read as counters", path))
         .with("path", path)
         .because(std::move(cause));
   };
-  if (bytes.size() < kPage) return refuse(damaged("it is too short"));
-  std::vector<std::uint64_t> aligned((bytes.size() + 7) / 8);
-  std::memcpy(aligned.data(), bytes.data(), bytes.size());
-  Image image{reinterpret_cast<std::byte*>(aligned.data()), {}};
+  if (size < kPage) return refuse(damaged("it is too short"));
+  if (size > kMaxFile) return refuse(damaged("it is too large"));
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  // Zeroed, and not touched where nothing is read into it.
+  const std::unique_ptr<void, Free> memory(std::calloc(size / 8 + 1, 8));
+  DEFIB_ASSERT_MESSAGE(memory != nullptr, "out of memory");
+  char* const base = static_cast<char*>(memory.get());
+  const auto copy = [&](std::uint64_t offset, std::uint64_t count) -> Result<> {
+    DEFIB_TRY(file->read_at(offset, base + offset, count));
+    return {};
+  };
+  DEFIB_TRY(copy(0, kPage));
+  Image image{reinterpret_cast<std::byte*>(base), {}};
   if (auto checked = check_header(image.header()); !checked) return refuse(checked.error());
   image.options = {image.header().max_metrics, image.header().max_slots};
-  if (bytes.size() != file_size(image.options)) return refuse(damaged("it was cut"));
+  if (size != file_size(image.options)) return refuse(damaged("it was cut"));
+  const std::uint64_t slots = slots_offset(image.options);
+  constexpr std::uint64_t kAtOnce = 32 * sizeof(Entry);
+  for (std::uint64_t at = kPage; at < slots; at += kAtOnce) {
+    DEFIB_TRY(copy(at, std::min(kAtOnce, slots - at)));
+    const std::uint64_t last = (at + kAtOnce - kPage) / sizeof(Entry) - 1;
+    if (last >= image.options.max_metrics || image.entries()[last].state.load() == 0) break;
+  }
+  DEFIB_TRY(copy(slots, image.options.max_slots * sizeof(Slot)));
   return read_samples(image);
 }
 
@@ -502,7 +526,8 @@ std::string render_prometheus(const std::vector<MetricSample>& samples) {
       out += fmt::format("{}{} {}\n", name, in_braces(sample->labels),
                          static_cast<std::int64_t>(sample->value));
     } else {
-      out += fmt::format("{}{} {}\n", name, in_braces(sample->labels), sample->value);
+      out += fmt::format("{}{} {}\n", name, in_braces(sample->labels),
+                         in_base_units(sample->value, sample->unit));
     }
   }
   return out;

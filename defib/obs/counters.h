@@ -85,7 +85,7 @@ class Histogram {
   std::atomic<std::uint64_t>* slots_;
 };
 
-// What a histogram's numbers are; Prometheus wants base units.
+// What the numbers of a histogram or counter are; Prometheus wants base units.
 enum class Unit : std::uint8_t { kNone, kNanoseconds };
 
 class Registry {
@@ -112,7 +112,9 @@ class Registry {
 
   // The same name and labels yield the same metric. Names as Prometheus allows them (an assertion),
   // at most 95 bytes; labels at most 191 bytes together; `help` is cut at 127 bytes.
-  Counter counter(std::string_view name, std::string_view help, const Labels& labels = {});
+  // With Unit::kNanoseconds, count nanoseconds and end the name in _seconds_total.
+  Counter counter(std::string_view name, std::string_view help, const Labels& labels = {},
+                  Unit unit = Unit::kNone);
   Gauge gauge(std::string_view name, std::string_view help, const Labels& labels = {});
   // With Unit::kNanoseconds, record nanoseconds and end the name in _seconds.
   Histogram histogram(std::string_view name, std::string_view help, Unit unit,

@@ -419,7 +419,7 @@ void Supervised::give_up(Error cause) {
   context_.observer.crash_loop(spec_.name, error);
 }
 
-ServiceStatus Supervised::status() const {
+ServiceStatus Supervised::status(bool with_usage) const {
   ServiceStatus status;
   status.name = spec_.name;
   status.state = state_;
@@ -451,13 +451,13 @@ ServiceStatus Supervised::status() const {
     const bool late = view.age > spec_.heartbeat_healthy || view.state == HeartbeatState::kHeld;
     if (late && status.state == ServiceState::kRunning) status.state = ServiceState::kDegraded;
     status.agent = agent_text();
-    add_usage(status);
+    add_usage(status, with_usage);
   }
   explain(status);
   status.next_start_mono_ns = next_start_mono_ns_;
   status.last_exit = last_exit_;
   status.log_bytes_dropped = log_bytes_dropped_;
-  add_log_counters(dir_, status);
+  if (with_usage) add_log_counters(dir_, status);
   status.events_dropped = events_dropped_;
   return status;
 }

@@ -101,7 +101,7 @@ class Supervised {
   const std::string& name() const { return spec_.name; }
   bool alive() const { return pid_ > 0; }
   bool capturing() const { return captures_running_ > 0; }
-  ServiceStatus status() const;
+  ServiceStatus status(bool with_usage = true) const;
 
  private:
   Supervised(SupervisionContext& context, ServiceSpec spec);
@@ -210,7 +210,7 @@ class Supervised {
   void end_sampling();
   void sample();
   bool take_sample() const;
-  void add_usage(ServiceStatus& status) const;
+  void add_usage(ServiceStatus& status, bool fresh) const;
   void measure_memory(std::int64_t now) const;
   void look_for_cgroup();
   void on_memory_event();

@@ -235,9 +235,9 @@ void Supervised::over_limit(const LimitReport& report) {
 
 // A question is answered by a sample of its own where the last one is old, so that nothing needs to
 // wake up for it.
-void Supervised::add_usage(ServiceStatus& status) const {
-  if (context_.clock.mono_ns() - sampling_.at_mono_ns > kFreshUsage.count() ||
-      sampling_.at_mono_ns == 0) {
+void Supervised::add_usage(ServiceStatus& status, bool fresh) const {
+  if (fresh && (context_.clock.mono_ns() - sampling_.at_mono_ns > kFreshUsage.count() ||
+                sampling_.at_mono_ns == 0)) {
     take_sample();
   }
   status.memory_bytes = sampling_.memory_bytes;

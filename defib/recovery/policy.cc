@@ -21,9 +21,11 @@ os::Duration Backoff::next() {
     if (attempt == 0) return os::Duration::zero();
     exponent = attempt - 1;
   }
-  // The power may be infinite; the smaller of it and the cap is not.
-  const double grown =
-      static_cast<double>(options_.base.count()) * std::pow(options_.multiplier, exponent);
+  // The power may be infinite; the smaller of it and the cap is not. Nothing grows from nothing
+  // (and infinitely many times nothing is no number).
+  const double grown = options_.base.count() <= 0 ? 0
+                                                  : static_cast<double>(options_.base.count()) *
+                                                        std::pow(options_.multiplier, exponent);
   const auto cap = static_cast<double>(options_.cap.count());
   const std::int64_t bound = grown < cap ? static_cast<std::int64_t>(grown) : options_.cap.count();
   const std::int64_t floor = options_.floor.count();

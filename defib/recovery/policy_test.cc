@@ -26,6 +26,11 @@ TEST(Backoff, WithoutJitterIsExactlyTheUpperEnd) {
 
 // Uniform over the whole range: chi-squared over 20 bins. With 19 degrees of freedom a value above
 // 50 has a probability below 1e-4; the seed is fixed, so the test is repeatable.
+TEST(Backoff, ABaseOfZeroStaysZeroForEver) {
+  Backoff backoff({.base = milliseconds(0), .cap = std::chrono::minutes(5)}, os::Random(1));
+  for (int i = 0; i < 3000; ++i) ASSERT_EQ(backoff.next().count(), 0) << i;
+}
+
 TEST(Backoff, FullJitterIsUniformFromTheFloorToTheUpperEnd) {
   constexpr int kBins = 20;
   constexpr int kDraws = 20'000;

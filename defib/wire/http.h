@@ -53,6 +53,7 @@ class HttpClient {
     os::Duration connect_timeout = std::chrono::seconds(5);
     os::Duration timeout = std::chrono::seconds(10);  // of the whole exchange
     std::size_t max_body = 64 << 20;                  // larger answers are refused
+    std::string ca_file{};  // of the authorities to trust for https; empty: the system's
   };
   explicit HttpClient(Options options);
   HttpClient() : HttpClient(Options()) {}
@@ -90,6 +91,9 @@ class HttpServer {
     int threads = 64;        // connections at the same time; further ones are closed unserved
     std::size_t max_body = 8 << 20;         // of a request; 413 beyond
     std::chrono::seconds idle_timeout{75};  // closes a connection that says nothing; 0: never
+    // Closes a connection whose request has not arrived in full after so long, or whose answer was
+    // not taken, however busy it looks (a client that sends a byte at a time); 0: never.
+    os::Duration request_timeout{0};
   };
   // Listens before it returns. HttpListenFailed names the address and its holder's error.
   static Result<std::unique_ptr<HttpServer>> start(Options options, Handler handler);

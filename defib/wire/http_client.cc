@@ -180,7 +180,7 @@ struct HttpClient::Impl {
   CURL* curl = nullptr;
   char reason[CURL_ERROR_SIZE] = {};
 
-  explicit Impl(Options the_options) : options(the_options) {
+  explicit Impl(Options the_options) : options(std::move(the_options)) {
     initialize_library();
     curl = curl_easy_init();
     DEFIB_ASSERT_MESSAGE(curl != nullptr, "libcurl");
@@ -206,6 +206,7 @@ struct HttpClient::Impl {
     set(CURLOPT_MAXAGE_CONN, kMaxIdleSeconds);
     set(CURLOPT_CONNECTTIMEOUT_MS, to_milliseconds(options.connect_timeout));
     set(CURLOPT_TIMEOUT_MS, to_milliseconds(options.timeout));
+    if (!options.ca_file.empty()) set(CURLOPT_CAINFO, options.ca_file.c_str());
     set(CURLOPT_HTTPHEADER, headers);
     if (request.method == "HEAD") {
       set(CURLOPT_NOBODY, 1L);
@@ -253,7 +254,7 @@ struct HttpClient::Impl {
   }
 };
 
-HttpClient::HttpClient(Options options) : impl_(std::make_unique<Impl>(options)) {}
+HttpClient::HttpClient(Options options) : impl_(std::make_unique<Impl>(std::move(options))) {}
 HttpClient::~HttpClient() = default;
 HttpClient::HttpClient(HttpClient&&) noexcept = default;
 HttpClient& HttpClient::operator=(HttpClient&&) noexcept = default;

@@ -7,13 +7,18 @@
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <atomic>
 #include <charconv>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <map>
+#include <mutex>
+#include <thread>
 
 #include "defib/base/assert.h"
 #include "defib/wire/http.h"
@@ -122,16 +127,77 @@ void on_request_end(void*, MHD_Connection*, void** user, MHD_RequestTerminationC
 
 }  // namespace
 
+// Ends connections that take too long, whatever they do meanwhile. libmicrohttpd's own limit is on
+// silence only.
+class Deadlines {
+ public:
+  explicit Deadlines(os::Duration limit) : limit_(limit) {
+    if (limit.count() > 0) thread_ = std::jthread([this](std::stop_token stop) { watch(stop); });
+  }
+  void opened(MHD_Connection* connection) {
+    if (limit_.count() == 0) return;
+    const auto* info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info == nullptr) return;
+    const std::lock_guard lock(mutex_);
+    open_[connection] = {info->connect_fd, os::real_clock().mono_ns(), false};
+    changed_.notify_all();
+  }
+  void closed(MHD_Connection* connection) {
+    const std::lock_guard lock(mutex_);
+    open_.erase(connection);
+  }
+  // While the handler works, the client waits for us and not we for it.
+  void working(MHD_Connection* connection, bool on) {
+    const std::lock_guard lock(mutex_);
+    const auto found = open_.find(connection);
+    if (found == open_.end()) return;
+    found->second.working = on;
+    found->second.since_mono_ns = os::real_clock().mono_ns();
+  }
+
+ private:
+  struct Open {
+    int fd = -1;
+    std::int64_t since_mono_ns = 0;
+    bool working = false;
+  };
+  void watch(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    while (!stop.stop_requested()) {
+      if (open_.empty()) {
+        changed_.wait(lock, stop, [&] { return !open_.empty(); });
+        continue;
+      }
+      const std::int64_t now = os::real_clock().mono_ns();
+      for (auto& [connection, one] : open_) {
+        // Its thread closes the descriptor only after closed().
+        if (!one.working && now - one.since_mono_ns > limit_.count()) {
+          ::shutdown(one.fd, SHUT_RDWR);
+        }
+      }
+      changed_.wait_for(lock, stop, limit_ / 4, [] { return false; });
+    }
+  }
+  const os::Duration limit_;
+  std::mutex mutex_;  // guards open_
+  std::condition_variable_any changed_;
+  std::map<MHD_Connection*, Open> open_;
+  std::jthread thread_;
+};
+
 struct HttpServer::Impl {
   Options options;
   Handler handler;
+  Deadlines deadlines;
   MHD_Daemon* daemon = nullptr;
   std::uint16_t port = 0;
   std::atomic<bool> started = false;
   std::string start_log;  // what libmicrohttpd said until `started`; then nobody writes it
 
   Impl(Options the_options, Handler the_handler)
-      : options(std::move(the_options)), handler(std::move(the_handler)) {}
+      : options(std::move(the_options)),
+        handler(std::move(the_handler)),
+        deadlines(options.request_timeout) {}
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
   ~Impl() {
@@ -168,7 +234,20 @@ struct HttpServer::Impl {
       *part_size = 0;
       return MHD_YES;
     }
-    return self.answer(connection, exchange.request);
+    self.deadlines.working(connection, true);
+    const MHD_Result queued = self.answer(connection, exchange.request);
+    self.deadlines.working(connection, false);
+    return queued;
+  }
+
+  static void on_connection(void* user, MHD_Connection* connection, void**,
+                            MHD_ConnectionNotificationCode what) {
+    auto& self = *static_cast<Impl*>(user);
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+      self.deadlines.opened(connection);
+    } else {
+      self.deadlines.closed(connection);
+    }
   }
 
   bool announces_too_much(const HttpRequest& request) const {
@@ -221,10 +300,11 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(Options options, Handler h
       MHD_OPTION_SOCK_ADDR, &address.storage,                     //
       MHD_OPTION_CONNECTION_LIMIT, static_cast<unsigned>(impl->options.threads),
       MHD_OPTION_CONNECTION_TIMEOUT, static_cast<unsigned>(impl->options.idle_timeout.count()),
-      MHD_OPTION_CONNECTION_MEMORY_LIMIT, kMaxHeadBytes,       //
-      MHD_OPTION_STRICT_FOR_CLIENT, 1,                         //
-      MHD_OPTION_LISTEN_BACKLOG_SIZE, 128U,                    //
-      MHD_OPTION_URI_LOG_CALLBACK, &on_request_line, nullptr,  //
+      MHD_OPTION_CONNECTION_MEMORY_LIMIT, kMaxHeadBytes,               //
+      MHD_OPTION_STRICT_FOR_CLIENT, 1,                                 //
+      MHD_OPTION_LISTEN_BACKLOG_SIZE, 128U,                            //
+      MHD_OPTION_URI_LOG_CALLBACK, &on_request_line, nullptr,          //
+      MHD_OPTION_NOTIFY_CONNECTION, &Impl::on_connection, impl.get(),  //
       MHD_OPTION_NOTIFY_COMPLETED, &on_request_end, nullptr, MHD_OPTION_END);
   if (impl->daemon == nullptr) {
     std::string reason = impl->start_log;
