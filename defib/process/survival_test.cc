@@ -15,6 +15,7 @@
 #include <fstream>
 
 #include "defib/os/clock.h"
+#include "defib/process/launch_description.h"
 #include "defib/process/shim_link.h"
 #include "defib/process/supervisor_test_util.h"
 
@@ -115,16 +116,17 @@ TEST_F(Survival, AShimOfAnotherVersionIsReplacedAndItsServiceGoesOn) {
   shim::LaunchHeader header{};
   header.log_max_bytes = 1 << 20;
   header.log_files = 4;
-  std::string bytes = encode_launch(header, {spec.argv[0], "/", ""}, spec.argv,
-                                    {"VICTIM_DIR=" + dir_, "DEFIB_GENERATION=0"});
-  const std::uint32_t version = OldSupervisor::kVersion;
-  std::memcpy(bytes.data() + offsetof(shim::LaunchHeader, version), &version, sizeof version);
+  std::vector<std::string> fixed(shim::kLaunchFixedStrings);
+  fixed[static_cast<std::size_t>(shim::LaunchText::kProgram)] = spec.argv[0];
+  fixed[static_cast<std::size_t>(shim::LaunchText::kDirectory)] = "/";
+  const std::string bytes =
+      encode_launch(header, fixed, spec.argv, {"VICTIM_DIR=" + dir_, "DEFIB_GENERATION=0"});
   const os::Fd description(::memfd_create("launch", MFD_CLOEXEC));
   ASSERT_EQ(::write(description.get(), bytes.data(), bytes.size()),
             static_cast<ssize_t>(bytes.size()));
   old.send(shim::Type::kHello, shim::Hello{::getpid(), 0});
   old.send(shim::Type::kConfigure, shim::Hello{}, description.get());
-  old.send(shim::Type::kStart, shim::Start{0, 0});
+  old.send(shim::Type::kStart, shim::Start{0, shim::InstanceRole::kActive});
   std::optional<shim::StatusRecord> record;
   run_until([&] {
     auto read = read_status(os::real_files(), service_dir());
@@ -134,12 +136,14 @@ TEST_F(Survival, AShimOfAnotherVersionIsReplacedAndItsServiceGoesOn) {
   make_supervisor();
   const auto added = supervisor_->add(spec);
   ASSERT_TRUE(added) << added.error().to_text();
-  EXPECT_EQ(status().pid, record->pid);
+  const auto* active = find_instance(*record, shim::InstanceRole::kActive);
+  ASSERT_NE(active, nullptr);
+  EXPECT_EQ(status().pid, active->pid);
   EXPECT_NE(status().shim_pid, old.shim_pid());
   EXPECT_FALSE(kill_one(old.shim_pid(), 0) && ::waitpid(old.shim_pid(), nullptr, WNOHANG) == 0);
   EXPECT_TRUE(seen_->exits.empty());
   run_until([&] { return status().restart_ready; });
-  kill_one(record->pid, SIGKILL);
+  kill_one(active->pid, SIGKILL);
   run_until([&] { return seen_->starts.size() == 1; });
   EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
   EXPECT_FALSE(duplicated());
@@ -164,8 +168,13 @@ TEST_F(Survival, AfterABootServicesBeginAnewAndTheBudgetIsKept) {
   ASSERT_TRUE(read && *read);
   shim::StatusRecord record = **read;
   // The pid is alive again, and somebody else's: only the boot id tells.
-  record.pid = ::getpid();
-  record.start_time = *os::process_start_time(::getpid());
+  shim::StatusInstance& before = record.instances[0];
+  before = shim::StatusInstance{};
+  before.generation = record.generation;
+  before.role = shim::InstanceRole::kActive;
+  before.phase = shim::Phase::kRunning;
+  before.pid = ::getpid();
+  before.start_time = *os::process_start_time(::getpid());
   std::memcpy(record.boot_id, "11111111-2222-4333-8444-555555555555", 37);
   record.phase = shim::Phase::kRunning;
   record.crc = shim::status_checksum(record);
