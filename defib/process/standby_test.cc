@@ -39,6 +39,8 @@ class StandbyService : public SupervisorTest {
     spec.expects_ready = true;
     spec.standby = true;
     spec.max_restarts = 1'000'000;
+    // So that the fence alone stands before a promotion, not the status with which one ends.
+    spec.restart = RestartPolicy::kAlways;
     return spec;
   }
   bool settled() const {
@@ -107,6 +109,7 @@ TEST_F(StandbyService, ACleanEndIsNotTakenOver) {
   ServiceSpec spec = pair();
   spec.argv[1] = "quit";
   spec.argv[3] = "0";
+  spec.restart = RestartPolicy::kOnFailure;
   start(spec);
   run_until([&] { return status().standby_ready; });
   kill_service(SIGUSR1);
