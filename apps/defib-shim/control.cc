@@ -90,6 +90,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     if (failed != 0) return refuse(type, -failed);
     logs_.set_limits(launch_.header().log_max_bytes, launch_.header().log_files);
     status_.record.restart = launch_.header().restart;
+    status_.record.restart_after = launch_.header().restart_after;
     status_.record.restart_when = launch_.header().restart_when;
     return;
   }

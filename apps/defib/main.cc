@@ -25,6 +25,8 @@ Result<int> execute(const CommandLine& line) {
     case Verb::kReset:
     case Verb::kReload:
       return control_command(line);
+    case Verb::kCheck:
+      return check_command(line);
     case Verb::kStatus:
       return status_command(line);
     case Verb::kLogs:

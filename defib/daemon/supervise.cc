@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "defib/daemon/host.h"
+#include "defib/daemon/status.h"
 #include "defib/obs/log.h"
 #include "defib/os/files.h"
 #include "defib/os/memory.h"
@@ -114,13 +115,20 @@ Result<int> run_daemon(const DaemonOptions& options) {
   DEFIB_TRY_ASSIGN(const std::unique_ptr<os::EventLoop> loop, os::EventLoop::create());
   std::unique_ptr<Host> host;
   GracefulStop stop(*loop, host);
-  const auto reload = [&]() -> Result<wire::Json> {
-    DEFIB_TRY_ASSIGN(const Config config, load_config(options.config_path));
-    return host->apply(config.services);
+  const ConfigChecks checks = {true, [&](const std::string& name) {
+                                 return service_runs(os::real_files(), options.state_dir, name);
+                               }};
+  const auto reload = [&](bool restart) -> Result<wire::Json> {
+    DEFIB_TRY_ASSIGN(const Config config, load_config(options.config_path, checks));
+    DEFIB_TRY_ASSIGN(wire::Json answer, host->apply(config.services, restart));
+    wire::Json warnings = wire::Json::array();
+    for (const std::string& warning : config.warnings) warnings.push(warning);
+    if (warnings.size() > 0) answer.set("warnings", std::move(warnings));
+    return answer;
   };
   DEFIB_TRY(loop->watch_signals({SIGTERM, SIGINT, SIGHUP}, [&](int signal) {
     if (signal != SIGHUP) return stop.request(os::signal_name(signal));
-    if (const auto reloaded = reload(); !reloaded) {
+    if (const auto reloaded = reload(false); !reloaded) {
       obs::log(obs::Level::kError, kComponent, "the configuration was not reloaded",
                {{"error", reloaded.error()}});
     }

@@ -20,6 +20,7 @@
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/os/socket.h"
+#include "defib/process/restart_policy.h"
 
 extern char** environ;
 
@@ -59,6 +60,13 @@ std::string absolute(const std::string& path) {
 
 bool is_executable(const std::string& path) {
   return ::access(path.c_str(), X_OK) == 0;
+}
+
+// A directory is executable too, in the kernel's words.
+bool is_program(const std::string& path) {
+  struct stat info{};
+  return ::access(path.c_str(), X_OK) == 0 && ::stat(path.c_str(), &info) == 0 &&
+         S_ISREG(info.st_mode);
 }
 
 std::map<std::string, std::string> own_environment() {
@@ -300,18 +308,6 @@ std::string preload_obstacle(const ServiceSpec& spec) {
   return program.empty() ? std::string() : preload_obstacle(program);
 }
 
-shim::ShimRestart shim_policy(RestartPolicy policy) {
-  switch (policy) {
-    case RestartPolicy::kAlways:
-      return shim::ShimRestart::kAlways;
-    case RestartPolicy::kOnFailure:
-      return shim::ShimRestart::kOnFailure;
-    case RestartPolicy::kNever:
-      return shim::ShimRestart::kNever;
-  }
-  DEFIB_UNREACHABLE("restart policy");
-}
-
 std::string encode_launch(const shim::LaunchHeader& header, const std::vector<std::string>& fixed,
                           const std::vector<std::string>& argv,
                           const std::vector<std::string>& env) {
@@ -330,6 +326,23 @@ std::string encode_launch(const shim::LaunchHeader& header, const std::vector<st
   return result + strings;
 }
 
+Result<std::string> find_service_program(const ServiceSpec& spec) {
+  const char* own_path = std::getenv("PATH");
+  std::string path = own_path != nullptr ? own_path : kDefaultPath;
+  for (const auto& [key, value] : spec.env) {
+    if (key == "PATH") path = value;
+  }
+  const std::string program = program_of(spec, path);
+  if (!program.empty() && is_program(program)) return program;
+  const bool there = !program.empty() && ::access(program.c_str(), F_OK) == 0;
+  return Error(Code::kProgramNotFound,
+               fmt::format("the command '{}' of the service '{}' {}", spec.argv[0], spec.name,
+                           program.empty() ? "is not in PATH"
+                           : there         ? "cannot be executed"
+                                           : "does not exist"))
+      .with("program", program.empty() ? spec.argv[0] : program);
+}
+
 Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& programs,
                                        const std::string& state_dir,
                                        const std::string& service_dir) {
@@ -338,17 +351,9 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
   env.erase("WATCHDOG_USEC");
   env.erase("WATCHDOG_PID");
   for (const auto& [key, value] : spec.env) env[key] = value;
-  const auto path = env.find("PATH");
-  const std::string program =
-      program_of(spec, path != env.end() ? path->second : std::string(kDefaultPath));
+  DEFIB_TRY_ASSIGN(const std::string program, find_service_program(spec));
   const std::string directory =
       absolute(spec.working_directory.empty() ? "." : spec.working_directory);
-  if (program.empty() || !is_executable(program)) {
-    return Error(Code::kProgramNotFound,
-                 fmt::format("the command '{}' of the service '{}' {}", spec.argv[0], spec.name,
-                             program.empty() ? "is not in PATH" : "cannot be executed"))
-        .with("program", spec.argv[0]);
-  }
   const bool captures = spec.capture != CaptureMode::kNone;
   if (spec.capture == CaptureMode::kLive && !programs.agent_lib.empty() &&
       preload_obstacle(program).empty()) {
@@ -384,6 +389,7 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& 
   header.log_files = static_cast<std::uint32_t>(spec.log_files);
   header.log_max_bytes = spec.log_max_bytes;
   header.restart = shim_policy(spec.restart);
+  header.restart_after = restart_after(spec);
   header.restart_when = spec.restart_when == RestartWhen::kDying ? shim::ShimRestartWhen::kDying
                                                                  : shim::ShimRestartWhen::kGone;
   const std::string bytes = encode_launch(

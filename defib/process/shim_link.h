@@ -99,8 +99,9 @@ struct Programs {
 // ProgramNotFound where there is no defib-shim.
 Result<Programs> find_programs(const std::string& program_dir);
 
-// The policy in the shim's words.
-shim::ShimRestart shim_policy(RestartPolicy policy);
+// The program that the service's command means, as its start would find it. ProgramNotFound says
+// whether it is missing or cannot be executed.
+Result<std::string> find_service_program(const ServiceSpec& spec);
 
 // The launch description (shim_protocol.h) as a sealed memfd. ProgramNotFound names the command.
 Result<os::Fd> make_launch_description(const ServiceSpec& spec, const Programs& programs,

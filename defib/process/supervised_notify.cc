@@ -63,7 +63,7 @@ Result<> Supervised::on_notify(const ShimMessage& message) {
 // False where the field means nothing here, or its value is malformed.
 bool Supervised::on_notify_field(std::string_view key, std::string_view value) {
   if (key == "READY") {
-    if (value == "1") on_says_ready();
+    if (value == "1" && !spec_.ready_when_healthy) on_says_ready();
     return value == "1";
   }
   if (key == "STATUS") {
@@ -119,8 +119,7 @@ bool Supervised::on_notify_field(std::string_view key, std::string_view value) {
   }
   if (key == "RESTART_RESET") {
     if (value != "1") return false;
-    backoff_.reset();
-    delay_generation_ = 0;
+    planner_->reset_backoff();
     if (replay_left_ == 0) grant_ticket();
     return true;
   }
@@ -230,9 +229,11 @@ void Supervised::arm_ready_timer() {
   const os::Duration left(std::max<std::int64_t>(ready_due_ns_ - context_.clock.mono_ns(), 0));
   ready_timer_ = context_.loop.run_after(left, [this] {
     ready_timer_ = 0;
-    last_error_ = Error(Code::kStartFailed,
-                        fmt::format("the service '{}' did not say READY=1 within {}", spec_.name,
-                                    os::format_duration(spec_.ready_timeout)));
+    last_error_ =
+        Error(Code::kStartFailed,
+              fmt::format("the service '{}' {} within {}", spec_.name,
+                          spec_.ready_when_healthy ? "was not healthy" : "did not say READY=1",
+                          os::format_duration(spec_.ready_timeout)));
     kill_now(StopReason::kNotReady);
   });
 }

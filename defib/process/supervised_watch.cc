@@ -33,7 +33,7 @@ void Supervised::capture_then_kill(StopReason reason) {
   options.new_session = true;
   auto child = os::spawn(options);
   if (!child) {
-    context_.observer.captured({spec_.name, generation_, path, false, child.error()});
+    context_.observer.captured({spec_.name, generation_, path, false, child.error(), {}, 0});
     return kill_now(reason);
   }
   capture_ = std::move(*child);
@@ -46,7 +46,7 @@ void Supervised::capture_then_kill(StopReason reason) {
     const os::ExitStatus status = capture_.wait();
     capture_ = os::Child{};
     --captures_running_;
-    CaptureReport report = {spec_.name, generation, path, status.success(), std::nullopt};
+    CaptureReport report = {spec_.name, generation, path, status.success(), std::nullopt, {}, 0};
     if (!report.ok) {
       report.error =
           Error(Code::kCaptureFailed,
@@ -80,6 +80,7 @@ void Supervised::sample() {
   if (!alive()) return;
   if (heartbeat_timer_ == 0) look_at_heartbeat();  // A stage may have been armed without a ring.
   if (!orphans_.empty()) reap_orphans();
+  clock_stepped();  // What a full disk kept from being written goes with it.
   const auto usage = os::process_usage(pid_);
   if (!usage) return;
   const std::int64_t now = context_.clock.mono_ns();
@@ -120,7 +121,10 @@ void Supervised::over_limit(std::string_view what, double value, double limit) {
 
 void Supervised::report_health(recovery::Health health, const std::string& detail) {
   if (!alive() || killing_) return;
-  if (health == recovery::Health::kHealthy) return change(ServiceEvent::kHealthy);
+  if (health == recovery::Health::kHealthy) {
+    if (spec_.ready_when_healthy) on_says_ready();
+    return change(ServiceEvent::kHealthy);
+  }
   if (health != recovery::Health::kUnhealthy) return;
   last_error_ = Error(Code::kProbeFailed,
                       fmt::format("the service '{}' is unhealthy: {}", spec_.name, detail));

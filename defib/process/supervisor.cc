@@ -1,7 +1,12 @@
 #include "defib/process/supervisor.h"
 
 #include <fmt/core.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <cerrno>
 
 #include "defib/process/supervised.h"
 
@@ -26,6 +31,7 @@ struct Supervisor::Core {
   std::size_t shims_left = 0;
   std::vector<std::string> leaving;  // removed; gone with the timer
   os::EventLoop::TimerId leave_timer = 0;
+  os::Fd clock_watch;  // readable when somebody sets the wall clock
 
   Result<Supervised*> find(const std::string& name) {
     const auto found = services.find(name);
@@ -35,6 +41,8 @@ struct Supervisor::Core {
   }
   void shutdown_step();
   void end_shims();
+  Result<> watch_clock();
+  void arm_clock_watch();
 };
 
 Supervisor::Supervisor(std::unique_ptr<Core> core) : core_(std::move(core)) {}
@@ -42,6 +50,28 @@ Supervisor::Supervisor(std::unique_ptr<Core> core) : core_(std::move(core)) {}
 Supervisor::~Supervisor() {
   core_->context.loop.cancel(core_->shutdown_timer);
   core_->context.loop.cancel(core_->leave_timer);
+  if (core_->clock_watch.valid()) core_->context.loop.unwatch(core_->clock_watch.get());
+}
+
+// What is stamped by the wall clock must follow its steps, or a reboot would misread it. The kernel
+// tells of them: a timer that is far away is cancelled.
+Result<> Supervisor::Core::watch_clock() {
+  clock_watch = os::Fd(::timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC));
+  if (!clock_watch.valid()) return os::system_error("timerfd_create");
+  arm_clock_watch();
+  return context.loop.watch(clock_watch.get(), EPOLLIN, [this](std::uint32_t) {
+    std::uint64_t ignored = 0;
+    if (::read(clock_watch.get(), &ignored, sizeof ignored) < 0 && errno == EAGAIN) return;
+    arm_clock_watch();
+    for (auto& [name, service] : services) service->clock_stepped();
+  });
+}
+
+void Supervisor::Core::arm_clock_watch() {
+  itimerspec far = {};
+  far.it_value.tv_sec = 4'000'000'000;  // 2096
+  static_cast<void>(::timerfd_settime(clock_watch.get(),
+                                      TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &far, nullptr));
 }
 
 Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Options options,
@@ -53,6 +83,7 @@ Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Opti
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return os::system_error("prctl");
   std::unique_ptr<Core> core(
       new Core({loop, files, loop.clock(), observer, std::move(dir), std::move(programs)}));
+  DEFIB_TRY(core->watch_clock());
   return std::unique_ptr<Supervisor>(new Supervisor(std::move(core)));
 }
 
