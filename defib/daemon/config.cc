@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 namespace defib::daemon {
 namespace {
@@ -80,6 +81,26 @@ void check_order(NamedSections& sections, const Config& config) {
       fmt::format("the services wait for one another: {}", fmt::join(cycle, " -> ")));
 }
 
+// "tcp:127.0.0.1:80" of "web=tcp:127.0.0.1:80".
+std::string_view address_of(std::string_view socket) {
+  const std::size_t equals = socket.find('=');
+  return equals < socket.find(':') ? socket.substr(equals + 1) : socket;
+}
+
+// Two services cannot listen at one address.
+void check_sockets(NamedSections& sections, const Config& config) {
+  std::map<std::string_view, std::string_view> owners;
+  for (std::size_t i = 0; i < sections.size(); ++i) {
+    const process::ServiceSpec& spec = config.services[i].spec;
+    for (const std::string& socket : spec.sockets) {
+      const auto [owner, fresh] = owners.emplace(address_of(socket), spec.name);
+      if (fresh) continue;
+      sections[i].second.fail("sockets", fmt::format("{} is a socket of the service '{}' already",
+                                                     owner->first, owner->second));
+    }
+  }
+}
+
 Result<Config> read(conf::Document document, const ConfigChecks& checks) {
   Config config;
   conf::Section root = document.root();
@@ -89,6 +110,7 @@ Result<Config> read(conf::Document document, const ConfigChecks& checks) {
   NamedSections sections = root.named_tables("service");
   for (auto& [name, section] : sections) add_service(section, name, checks, config);
   check_order(sections, config);
+  check_sockets(sections, config);
   DEFIB_TRY(document.finish());
   return config;
 }

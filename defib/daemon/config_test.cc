@@ -183,6 +183,13 @@ TEST(Config, NamesThatThereAreNotAndCirclesAreToldWithTheWayRound) {
   expect_mistake("[service.a]\ncommand = [\"x\"]\nrequires = [\"a\"]\n", {"f:3:", "a -> a"});
 }
 
+TEST(Config, TwoServicesCannotHaveOneSocket) {
+  expect_mistake(
+      "[service.a]\ncommand = [\"x\"]\nsockets = [\"web=tcp:127.0.0.1:80\"]\n"
+      "[service.b]\ncommand = [\"x\"]\nsockets = [\"tcp:127.0.0.1:80\"]\n",
+      {"f:6:", "tcp:127.0.0.1:80 is a socket of the service 'a' already"});
+}
+
 TEST(Config, MissingProgramsAndDirectoriesAreMistakesButNotOfWhatRuns) {
   const char* text =
       "[service.a]\ncommand = [\"/no/such\"]\nworking_directory = \"/nowhere\"\n"

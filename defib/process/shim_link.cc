@@ -328,7 +328,7 @@ std::string encode_launch(const shim::LaunchHeader& header, const std::vector<st
 
 Result<std::string> find_service_program(const ServiceSpec& spec) {
   const char* own_path = std::getenv("PATH");
-  std::string path = own_path != nullptr ? own_path : kDefaultPath;
+  std::string path(own_path != nullptr ? std::string_view(own_path) : kDefaultPath);
   for (const auto& [key, value] : spec.env) {
     if (key == "PATH") path = value;
   }
