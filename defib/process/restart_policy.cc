@@ -307,6 +307,10 @@ RestartPlanner RestartPlanner::open(os::Files& files, const os::Clock& clock,
   recovery::Budget budget = open_budget(files, clock, dir, spec, trouble);
   RestartPlanner planner(files, clock, dir, spec, std::move(budget), random);
   planner.trouble_ = std::move(trouble);
+  if (planner.budget_.presumed_spent()) {
+    planner.inherited_ = true;
+    planner.note(planner.budget_.keep_out());
+  }
   planner.load();
   planner.settle();
   return planner;
@@ -466,6 +470,7 @@ std::optional<Error> RestartPlanner::downtime_reason() const {
 
 Result<RestartPlanner::Permit> RestartPlanner::permit(std::uint64_t generation) {
   if (auto reason = downtime_reason()) return std::move(*reason);
+  inherited_ = false;
   Permit permit;
   permit.monitoring = monitors_next();
   if (auto prepared = budget_.prepare(); !prepared) {
@@ -487,11 +492,9 @@ Result<RestartPlanner::Permit> RestartPlanner::permit(std::uint64_t generation) 
 }
 
 void RestartPlanner::used() {
+  inherited_ = false;
   if (budget_.prepared()) {
     budget_.use_prepared();
-  } else if (budget_.presumed_spent()) {
-    // It was prepared by the supervisor before us, and counts since the file was opened.
-    budget_.confirm_spent();
   } else {
     budget_.record();
   }
@@ -499,11 +502,11 @@ void RestartPlanner::used() {
 }
 
 void RestartPlanner::presume_used() {
-  budget_.confirm_spent();
-  note(budget_.settle());
+  if (inherited_) used();
 }
 
 void RestartPlanner::unused() {
+  inherited_ = false;
   note(budget_.give_back());
 }
 
@@ -613,6 +616,7 @@ void RestartPlanner::remember(std::uint64_t generation, const Decision& decision
 }
 
 RestartPlanner::Decision RestartPlanner::start_now(std::uint64_t generation) {
+  inherited_ = false;
   if (auto prepared = budget_.prepare(); !prepared) {
     if (prepared.error().code() == Code::kBudgetExhausted) {
       if (spec_.on_crash_loop == CrashLoopAction::kStop) return decide(generation);
@@ -650,6 +654,7 @@ void RestartPlanner::reset() {
   lost_.clear();
   down_since_mono_ns_ = 0;
   pending_.reset();
+  inherited_ = false;
   if (files_->exists(os::join_path(dir_, kCrashesName))) save();
   note(budget_.reset());
 }

@@ -106,9 +106,9 @@ class RestartPlanner {
   void presume_used();
   // The ticket that is out was taken back, or was never used.
   void unused();
-  bool has_ticket() const { return budget_.prepared(); }
+  bool has_ticket() const { return budget_.prepared() && !inherited_; }
   // open() found a ticket whose use it could not know.
-  bool presumed_spent() const { return budget_.presumed_spent(); }
+  bool presumed_spent() const { return inherited_; }
 
   // A process runs, since `mono_ns`: the time that it was down is over. `by_request` forgets what
   // was decided and begins the back-off anew.
@@ -193,6 +193,7 @@ class RestartPlanner {
   std::string dir_;
   ServiceSpec spec_;
   recovery::Budget budget_;
+  bool inherited_ = false;  // the ticket that is out is of a supervisor before us
   recovery::Backoff backoff_;
   os::Random random_;
   os::Duration delay_{0};

@@ -216,6 +216,19 @@ TEST_F(BudgetTest, ATicketThatIsKnownToBeSpentIsNotGivenBackWithALaterOne) {
   EXPECT_EQ(open().used(), 1);
 }
 
+TEST_F(BudgetTest, ATicketThatMayStillBeUsedStaysOutOverSeveralOpenings) {
+  EXPECT_TRUE(open().prepare());
+  for (int i = 0; i < 3; ++i) {
+    Budget budget = open();
+    EXPECT_TRUE(budget.presumed_spent());
+    EXPECT_TRUE(budget.keep_out());
+    EXPECT_TRUE(budget.prepared());
+    EXPECT_EQ(budget.used(), 0);
+    clock_.advance(minutes(10));
+  }
+  EXPECT_EQ(open().used(), 1);
+}
+
 TEST_F(BudgetTest, AnEventThatHappenedIsRecordedBeyondTheLimitToo) {
   spend(3);
   Budget budget = open();

@@ -271,6 +271,13 @@ void Budget::confirm_spent() {
   if (std::erase_if(events_, [](const Event& event) { return event.presumed; }) > 0) add_event();
 }
 
+Result<> Budget::keep_out() {
+  if (std::erase_if(events_, [](const Event& event) { return event.presumed; }) == 0) return {};
+  prepared_ = true;
+  dirty_ = true;
+  return write();
+}
+
 Result<> Budget::give_back() {
   if (!prepared_ && !presumed_spent()) return {};
   prepared_ = false;

@@ -113,6 +113,9 @@ class Budget {
   Result<> give_back();
   // The ticket that open() took for spent was spent, by now at the latest: no giving back.
   void confirm_spent();
+  // It may still be used by who holds it: it is out again, as before open(). No effect where open()
+  // took none for spent.
+  Result<> keep_out();
   // open() found a ticket without a stamp and counted it as spent; nobody has confirmed it yet.
   bool presumed_spent() const;
   // A human's decision: forgets all events.
