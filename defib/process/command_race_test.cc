@@ -43,11 +43,11 @@ class CommandRace : public SupervisorTest {
                      : now.state == ServiceState::kStopped && now.pid == 0;
     });
     ASSERT_FALSE(HasFailure());
-    // And it stays so: a start or stop that was forgotten would come now.
+    // And it stays so: a start or stop that was forgotten would come now. A start of the shim's own
+    // that crossed the last stop may show for a moment, and is ended.
     if (!wanted_) {
       run_for(25ms);
-      ASSERT_EQ(status().pid, 0) << "started again after the last stop";
-      ASSERT_EQ(status().state, ServiceState::kStopped);
+      run_until([&] { return status().state == ServiceState::kStopped && status().pid == 0; });
     }
     commanded_ = false;
   }
