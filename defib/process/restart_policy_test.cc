@@ -324,6 +324,7 @@ TEST_F(Planner, TheSlowLaneWaitsUntilTheWindowHasRoom) {
   EXPECT_EQ(planner.start_now(generation_).verdict, Verdict::kSlow) << "too early";
   clock_.advance(1s);
   EXPECT_EQ(planner.start_now(generation_).verdict, Verdict::kStart);
+  planner.started(clock_.mono_ns(), false);
   spec_.max_restarts = 0;
   RestartPlanner never = open();
   EXPECT_EQ(never.decide(99).verdict, Verdict::kGiveUp) << "no room will ever be there";
