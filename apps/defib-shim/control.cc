@@ -88,7 +88,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
   if (type == Type::kConfigure && fd_count == 1) {
     const int failed = launch_.load(fds[0]);
     if (failed != 0) return refuse(type, -failed);
-    logs_.configure(launch_.header(), launch_.env_for(status_.record.generation));
+    logs_.configure(launch_.header(), launch_.env());
     status_.record.restart = launch_.header().restart;
     status_.record.restart_when = launch_.header().restart_when;
     return;
@@ -213,6 +213,7 @@ void Shim::welcome() {
       logs_.dropped(),
       ticket_.id != 0 ? ticket_.id : pending_.id,
       journal_.count(),
+      ticket_.id != 0 ? ticket_.delay_ns : pending_.delay_ns,
       status_.record};
   sent_sequence_ = 0;
   if (!send_now(Type::kWelcome, &body, sizeof body, names, names_size, fds, fd_count)) {

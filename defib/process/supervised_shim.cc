@@ -287,7 +287,7 @@ void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& 
   epoch_ = active.epoch;
   if ((active.ready & shim::kSaidWatchdog) != 0) {
     // Armed as before; its silence counts from now on.
-    heartbeat_.notify_beat();
+    heartbeat_.notify_beat(context_.clock.mono_ns());
     arm_heartbeat();
   }
   if ((active.ready & shim::kSaidReady) != 0) {
