@@ -88,7 +88,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
   if (type == Type::kConfigure && fd_count == 1) {
     const int failed = launch_.load(fds[0]);
     if (failed != 0) return refuse(type, -failed);
-    logs_.configure(launch_.header(), launch_.env_for(status_.record.generation, false, sockets_));
+    logs_.configure(launch_.header(), launch_.env());
     status_.record.restart = launch_.header().restart;
     status_.record.restart_after = launch_.header().restart_after;
     status_.record.restart_when = launch_.header().restart_when;

@@ -29,6 +29,8 @@ class Launch {
   const char* text(LaunchText which) const { return fixed_[static_cast<size_t>(which)]; }
   const char* capture_program() const { return text(LaunchText::kCapture); }
   char* const* argv() const { return argv_; }
+  // As described, with no generation filled in.
+  char* const* env() const { return envp_; }
   // With DEFIB_GENERATION, DEFIB_ROLE and (where it gets sockets) the variables of
   // sd_listen_fds(3). LISTEN_PID is written by announce_pid(), in the child.
   char* const* env_for(uint64_t generation, bool standby, const SocketStore& sockets);

@@ -212,9 +212,15 @@ Result<std::string> Supervisor::log_tail(const std::string& name, std::size_t ma
   return text;
 }
 
-std::vector<ServiceStatus> Supervisor::status(bool with_usage) const {
+std::vector<ServiceStatus> Supervisor::known_status() const {
   std::vector<ServiceStatus> all;
-  for (const auto& [name, service] : core_->services) all.push_back(service->status(with_usage));
+  for (const auto& [name, service] : core_->services) all.push_back(service->status(false));
+  return all;
+}
+
+std::vector<ServiceStatus> Supervisor::status() const {
+  std::vector<ServiceStatus> all;
+  for (const auto& [name, service] : core_->services) all.push_back(service->status());
   return all;
 }
 

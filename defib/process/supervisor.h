@@ -318,9 +318,9 @@ class Supervisor {
   // The last `max_bytes` of the service's log, whole lines.
   Result<std::string> log_tail(const std::string& name, std::size_t max_bytes) const;
 
-  // Without usage, memory that no sample told is 0, as is what the log's files tell: nothing is
-  // read.
-  std::vector<ServiceStatus> status(bool with_usage = true) const;
+  std::vector<ServiceStatus> status() const;
+  // Reads nothing: memory that no sample told is 0, and so is what the log's files tell.
+  std::vector<ServiceStatus> known_status() const;
   Result<ServiceStatus> status(const std::string& name) const;
   const StateDir& state_dir() const;
 

@@ -120,7 +120,7 @@ TEST_F(Survival, AShimOfAnotherVersionIsReplacedAndItsServiceGoesOn) {
   fixed[static_cast<std::size_t>(shim::LaunchText::kProgram)] = spec.argv[0];
   fixed[static_cast<std::size_t>(shim::LaunchText::kDirectory)] = "/";
   const std::string bytes =
-      encode_launch(header, fixed, spec.argv, {"VICTIM_DIR=" + dir_, "DEFIB_GENERATION=0"});
+      encode_launch(header, fixed, spec.argv, {"VICTIM_DIR=" + dir_, "DEFIB_GENERATION=0"}, {});
   const os::Fd description(::memfd_create("launch", MFD_CLOEXEC));
   ASSERT_EQ(::write(description.get(), bytes.data(), bytes.size()),
             static_cast<ssize_t>(bytes.size()));
