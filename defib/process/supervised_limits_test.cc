@@ -277,7 +277,7 @@ TEST_F(SupervisedLimits, TheStatusSaysWhyItBacksOffAndWhenItStarts) {
   run_until([&] { return seen_->exits.size() == 2; });
   EXPECT_EQ(status().reason, "it ended: exit code 3");
   EXPECT_EQ(status().next_action, "start");
-  EXPECT_GT(status().next_action_mono_ns, loop_->clock().mono_ns() + os::Duration(59min).count());
+  EXPECT_GT(status().next_action_mono_ns, loop_->clock().mono_ns() + os::Duration(54min).count());
 }
 
 }  // namespace

@@ -503,7 +503,13 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
       ticket_id_ = 0;
       planner_->unused();
     } else if (planner_->presumed_spent() && !ticket_seen_used_) {
-      planner_->unused();  // Of a supervisor before us; its shim did not use it.
+      // Of a supervisor before us. Its shim did not use it; whether it did before the machine went
+      // down, nobody knows.
+      if (report.reason == StopReason::kReboot) {
+        planner_->presume_used();
+      } else {
+        planner_->unused();
+      }
     }
     after_exit(report);
     return {};
