@@ -90,6 +90,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     if (failed != 0) return refuse(type, -failed);
     logs_.configure(launch_.header(), launch_.env());
     status_.record.restart = launch_.header().restart;
+    status_.record.restart_after = launch_.header().restart_after;
     status_.record.restart_when = launch_.header().restart_when;
     for (Instance& one : instances_) {
       if (one.used) one.groups.adopt(launch_, one.pid);

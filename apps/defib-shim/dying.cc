@@ -70,7 +70,12 @@ bool Shim::should_replace(const Instance& one, int exit_code) const {
   exit.reason = one.reason;
   exit.source = StatusSource::kProcStat;
   exit.wait_status = exit_code;  // 0 may mean that the kernel does not tell: then its end will
-  return calls_for_restart(status_.record.restart, exit);
+  const StatusRecord& record = status_.record;
+  if (find(InstanceRole::kStandby) == nullptr && ticket_.id != 0 &&
+      !calls_for_restart(ticket_, exit)) {
+    return false;
+  }
+  return wants_restart(record.restart, record.restart_after, exit);
 }
 
 // No line of its program runs any more; its memory, its locks and its sockets are still there.

@@ -140,14 +140,14 @@ void Shim::ended(Instance& one) {
 
 // The active process is gone: its standby takes its place, or a new process does, or nobody.
 void Shim::after_active(const ExitInfo& exit, Exited* report) {
-  const bool wanted = calls_for_restart(status_.record.restart, exit);
+  const bool wanted = wants_restart(status_.record.restart, status_.record.restart_after, exit);
   if (find(InstanceRole::kStandby) != nullptr && wanted) {
     report->promotes = 1;
     journal_.add(Type::kExited, report, sizeof *report);
     return promote(exit.generation, false);
   }
   end_standby();
-  if (ticket_.id != 0 && !calls_for_restart(ticket_.restart, exit)) ticket_ = Ticket{};
+  if (ticket_.id != 0 && !calls_for_restart(ticket_, exit)) ticket_ = Ticket{};
   use_ticket(exit.noticed_mono_ns, InstanceRole::kActive, &report->ticket_id,
              &report->restart_delay_ns);
   journal_.add(Type::kExited, report, sizeof *report);

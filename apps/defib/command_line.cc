@@ -48,6 +48,13 @@ constexpr RunSetting kRunSettings[] = {
     {"--restart-delay", "D",
      "Delay of the second restart in a row, doubling from there; the first is at once (default "
      "30s)"},
+    {"--success-exit-codes", "LIST", "Ends that are no failure, such as 143,SIGTERM"},
+    {"--restart-exit-codes", "LIST", "Ends that are always followed by a restart"},
+    {"--no-restart-exit-codes", "LIST", "Ends that are never followed by a restart"},
+    {"--on-crash-loop", "WHAT", "stop (until a human resets it) or slow (default stop)"},
+    {"--slow-lane-interval", "D", "Time between starts in the slow lane (default 5m)"},
+    {"--same-crash-limit", "N", "Equal crashes in a row that are a crash loop (default 3)"},
+    {"--max-downtime", "D", "Give up after so much lost time in the window (default: no limit)"},
     {"--heartbeat-timeout", "D",
      "Restart when a heartbeat stage stands still for so long (default: each stage's own)"},
     {"--health-url", "URL", "Restart when GET on this http:// address fails three times"},
@@ -163,7 +170,13 @@ class Parser {
     name(verb("upgrade", Verb::kUpgrade,
               "Put the supervisor's program on disk in the place of the running one", "upgrade"),
          false);
-    verb("reload", Verb::kReload, "Apply the changed configuration", "reload");
+    verb("reload", Verb::kReload, "Apply the changed configuration", "reload --restart")
+        ->add_flag("--restart", line_.restart,
+                   "Restart what runs with settings that only a start can change");
+    verb("check", Verb::kCheck, "Say what is wrong with a configuration, and touch nothing",
+         "check -c /etc/defib/defib.toml")
+        ->add_option("-c,--config", line_.config, "The configuration (default: defib.toml)")
+        ->type_name("FILE");
     CLI::App* status = verb("status", Verb::kStatus, "The state of all services, or of one",
                             "status engine --json");
     name(status, false);

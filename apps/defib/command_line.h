@@ -20,6 +20,7 @@ enum class Verb {
   kReset,
   kReload,
   kUpgrade,
+  kCheck,
   kStatus,
   kLogs,
   kIncidents,
@@ -54,6 +55,7 @@ struct CommandLine {
   RunFlags run;
   std::string name;            // start stop restart reset status logs
   std::string subject;         // incident id, code or verdict
+  bool restart = false;        // reload
   bool watch = false;          // status
   bool follow = false;         // logs
   std::string since;           // logs: RFC 3339 or a duration back from now

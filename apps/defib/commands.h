@@ -11,6 +11,7 @@ namespace defib::cli {
 Result<int> run_command(const CommandLine& line);
 Result<int> daemon_command(const CommandLine& line);
 Result<int> control_command(const CommandLine& line);  // start stop restart reset reload
+Result<int> check_command(const CommandLine& line);
 
 // commands_survive.cc
 Result<int> upgrade_command(const CommandLine& line);

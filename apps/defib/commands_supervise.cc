@@ -1,4 +1,4 @@
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -150,18 +150,47 @@ Result<int> reload(const CommandLine& line) {
   const std::string socket = os::join_path(state_dir_of(line), std::string(daemon::kControlSocket));
   DEFIB_TRY_ASSIGN(
       wire::Json answer,
-      daemon::call_control(socket, wire::Json::object({{"op", "reload"}}), kControlTime));
+      daemon::call_control(
+          socket, wire::Json::object({{"op", "reload"}, {"restart", line.restart}}), kControlTime));
   if (line.json) {
     answer.set("schema", "defib.control/1");
     print_json(answer);
     return kDone;
   }
-  for (const char* what : {"added", "changed", "removed"}) {
+  const auto names = [&](const char* list, const wire::Json& name) {
+    return std::ranges::find(answer[list].items(), name) != answer[list].items().end();
+  };
+  for (const char* what : {"added", "removed", "restarted"}) {
     for (const wire::Json& name : answer[what].items()) {
       print(fmt::format("{}: {}\n", name.as_string(), what));
     }
   }
+  for (const wire::Json& name : answer["changed"].items()) {
+    if (names("restarted", name)) continue;
+    print(fmt::format("{}: changed{}\n", name.as_string(),
+                      names("needs_restart", name) ? ": needs restart" : ""));
+  }
+  for (const wire::Json& name : answer["needs_restart"].items()) {
+    if (!names("changed", name)) print(fmt::format("{}: needs restart\n", name.as_string()));
+  }
+  for (const wire::Json& warning : answer["warnings"].items()) {
+    print(fmt::format("warning: {}\n", warning.as_string()));
+  }
+  for (const wire::Json& failed : answer["failed"].items()) {
+    print(fmt::format("{}: not changed: {}\n", failed["name"].as_string(),
+                      failed["error"]["message"].as_string()));
+  }
+  if (answer["failed"].size() > 0) return kFailed;
   return kDone;
+}
+
+// As the daemon of that configuration has it.
+std::string state_dir_by(const CommandLine& line, const daemon::Config& config) {
+  const bool named = line.state_dir.empty() && !config.state_dir.empty();
+  if (named) return absolute(config.state_dir);
+  CommandLine as_daemon = line;
+  as_daemon.verb = Verb::kDaemon;
+  return state_dir_of(as_daemon);
 }
 
 }  // namespace
@@ -201,11 +230,39 @@ Result<int> daemon_command(const CommandLine& line) {
     file.path = options.config.log_file;
     DEFIB_TRY(obs::set_log_file(file));
   }
-  const bool named = line.state_dir.empty() && !options.config.state_dir.empty();
-  options.state_dir = named ? absolute(options.config.state_dir) : state_dir_of(line);
+  options.state_dir = state_dir_by(line, options.config);
   options.command = line.program;
+  // Once more, with a look at the files that it names, now that it is known what runs already.
+  const daemon::ConfigChecks checks = {true, [&](const std::string& name) {
+                                         return daemon::service_runs(os::real_files(),
+                                                                     options.state_dir, name);
+                                       }};
+  DEFIB_TRY_ASSIGN(options.config, daemon::load_config(options.config_path, checks));
   if (line.check) return would_start();
+  for (const std::string& warning : options.config.warnings) {
+    obs::log(obs::Level::kWarning, "daemon", warning);
+  }
   return daemon::run_daemon(options);
+}
+
+Result<int> check_command(const CommandLine& line) {
+  const std::string path = line.config.empty() ? "defib.toml" : line.config;
+  DEFIB_TRY_ASSIGN(const daemon::Config config,
+                   daemon::load_config(path, {.files = true, .runs = {}}));
+  const std::vector<std::string> order = daemon::dependencies_of(config.services).order();
+  if (line.json) {
+    wire::Json services = wire::Json::array();
+    for (const std::string& name : order) services.push(name);
+    print_json(wire::Json::object({{"schema", "defib.check/1"},
+                                   {"ok", true},
+                                   {"file", path},
+                                   {"state_dir", state_dir_by(line, config)},
+                                   {"start_order", std::move(services)}}));
+    return kDone;
+  }
+  print(fmt::format("{} is valid: {} services, started in this order: {}\n", path, order.size(),
+                    fmt::join(order, ", ")));
+  return kDone;
 }
 
 Result<int> control_command(const CommandLine& line) {

@@ -27,6 +27,8 @@ Result<int> execute(const CommandLine& line) {
       return control_command(line);
     case Verb::kUpgrade:
       return upgrade_command(line);
+    case Verb::kCheck:
+      return check_command(line);
     case Verb::kStatus:
       return status_command(line);
     case Verb::kLogs:

@@ -317,6 +317,10 @@ struct Section::State {
   }
 };
 
+std::string_view nearest_word(std::string_view wrong, const std::vector<std::string>& words) {
+  return nearest(wrong, words);
+}
+
 Section::Section(State* state, const void* table, std::string path, Place place)
     : state_(state), table_(table), path_(std::move(path)), place_(place) {
   if (table_ != nullptr) state_->asked[&as_table(table_)];
@@ -490,6 +494,24 @@ void Section::value(std::string_view key, std::vector<std::string>& out) {
           fmt::format("{}: expected {}, found {} in it", full_key(key), kExpected, describe(item)));
     }
     texts.push_back(item.as_string()->get());
+  }
+  out = std::move(texts);
+}
+
+void Section::words(std::string_view key, std::vector<std::string>& out) {
+  const auto* node = static_cast<const toml::node*>(find(key));
+  if (node == nullptr) return;
+  constexpr std::string_view kExpected = "a list of texts and whole numbers, such as [3, \"a\"]";
+  if (!node->is_array()) return wrong_type(key, kExpected);
+  std::vector<std::string> texts;
+  for (const toml::node& item : *node->as_array()) {
+    if (!item.is_string() && !item.is_integer()) {
+      const auto at = item.source().begin;
+      return state_->add(
+          Code::kConfigWrongType, {at.line, at.column}, full_key(key),
+          fmt::format("{}: expected {}, found {} in it", full_key(key), kExpected, describe(item)));
+    }
+    texts.push_back(item.is_string() ? item.as_string()->get() : describe(item));
   }
   out = std::move(texts);
 }

@@ -65,6 +65,10 @@ inline constexpr Range<std::uint64_t> kAnySize{0, UINT64_MAX};
 inline constexpr Range<Decimal> kAnyDecimal{Decimal::from_units(INT64_MIN + 1),
                                             Decimal::from_units(INT64_MAX)};
 
+// The one of `words` that was probably meant by `wrong` (Damerau and Levenshtein's distance), or an
+// empty view.
+std::string_view nearest_word(std::string_view wrong, const std::vector<std::string>& words);
+
 using StringMap = std::vector<std::pair<std::string, std::string>>;
 
 class Section {
@@ -99,6 +103,8 @@ class Section {
   // A number or a text, exact in both forms.
   void value(std::string_view key, Decimal& out, Range<Decimal> range = kAnyDecimal);
   void value(std::string_view key, std::vector<std::string>& out);
+  // A list of texts and whole numbers, the numbers as texts.
+  void words(std::string_view key, std::vector<std::string>& out);
   // A table of texts, such as an environment; in the order of the keys.
   void value(std::string_view key, StringMap& out);
   void value(std::string_view key, Secret& out);

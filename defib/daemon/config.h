@@ -10,12 +10,14 @@
 
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "defib/alert/receiver.h"
 #include "defib/base/error.h"
+#include "defib/daemon/dependencies.h"
 #include "defib/daemon/http_helper.h"
 #include "defib/daemon/service_config.h"
 
@@ -28,10 +30,24 @@ struct Config {
   std::vector<ServiceConfig> services;
   std::vector<alert::Receiver> receivers;  // [alert.NAME]
   std::optional<HttpSettings> http;        // [http]
+  // What does not exist of services that may go on without: one line each.
+  std::vector<std::string> warnings;
+};
+
+// What is looked at beyond the file itself.
+struct ConfigChecks {
+  bool files = false;  // programs and working directories must exist
+  // A service that runs already goes on though its program is being replaced: a warning. Empty:
+  // none does.
+  std::function<bool(const std::string& service)> runs;
 };
 
 // The first mistake, with all others as its causes; each names file, line and column.
-Result<Config> load_config(const std::string& path);
-Result<Config> parse_config(std::string_view text, std::string name = "defib.toml");
+Result<Config> load_config(const std::string& path, const ConfigChecks& checks = {});
+Result<Config> parse_config(std::string_view text, std::string name = "defib.toml",
+                            const ConfigChecks& checks = {});
+
+// `services` as a graph. Precondition: they come from one configuration.
+Dependencies dependencies_of(const std::vector<ServiceConfig>& services);
 
 }  // namespace defib::daemon

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "defib/process/restart_policy.h"
+
 namespace defib::daemon {
 namespace {
 
@@ -287,6 +289,113 @@ action = "recover"
   EXPECT_EQ(web.sensors.log_patterns[1].action, PatternAction::kRecover);
 }
 
+std::string mistakes(const char* text, const ConfigChecks& checks = {}) {
+  const auto config = parse_config(text, "f", checks);
+  std::string all;
+  for (const Error* error = config ? nullptr : &config.error(); error != nullptr;
+       error = error->cause()) {
+    all += error->to_line() + "\n";
+  }
+  return all;
+}
+
+void expect_mistake(const char* text, const std::vector<const char*>& parts,
+                    const ConfigChecks& checks = {}) {
+  const std::string all = mistakes(text, checks);
+  for (const char* part : parts) {
+    EXPECT_NE(all.find(part), std::string::npos) << text << "\nhas no '" << part << "' in\n" << all;
+  }
+}
+
+TEST(Config, RestartRulesAreReadWithCodesAndSignals) {
+  const auto config = parse_config(R"(
+[service.a]
+command = ["x"]
+success_exit_codes = [143, "SIGTERM"]
+restart_exit_codes = ["64-78"]
+no_restart_exit_codes = [3]
+on_crash_loop = "slow"
+slow_lane_interval = "2m"
+same_crash_limit = 5
+max_downtime = "10m"
+start_in = "monitoring"
+monitoring_after = 2
+)");
+  ASSERT_TRUE(config) << config.error().to_text();
+  const process::ServiceSpec& spec = config->services[0].spec;
+  EXPECT_EQ(spec.success_exit_codes, *process::parse_exit_set({"143", "SIGTERM"}));
+  EXPECT_EQ(spec.restart_exit_codes, *process::parse_exit_set({"64-78"}));
+  EXPECT_EQ(spec.no_restart_exit_codes, *process::parse_exit_set({"3"}));
+  EXPECT_EQ(spec.on_crash_loop, process::CrashLoopAction::kSlow);
+  EXPECT_EQ(spec.slow_lane_interval, 2min);
+  EXPECT_EQ(spec.same_crash_limit, 5);
+  EXPECT_EQ(spec.max_downtime, 10min);
+  EXPECT_TRUE(spec.start_in_monitoring);
+  EXPECT_EQ(spec.monitoring_after, 2);
+}
+
+TEST(Config, ImpossibleCombinationsNameTheKeyThatIsTooMuch) {
+  const std::string head = "[service.a]\ncommand = [\"x\"]\n";
+  const std::pair<const char*, std::vector<const char*>> cases[] = {
+      {"restart_exit_codes = [1, 3]\nno_restart_exit_codes = [3]", {"f:3:", "both name 3"}},
+      {"restart_exit_codes = [256]", {"f:3:", "'256'"}},
+      {"success_exit_codes = [\"SIGTREM\"]", {"f:3:", "SIGTREM"}},
+      {"success_exit_codes = [1.5]", {"f:3:", "whole numbers"}},
+      {"restart_delay = \"10m\"\nrestart_delay_cap = \"5m\"", {"f:4:", "restart_delay_cap"}},
+      {"restart_window = \"0s\"", {"f:3:", "restart_window"}},
+      {"max_downtime = \"2h\"", {"f:3:", "restart_window"}},
+      {"health_url = \"http://x/\"\nhealth_check_interval = 1\nhealth_check_timeout = 2",
+       {"f:5:", "health_check_timeout"}},
+      {"ready_probe = \"health_url\"", {"f:3:", "no probe 'health_url'"}},
+      {"on_crash_loop = \"slwo\"", {"f:3:", "did you mean \"slow\""}},
+      {"restart_with = true", {"f:3:", "`requires`"}},
+      {"slow_lane_intreval = \"1m\"", {"f:3:", "did you mean \"slow_lane_interval\""}},
+  };
+  for (const auto& [text, parts] : cases) expect_mistake((head + text + "\n").c_str(), parts);
+  expect_mistake("[defib]\nlog_level = \"inof\"\n", {"f:2:", "did you mean \"info\""});
+}
+
+TEST(Config, NamesThatThereAreNotAndCirclesAreToldWithTheWayRound) {
+  expect_mistake(
+      "[service.db]\ncommand = [\"x\"]\n"
+      "[service.engine]\ncommand = [\"x\"]\nrequires = [\"dbb\"]\nafter = [\"q\"]\n",
+      {"f:5:", "no service 'dbb'; did you mean 'db'?", "f:6:", "no service 'q'"});
+  expect_mistake(
+      "[service.a]\ncommand = [\"x\"]\nafter = [\"b\"]\n"
+      "[service.b]\ncommand = [\"x\"]\nrequires = [\"c\"]\n"
+      "[service.c]\ncommand = [\"x\"]\nrequires = [\"a\"]\n",
+      {"f:3:", "wait for one another: a -> b -> c -> a"});
+  expect_mistake("[service.a]\ncommand = [\"x\"]\nrequires = [\"a\"]\n", {"f:3:", "a -> a"});
+}
+
+TEST(Config, TwoServicesCannotHaveOneSocket) {
+  expect_mistake(
+      "[service.a]\ncommand = [\"x\"]\nsockets = [\"web=tcp:127.0.0.1:80\"]\n"
+      "[service.b]\ncommand = [\"x\"]\nsockets = [\"tcp:127.0.0.1:80\"]\n",
+      {"f:6:", "tcp:127.0.0.1:80 is a socket of the service 'a' already"});
+}
+
+TEST(Config, MissingProgramsAndDirectoriesAreMistakesButNotOfWhatRuns) {
+  const char* text =
+      "[service.a]\ncommand = [\"/no/such\"]\nworking_directory = \"/nowhere\"\n"
+      "[service.b]\ncommand = [\"no-such-program-anywhere\"]\n"
+      "[service.c]\ncommand = [\"/etc/passwd\"]\n"
+      "[service.d]\ncommand = [\"/tmp\"]\nworking_directory = \"/etc/passwd\"\n"
+      "[service.e]\ncommand = [\"sh\"]\nworking_directory = \"/tmp\"\n";
+  EXPECT_EQ(mistakes(text), "");
+  ConfigChecks checks{true, {}};
+  expect_mistake(text,
+                 {"f:2:", "the command of the service 'a': there is no '/no/such'",
+                  "f:3:", "'/nowhere' does not exist", "f:5:", "is in no directory of PATH",
+                  "f:7:", "is not executable", "f:9:", "is a directory, and no program",
+                  "f:10:", "'/etc/passwd' is no directory"},
+                 checks);
+  checks.runs = [](const std::string&) { return true; };
+  const auto config = parse_config(text, "f", checks);
+  ASSERT_TRUE(config) << config.error().to_text();
+  EXPECT_EQ(config->warnings.size(), 6u);
+}
+
 TEST(Config, AnOptionOfTheCommandLineIsTheSameSetting) {
   ServiceConfig config;
   const std::pair<const char*, const char*> good[] = {{"restart", "never"},
@@ -310,7 +419,8 @@ TEST(Config, AnOptionOfTheCommandLineIsTheSameSetting) {
   EXPECT_EQ(config.spec.max_memory_bytes, 100u << 20);
   config.spec.name = "x";
   config.spec.argv = {"x"};
-  EXPECT_TRUE(validate(config));
+  const auto valid = validate(config);
+  EXPECT_TRUE(valid) << valid.error().to_text();
 
   const std::pair<const char*, const char*> bad[] = {
       {"restart", "maybe"},     {"max_restarts", "-1"},  {"max_restarts", "3x"},

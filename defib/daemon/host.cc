@@ -123,6 +123,18 @@ Result<> Host::listen(std::string path) {
 }
 
 Result<> Host::add(const ServiceConfig& config) {
+  DEFIB_TRY(take(config));
+  const std::string& name = config.spec.name;
+  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->status(name));
+  const bool waits = status.state == ServiceState::kStopped && status.pid == 0;
+  // One that an earlier supervisor left stopped stays so, until somebody asks for it.
+  const bool rests = status.ended_before || (options_.resumed && status.generation > 0);
+  if (config.start && waits && !rests) want_start(name);
+  return {};
+}
+
+// Supervises it, and starts nothing.
+Result<> Host::take(const ServiceConfig& config) {
   DEFIB_TRY(validate(config));
   const std::string& name = config.spec.name;
   Service& service = services_[name];
@@ -131,14 +143,10 @@ Result<> Host::add(const ServiceConfig& config) {
     services_.erase(name);
     return added;
   }
+  rebuild_order();
   recorder_->begin(name);
-  DEFIB_TRY(watch_service(service));
-  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->status(name));
-  const bool rests = options_.resumed && status.generation > 0;
-  if (config.start && !rests && status.pid == 0 && status.state == ServiceState::kStopped) {
-    return supervisor_->start(name);
-  }
-  return {};
+  note_ready(name);
+  return watch_service(service);
 }
 
 // Probes, log patterns and core files, anew.
@@ -163,37 +171,94 @@ Result<> Host::change(Service& service, const ServiceConfig& config) {
   return watches ? watch_service(service) : Result<>();
 }
 
-Result<wire::Json> Host::apply(const std::vector<ServiceConfig>& configs) {
+Result<wire::Json> Host::apply(const std::vector<ServiceConfig>& configs, bool restart) {
   for (const ServiceConfig& config : configs) DEFIB_TRY(validate(config));
-  wire::Json added = wire::Json::array(), changed = wire::Json::array(),
-             removed = wire::Json::array();
+  wire::Json added = wire::Json::array(), removed = wire::Json::array();
+  wire::Json answer = wire::Json::object({{"ok", true}});
+  DEFIB_TRY(add_all(configs, added));
+  change_all(configs, restart, answer);
   for (auto& [name, service] : services_) {
     const bool stays = std::ranges::any_of(
         configs, [&](const ServiceConfig& config) { return config.spec.name == name; });
     if (stays || service.leaving) continue;
     service.leaving = true;
     removed.push(name);
-    DEFIB_TRY(supervisor_->stop(name));
-    rest_if_settled(name);
   }
+  rebuild_order();
+  for (const wire::Json& name : removed.items()) {
+    const std::string leaving(name.as_string());
+    to_start_.erase(leaving);
+    to_stop_.emplace(leaving, false);
+    rest_if_settled(leaving);
+  }
+  for (const wire::Json& name : added.items()) {
+    const auto config = std::ranges::find(configs, name.as_string(), [](const ServiceConfig& one) {
+      return std::string_view(one.spec.name);
+    });
+    if (config->start) want_start(config->spec.name);
+  }
+  schedule_order();
+  answer.set("added", std::move(added));
+  answer.set("removed", std::move(removed));
+  return answer;
+}
+
+// All or none: a name may be taken by another supervisor.
+Result<> Host::add_all(const std::vector<ServiceConfig>& configs, wire::Json& added) {
   for (const ServiceConfig& config : configs) {
-    const auto found = services_.find(config.spec.name);
-    if (found == services_.end()) {
-      DEFIB_TRY(add(config));
-      added.push(config.spec.name);
-    } else if (found->second.leaving) {
-      return Error(Code::kUnavailable,
-                   fmt::format("the service '{}' is still being stopped", config.spec.name))
-          .suggest("`defib reload` again in a moment");
-    } else if (!(found->second.config == config)) {
-      DEFIB_TRY(change(found->second, config));
-      changed.push(config.spec.name);
+    if (services_.contains(config.spec.name)) continue;
+    if (auto taken = take(config); !taken) {
+      for (const wire::Json& name : added.items()) remove(std::string(name.as_string()));
+      return taken;
     }
+    added.push(config.spec.name);
   }
-  return wire::Json::object({{"ok", true},
-                             {"added", std::move(added)},
-                             {"changed", std::move(changed)},
-                             {"removed", std::move(removed)}});
+  return {};
+}
+
+void Host::change_all(const std::vector<ServiceConfig>& configs, bool restart, wire::Json& answer) {
+  wire::Json changed = wire::Json::array(), outdated = wire::Json::array(),
+             restarted = wire::Json::array(), failed = wire::Json::array();
+  for (const ServiceConfig& config : configs) {
+    const std::string& name = config.spec.name;
+    const auto found = services_.find(name);
+    if (found == services_.end()) continue;
+    Service& service = found->second;
+    if (std::exchange(service.leaving, false)) {
+      // It was leaving and shall stay: it ends as asked, and comes back.
+      to_stop_.erase(name);
+      if (config.start) to_start_.insert(name);
+    }
+    const bool same = service.config == config;
+    const auto status = supervisor_->status(name);
+    const bool runs = status && status->pid != 0;
+    if (!same) {
+      if (runs && needs_restart(service.config, config)) {
+        service.outdated_generation = status->generation;
+      }
+      if (const auto done = change(service, config); !done) {
+        failed.push(wire::Json::object({{"name", name}, {"error", wire::to_json(done.error())}}));
+        continue;
+      }
+      changed.push(name);
+    }
+    if (!runs || service.outdated_generation != status->generation) continue;
+    if (!restart) {
+      outdated.push(name);
+      continue;
+    }
+    restarted.push(name);
+  }
+  rebuild_order();
+  // Dependants stop before what they require, and start behind it.
+  for (const wire::Json& name : restarted.items()) {
+    to_stop_.emplace(std::string(name.as_string()), false);
+    to_start_.insert(std::string(name.as_string()));
+  }
+  answer.set("changed", std::move(changed));
+  answer.set("needs_restart", std::move(outdated));
+  answer.set("restarted", std::move(restarted));
+  if (failed.size() > 0) answer.set("failed", std::move(failed));
 }
 
 void Host::remove(const std::string& name) {
@@ -205,10 +270,16 @@ void Host::remove(const std::string& name) {
   recorder_->end(name);
   tell(removed_event(name));
   services_.erase(name);
+  to_start_.erase(name);
+  to_stop_.erase(name);
+  rebuild_order();
 }
 
 void Host::shutdown(std::function<void()> done) {
-  supervisor_->shutdown(std::move(done));
+  to_start_.clear();
+  for (const auto& [name, service] : services_) to_stop_.emplace(name, false);
+  shutdown_done_ = std::move(done);
+  schedule_order();
 }
 
 void Host::handle(const wire::Json& request, ControlServer::Answer answer) {
@@ -246,15 +317,11 @@ void Host::handle(const wire::Json& request, ControlServer::Answer answer) {
     if (!options_.on_reload) {
       return answer(failure(Error(Code::kInvalidArgument, "`defib run` has nothing to reload")));
     }
-    auto reloaded = options_.on_reload();
+    auto reloaded = options_.on_reload(request["restart"].as_bool());
     return answer(reloaded ? *reloaded : failure(reloaded.error()));
   }
   if (op == "stop" && name.empty()) {
-    for (const auto& [service, entry] : services_) {
-      if (auto stopped = supervisor_->stop(service); !stopped) {
-        return answer(failure(stopped.error()));
-      }
-    }
+    for (const auto& [service, entry] : services_) want_stop(service);
     return answer(ok());
   }
   handle_service_request(op, name, std::move(answer));
@@ -269,9 +336,19 @@ void Host::handle_service_request(const std::string& op, const std::string& name
   }
   Result<> done;
   if (op == "start") {
-    done = supervisor_->start(name);
+    // One that is being stopped is started when it rests; what it requires comes first.
+    if (status->state == ServiceState::kStopping || order_.with_required(name).size() > 1) {
+      to_stop_.erase(name);
+      if (status->pid != 0) done = supervisor_->start(name);
+      want_start(name);
+    } else {
+      to_stop_.erase(name);
+      to_start_.erase(name);
+      done = supervisor_->start(name);
+    }
   } else if (op == "stop") {
-    done = supervisor_->stop(name);
+    want_stop(name);
+    follow_order();
   } else if (op == "restart") {
     done = supervisor_->restart(name);
   } else if (op == "reset") {
@@ -289,8 +366,11 @@ void Host::handle_service_request(const std::string& op, const std::string& name
   waiting.timer = loop_.run_after(kRequestTime, [this, name] {
     std::erase_if(waiting_, [&](Waiting& one) {
       if (one.service != name) return false;
-      one.answer(failure(
-          Error(Code::kTimeout, fmt::format("'{}' is not done with '{}' yet", name, one.op))));
+      bool for_good = false;
+      const std::string why = to_start_.contains(name) ? blocked(name, for_good) : std::string();
+      one.answer(
+          failure(Error(Code::kTimeout, fmt::format("'{}' is not done with '{}' yet{}", name,
+                                                    one.op, why.empty() ? "" : ": " + why))));
       return true;
     });
   });
@@ -301,7 +381,17 @@ void Host::handle_service_request(const std::string& op, const std::string& name
 wire::Json Host::status_answer() const {
   wire::Json services = wire::Json::array();
   for (const process::ServiceStatus& status : supervisor_->status()) {
-    services.push(status_to_json(status, recorder_->last_incident(status.name)));
+    wire::Json json = status_to_json(status, recorder_->last_incident(status.name));
+    const auto found = services_.find(status.name);
+    if (found != services_.end()) {
+      json.set("needs_restart",
+               status.pid != 0 && found->second.outdated_generation == status.generation);
+    }
+    if (to_start_.contains(status.name)) {
+      bool for_good = false;
+      json.set("waits_for", blocked(status.name, for_good));
+    }
+    services.push(std::move(json));
   }
   return wire::Json::object({{"services", std::move(services)}});
 }
@@ -317,9 +407,18 @@ void Host::answer_waiting(const std::string& name) {
                       status->state != ServiceState::kStopping &&
                       // A restart is done when another process runs.
                       (one.op != "restart" || status->generation > one.generation);
+    bool blocked_for_good = false;
+    const std::string why = one.op == "start" && to_start_.contains(name)
+                                ? blocked(name, blocked_for_good)
+                                : std::string();
+    if (blocked_for_good) {
+      if (one.timer != 0) loop_.cancel(one.timer);
+      answers.emplace_back(std::move(one.answer), failure(Error(Code::kStartFailed, why)));
+      return true;
+    }
     const bool failed = status->state == ServiceState::kFailed &&
                         (!one.was_failed || status->generation > one.generation);
-    const bool done = one.op == "stop" ? rests : runs || failed;
+    const bool done = one.op == "stop" ? rests && !to_stop_.contains(name) : runs || failed;
     if (!done) return false;
     if (one.timer != 0) loop_.cancel(one.timer);
     const bool good = one.op == "stop" || runs;
@@ -462,7 +561,14 @@ void Host::state_changed(const std::string& service, ServiceState from, ServiceS
            {{"service", service}, {"from", to_string(from)}, {"to", to_string(to)}});
   recorder_->state_changed(service, from, to);
   // The supervisor is in the middle of the change: look at it when it is done.
-  loop_.post([this, service] { answer_waiting(service); });
+  loop_.post([this, service, alive = std::weak_ptr<int>(alive_)] {
+    if (alive.expired()) return;
+    note_ready(service);
+    follow_order();
+    answer_waiting(service);
+    // Who waits for this one may be told that it does not come.
+    for (const std::string& other : order_.behind(service)) answer_waiting(other);
+  });
   if (at_rest(to)) rest_if_settled(service);
 }
 
@@ -480,6 +586,15 @@ void Host::log(const std::string& service, int stream, std::string_view bytes, s
 void Host::crash_loop(const std::string& service, const Error& error) {
   metrics_->crash_loop(service);
   recorder_->crash_loop(service, error);
+}
+
+void Host::slow_lane(const std::string& service, const Error& error, os::Duration delay) {
+  recorder_->slow_lane(service, error, delay);
+}
+
+void Host::trouble(const std::string& service, const Error& error) {
+  obs::log(obs::Level::kError, kComponent, "the service goes on, but not all is well",
+           {{"service", service}, {"error", error}});
 }
 
 void Host::adopted(const std::string& service, pid_t pid, std::uint64_t generation) {

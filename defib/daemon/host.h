@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "defib/base/error.h"
 #include "defib/daemon/alerter.h"
 #include "defib/daemon/control.h"
+#include "defib/daemon/dependencies.h"
 #include "defib/daemon/incident_recorder.h"
 #include "defib/daemon/metrics.h"
 #include "defib/daemon/sensors.h"
@@ -34,8 +36,8 @@ class Host : private process::SupervisorObserver {
     std::vector<alert::Receiver> receivers;
     // A service came to rest: stopped or failed, and its incident is closed or needs a human.
     std::function<void(const std::string& service, process::ServiceState state)> on_rest;
-    // {"op":"reload"}; empty: not possible here.
-    std::function<Result<wire::Json>()> on_reload;
+    // {"op":"reload"}, with "restart" true or not; empty: not possible here.
+    std::function<Result<wire::Json>(bool restart)> on_reload;
     // A supervisor before this one was at work: what it let rest goes on resting.
     bool resumed = false;
     std::function<void(const std::string& service)> on_started;
@@ -50,13 +52,15 @@ class Host : private process::SupervisorObserver {
   // Listens on the control socket at `path`.
   Result<> listen(std::string path);
   // Supervises the service: adopts it where it runs already, else starts it where the
-  // configuration says so.
+  // configuration says so, when those that it waits for are ready.
   Result<> add(const ServiceConfig& config);
-  // Makes the services those of `configs`: adds, changes, and stops and removes.
-  Result<wire::Json> apply(const std::vector<ServiceConfig>& configs);
+  // Makes the services those of `configs`: adds, changes, and stops and removes. What cannot be had
+  // is told before anything is touched. What changed and takes effect only with a start is told as
+  // "needs_restart", and restarted where `restart` says so.
+  Result<wire::Json> apply(const std::vector<ServiceConfig>& configs, bool restart = false);
   // From now on alerts go to these.
   Result<> alert_to(const std::vector<alert::Receiver>& receivers);
-  // Stops all gracefully, then calls `done`.
+  // Stops all gracefully, those first that need others, then calls `done`.
   void shutdown(std::function<void()> done);
 
   // All services were added; for {"op":"about"}.
@@ -71,7 +75,10 @@ class Host : private process::SupervisorObserver {
     ServiceConfig config;
     std::unique_ptr<Sensors> sensors;
     os::EventLoop::TimerId rest_timer = 0;
-    bool leaving = false;  // removed from the configuration, still stopping
+    bool leaving = false;                   // removed from the configuration, still stopping
+    std::uint64_t outdated_generation = 0;  // the process that was started before a change
+    std::uint64_t ready_generation = 0;     // the last process that was seen ready
+    std::string blocked_told;               // what it waited for when that was last told
   };
   // A request that waits for its service.
   struct Waiting {
@@ -86,7 +93,24 @@ class Host : private process::SupervisorObserver {
   Host(os::EventLoop& loop, Options options);
   Result<> watch_service(Service& service);
   Result<> change(Service& service, const ServiceConfig& config);
+  Result<> take(const ServiceConfig& config);
+  Result<> add_all(const std::vector<ServiceConfig>& configs, wire::Json& added);
+  void change_all(const std::vector<ServiceConfig>& configs, bool restart, wire::Json& answer);
   void remove(const std::string& name);
+  void rebuild_order();
+
+  // Starts and stops in order; host_order.cc.
+  void want_start(const std::string& name);
+  void want_stop(const std::string& name);
+  void schedule_order();
+  void follow_order();
+  void stop_in_order();
+  void start_in_order();
+  bool is_ready(const std::string& name) const;
+  bool is_at_rest(const std::string& name) const;
+  // What keeps it from being started: empty, or a sentence; `for_good` where a human must act.
+  std::string blocked(const std::string& name, bool& for_good) const;
+  void note_ready(const std::string& name);
   void handle(const wire::Json& request, ControlServer::Answer answer);
   void handle_service_request(const std::string& op, const std::string& name,
                               ControlServer::Answer answer);
@@ -122,6 +146,8 @@ class Host : private process::SupervisorObserver {
   void crash_loop(const std::string& service, const Error& error) override;
   void adopted(const std::string& service, pid_t pid, std::uint64_t generation) override;
   void shim_replaced(const std::string& service, pid_t old_shim, pid_t new_shim) override;
+  void slow_lane(const std::string& service, const Error& error, os::Duration delay) override;
+  void trouble(const std::string& service, const Error& error) override;
 
   os::EventLoop& loop_;
   Options options_;
@@ -133,6 +159,12 @@ class Host : private process::SupervisorObserver {
   std::unique_ptr<os::FileWatch> file_watch_;  // nullptr: the kernel gave none
   std::map<std::string, Service> services_;
   std::vector<Waiting> waiting_;
+  Dependencies order_;
+  std::set<std::string> to_start_;       // as soon as what they wait for is ready
+  std::map<std::string, bool> to_stop_;  // as soon as those behind them rest; true: asked to
+  bool order_posted_ = false;
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);  // for what is posted
+  std::function<void()> shutdown_done_;
   std::unique_ptr<process::Supervisor> supervisor_;
   std::unique_ptr<ControlServer> control_;
 };

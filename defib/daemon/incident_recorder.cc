@@ -68,6 +68,10 @@ wire::Json exit_fields(const process::ExitReport& report) {
        {"restart_delay_ns", report.restart_delay.count()},
        {"while_away", report.while_away}});
   if (!report.capture_path.empty()) fields.set("report", report.capture_path);
+  if (!report.fingerprint.empty()) {
+    fields.set("fingerprint", report.fingerprint);
+    fields.set("equal_crashes", report.equal_crashes);
+  }
   return fields;
 }
 
@@ -380,9 +384,9 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
       own.process_failed) {
     return;  // told a second time, because the recorder before us was killed
   }
-  const bool failure =
-      report.reason != StopReason::kRequested &&
-      !(report.status.success() && report.reason == StopReason::kNone && !report.restarts);
+  const bool failure = report.reason != StopReason::kRequested &&
+                       !((report.clean || report.status.success()) &&
+                         report.reason == StopReason::kNone && !report.restarts);
   if (!failure) {
     own.dying.reset();
     if (own.incident) own.final_outcome = "stopped";
@@ -484,6 +488,10 @@ void IncidentRecorder::captured(const process::CaptureReport& report) {
   wire::Json fields = wire::Json::object(
       {{"generation", report.generation}, {"ok", report.ok}, {"report", report.path}});
   if (report.error) fields.set("error", wire::to_json(*report.error));
+  if (!report.fingerprint.empty()) {
+    fields.set("fingerprint", report.fingerprint);
+    fields.set("equal_crashes", report.equal_crashes);
+  }
   append(own, "captured", std::move(fields), Durability::kSoon);
   if (own.classified) return;
   if (report.ok) {
@@ -768,6 +776,16 @@ void IncidentRecorder::crash_loop(const std::string& service, const Error& error
   tell(own, std::move(news));
   own.final_outcome = "failed";
   close_if_due(own);
+}
+
+void IncidentRecorder::slow_lane(const std::string& service, const Error& error,
+                                 os::Duration delay) {
+  Track& own = track(service);
+  append(own, "slow_lane",
+         wire::Json::object({{"error", wire::to_json(error)}, {"next_start_ns", delay.count()}}),
+         Durability::kSync);
+  obs::log(obs::Level::kError, kComponent, "the service crashes again and again; it goes on slowly",
+           {{"service", service}, {"error", error}});
 }
 
 void IncidentRecorder::state_changed(const std::string& service, ServiceState from,

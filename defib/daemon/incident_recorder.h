@@ -119,6 +119,7 @@ class IncidentRecorder {
                      process::ServiceState to);
   void notified(const process::NotifyEvent& event);
   void crash_loop(const std::string& service, const Error& error);
+  void slow_lane(const std::string& service, const Error& error, os::Duration delay);
   void adopted(const std::string& service, pid_t pid, std::uint64_t generation);
 
   void limit_cleared(const process::LimitReport& report);

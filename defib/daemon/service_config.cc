@@ -7,19 +7,25 @@
 #include <array>
 #include <charconv>
 #include <functional>
+#include <tuple>
 
 #include "defib/obs/log.h"
+#include "defib/os/files.h"
 #include "defib/os/process.h"
 #include "defib/process/kept_sockets.h"
+#include "defib/process/launch_description.h"
+#include "defib/process/restart_policy.h"
 
 namespace defib::daemon {
 namespace {
 
+namespace shim = process::shim;
 using namespace std::chrono_literals;
 
 // The bounds of each setting, for the command line and the file alike.
 constexpr conf::Range<os::Duration> kAnyTime{0s, 24h * 365};
 constexpr conf::Range<os::Duration> kPositiveTime{1ms, 24h * 365};
+constexpr conf::Range<os::Duration> kSlowLane{1s, 24h};
 constexpr conf::Range<os::Duration> kHeartbeat{0s, 24h};
 constexpr conf::Range<int> kRestarts{0, 1'000'000};
 constexpr conf::Range<int> kFailures{1, 1000};
@@ -179,6 +185,45 @@ Result<> set_word(Word& out, std::string_view text, Parse parse) {
   return {};
 }
 
+// "3,64-78,SIGTERM" as the command line has it.
+template <shim::ExitSet process::ServiceSpec::* Field>
+Result<> set_exits(ServiceConfig& config, std::string_view key, std::string_view text) {
+  std::vector<std::string> words;
+  while (!text.empty()) {
+    const std::size_t comma = std::min(text.find(','), text.size());
+    words.emplace_back(text.substr(0, comma));
+    text.remove_prefix(std::min(comma + 1, text.size()));
+  }
+  auto set = process::parse_exit_set(words);
+  if (!set) return std::move(set.error()).with("key", key);
+  config.spec.*Field = *set;
+  return {};
+}
+
+Result<> set_crash_loop(ServiceConfig& config, std::string_view, std::string_view text) {
+  return set_word(config.spec.on_crash_loop, text, process::parse_crash_loop_action);
+}
+
+Result<> set_slow_lane(ServiceConfig& config, std::string_view key, std::string_view text) {
+  return read_duration(key, text, config.spec.slow_lane_interval, kSlowLane);
+}
+
+Result<> set_same_crash_limit(ServiceConfig& config, std::string_view key, std::string_view text) {
+  return read_number(key, text, config.spec.same_crash_limit, kRestarts);
+}
+
+Result<> set_max_downtime(ServiceConfig& config, std::string_view key, std::string_view text) {
+  return read_duration(key, text, config.spec.max_downtime, kAnyTime);
+}
+
+// A check takes no longer than the time between two.
+Result<> set_check_interval(ServiceConfig& config, std::string_view key, std::string_view text) {
+  DEFIB_TRY(read_duration(key, text, config.health.policy.interval, kPositiveTime));
+  config.health.policy.timeout =
+      std::min(config.health.policy.timeout, config.health.policy.interval);
+  return {};
+}
+
 using Setter = Result<> (*)(ServiceConfig&, std::string_view key, std::string_view text);
 struct Option {
   std::string_view key;
@@ -228,6 +273,13 @@ constexpr std::array kOptions =
                      std::max(c.spec.restart_delay_cap, c.spec.restart_delay);
                  return {};
                }},
+        Option{"success_exit_codes", set_exits<&process::ServiceSpec::success_exit_codes>},
+        Option{"restart_exit_codes", set_exits<&process::ServiceSpec::restart_exit_codes>},
+        Option{"no_restart_exit_codes", set_exits<&process::ServiceSpec::no_restart_exit_codes>},
+        Option{"on_crash_loop", set_crash_loop},
+        Option{"slow_lane_interval", set_slow_lane},
+        Option{"same_crash_limit", set_same_crash_limit},
+        Option{"max_downtime", set_max_downtime},
         Option{"heartbeat_timeout",
                [](ServiceConfig& c, std::string_view k, std::string_view t) {
                  return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
@@ -241,10 +293,7 @@ constexpr std::array kOptions =
                  c.health.url = t;
                  return {};
                }},
-        Option{"health_check_interval",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) {
-                 return read_duration(k, t, c.health.policy.interval, kPositiveTime);
-               }},
+        Option{"health_check_interval", set_check_interval},
         Option{"max_memory", set_memory},
         Option{"max_cpu",
                [](ServiceConfig& c, std::string_view k, std::string_view t) {
@@ -406,7 +455,9 @@ Result<> set_option(ServiceConfig& config, std::string_view key, std::string_vie
   return Error(Code::kInvalidArgument, fmt::format("there is no setting '{}'", key));
 }
 
-static void read_log_settings(conf::Section& section, process::ServiceSpec& spec) {
+namespace {
+
+void read_log_settings(conf::Section& section, process::ServiceSpec& spec) {
   section.size("log_max_size", spec.log_max_bytes, kLogSize);
   section.size("log_total_size", spec.log_total_bytes, kLogTotal);
   section.value("log_max_age", spec.log_max_age, kAnyTime);
@@ -421,6 +472,58 @@ static void read_log_settings(conf::Section& section, process::ServiceSpec& spec
   section.value("log_journal", spec.log_journal);
 }
 
+void read_exits(conf::Section& section, std::string_view key, shim::ExitSet& out) {
+  std::vector<std::string> words;
+  section.words(key, words);
+  if (auto set = process::parse_exit_set(words)) {
+    out = *set;
+  } else {
+    section.fail(key, set.error().message());
+  }
+}
+
+// When it is started again.
+void read_restart_rules(conf::Section& section, process::ServiceSpec& spec) {
+  section.word("restart", spec.restart,
+               {{"always", process::RestartPolicy::kAlways},
+                {"on-failure", process::RestartPolicy::kOnFailure},
+                {"never", process::RestartPolicy::kNever}});
+  read_exits(section, "success_exit_codes", spec.success_exit_codes);
+  read_exits(section, "restart_exit_codes", spec.restart_exit_codes);
+  read_exits(section, "no_restart_exit_codes", spec.no_restart_exit_codes);
+  section.value("max_restarts", spec.max_restarts, kRestarts);
+  section.value("restart_window", spec.restart_window, kPositiveTime);
+  section.value("restart_delay", spec.restart_delay, kAnyTime);
+  spec.restart_delay_cap = std::max(spec.restart_delay_cap, spec.restart_delay);
+  section.value("restart_delay_cap", spec.restart_delay_cap, kAnyTime);
+  section.value("healthy_after", spec.healthy_after, kAnyTime);
+  section.word(
+      "on_crash_loop", spec.on_crash_loop,
+      {{"stop", process::CrashLoopAction::kStop}, {"slow", process::CrashLoopAction::kSlow}});
+  section.value("slow_lane_interval", spec.slow_lane_interval, kSlowLane);
+  section.value("same_crash_limit", spec.same_crash_limit, kRestarts);
+  section.value("max_downtime", spec.max_downtime, kAnyTime);
+  section.word("start_in", spec.start_in_monitoring, {{"normal", false}, {"monitoring", true}});
+  section.value("monitoring_after", spec.monitoring_after, kRestarts);
+}
+
+// Whom it needs, and when it is ready for those who need it.
+void read_order(conf::Section& section, ServiceConfig& config) {
+  process::ServiceSpec& spec = config.spec;
+  section.value("start", config.start);
+  section.value("after", config.after);
+  section.value("requires", config.required);
+  section.value("restart_with", config.restart_with);
+  section.value("expects_ready", spec.expects_ready);
+  section.value("ready_probe", spec.ready_probe);
+  section.value("ready_timeout", spec.ready_timeout, kAnyTime);
+  if (config.restart_with && config.required.empty()) {
+    section.fail("restart_with", "means the services in `requires`, and there are none");
+  }
+}
+
+}  // namespace
+
 ServiceConfig read_service(conf::Section& section, std::string name) {
   ServiceConfig config;
   process::ServiceSpec& spec = config.spec;
@@ -428,23 +531,12 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
   spec.argv = section.required<std::vector<std::string>>("command");
   section.value("env", spec.env);
   section.value("working_directory", spec.working_directory);
-  section.value("start", config.start);
-  section.word("restart", spec.restart,
-               {{"always", process::RestartPolicy::kAlways},
-                {"on-failure", process::RestartPolicy::kOnFailure},
-                {"never", process::RestartPolicy::kNever}});
+  read_order(section, config);
+  read_restart_rules(section, spec);
   section.word("restart_when", spec.restart_when,
                {{"gone", process::RestartWhen::kGone}, {"dying", process::RestartWhen::kDying}});
   section.value("standby", spec.standby);
   section.value("sockets", spec.sockets);
-  section.value("max_restarts", spec.max_restarts, kRestarts);
-  section.value("restart_window", spec.restart_window, kPositiveTime);
-  section.value("restart_delay", spec.restart_delay, kAnyTime);
-  spec.restart_delay_cap = std::max(spec.restart_delay_cap, spec.restart_delay);
-  section.value("restart_delay_cap", spec.restart_delay_cap, kAnyTime);
-  section.value("healthy_after", spec.healthy_after, kAnyTime);
-  section.value("expects_ready", spec.expects_ready);
-  section.value("ready_timeout", spec.ready_timeout, kAnyTime);
   section.value("heartbeat_timeout", spec.heartbeat_timeout, kHeartbeat);
   section.value("heartbeat_healthy", spec.heartbeat_healthy, kPositiveTime);
   section.value("preload_heartbeat", spec.preload_heartbeat);
@@ -455,11 +547,12 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
   section.word("on_unhealthy", spec.on_unhealthy, actions);
   section.value("health_url", config.health.url);
   section.value("health_check_interval", config.health.policy.interval, kPositiveTime);
+  config.health.policy.timeout =
+      std::min(config.health.policy.timeout, config.health.policy.interval);
   section.value("health_check_timeout", config.health.policy.timeout, kPositiveTime);
   section.value("health_check_failures", config.health.policy.failures_to_unhealthy, kFailures);
   section.value("health_check_successes", config.health.policy.successes_to_healthy, kFailures);
   section.value("health_check_grace", config.health.policy.start_grace, kAnyTime);
-  section.value("ready_probe", spec.ready_probe);
   read_limits(section, spec);
   read_sensors(section, config.sensors);
   read_log_settings(section, spec);
@@ -494,6 +587,11 @@ Result<> validate(const ServiceConfig& config) {
     return Error(Code::kInvalidArgument, "capture = ptrace is not in this version")
         .suggest("use live, core or none");
   }
+  if (config.health.policy.timeout > config.health.policy.interval) {
+    return Error(Code::kConfigBadValue,
+                 "health_check_timeout: must not be more than health_check_interval")
+        .with("key", "health_check_timeout");
+  }
   SensorConfig sensors = config.sensors;
   sensors.probes = all_probes(config);
   DEFIB_TRY(validate(sensors));
@@ -509,6 +607,32 @@ Result<> validate(const ServiceConfig& config) {
       .with("key", "ready_probe")
       .suggest(names.empty() ? "describe one with [[service.NAME.probe]]"
                              : fmt::format("the probes are: {}", names));
+}
+
+bool needs_restart(const ServiceConfig& before, const ServiceConfig& after) {
+  const auto started_with = [](const process::ServiceSpec& spec) {
+    return std::tie(spec.argv, spec.env, spec.clear_environment, spec.working_directory, spec.user,
+                    spec.group, spec.supplementary_groups, spec.umask, spec.nice,
+                    spec.oom_score_adjust, spec.no_new_privileges, spec.limits, spec.control_groups,
+                    spec.memory_limit_bytes, spec.max_processes, spec.capture, spec.capture_timeout,
+                    spec.heartbeat_timeout, spec.start_in_monitoring);
+  };
+  return started_with(before.spec) != started_with(after.spec);
+}
+
+std::vector<Missing> missing_files(const ServiceConfig& config) {
+  std::vector<Missing> missing;
+  const std::string& directory = config.spec.working_directory;
+  if (!directory.empty() && !os::real_files().is_dir(directory)) {
+    missing.push_back(
+        {"working_directory",
+         fmt::format("'{}' {}", directory,
+                     os::real_files().exists(directory) ? "is no directory" : "does not exist")});
+  }
+  if (const auto program = process::find_service_program(config.spec); !program) {
+    missing.push_back({"command", program.error().message()});
+  }
+  return missing;
 }
 
 std::string name_of_command(std::string_view program) {

@@ -27,7 +27,10 @@ struct ServiceConfig {
   process::ServiceSpec spec;
   HealthCheck health;
   SensorConfig sensors;
-  bool start = true;  // with the daemon
+  bool start = true;                  // with the daemon
+  std::vector<std::string> after;     // these first, where they are to run too
+  std::vector<std::string> required;  // these with it and first; it stops before them
+  bool restart_with = false;          // restarted when one that it requires was
   friend bool operator==(const ServiceConfig&, const ServiceConfig&) = default;
 };
 
@@ -43,6 +46,16 @@ ServiceConfig read_service(conf::Section& section, std::string name);
 
 // What spans several keys, and the pattern's and address's own syntax.
 Result<> validate(const ServiceConfig& config);
+
+// What changed takes effect only with the next start of the program.
+bool needs_restart(const ServiceConfig& before, const ServiceConfig& after);
+
+// The program does not exist, or the working directory does not: {key, message} of each.
+struct Missing {
+  std::string key;
+  std::string message;
+};
+std::vector<Missing> missing_files(const ServiceConfig& config);
 
 // "engine" for "/opt/x/engine.sh"; empty where nothing of a name is left.
 std::string name_of_command(std::string_view program);

@@ -181,6 +181,9 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
        {"reason", or_null(!status.reason.empty(), status.reason)},
        {"next_action", next_action(status)},
        {"next_start_mono_ns", or_null(status.next_start_mono_ns != 0, status.next_start_mono_ns)},
+       {"fingerprint", or_null(!status.fingerprint.empty(), status.fingerprint)},
+       {"equal_crashes", status.equal_crashes},
+       {"downtime_seconds", rounded(std::chrono::duration<double>(status.downtime).count(), 1000)},
        {"last_exit",
         status.last_exit ? wire::Json(status.last_exit->status.to_string()) : wire::Json()},
        {"log_bytes_dropped", status.log_bytes_dropped},
@@ -197,6 +200,11 @@ wire::Json metrics_row(const process::ServiceStatus& status) {
                             status.memory_bytes, status.cpu_percent,
                             status.heartbeat_age ? status.heartbeat_age->count() : -1,
                             status.log_bytes_dropped, status.events_dropped});
+}
+
+bool service_runs(os::Files& files, const std::string& state_dir, const std::string& name) {
+  const auto read = process::read_status(files, service_dir(state_dir, name));
+  return read && *read && still_runs(**read);
 }
 
 Result<wire::Json> collect_status(os::Files& files, const std::string& state_dir,

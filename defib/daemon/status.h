@@ -29,6 +29,9 @@ wire::Json metrics_row(const process::ServiceStatus& status);
 Result<wire::Json> collect_status(os::Files& files, const std::string& state_dir,
                                   const std::string& name);
 
+// Whether a process of the service lives, by its files.
+bool service_runs(os::Files& files, const std::string& state_dir, const std::string& name);
+
 // The socket of the process that supervises the service, or of the daemon where it is not
 // supervised by a `defib run`.
 std::string control_socket_of(os::Files& files, const std::string& state_dir,

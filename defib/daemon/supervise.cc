@@ -9,6 +9,7 @@
 
 #include "defib/daemon/host.h"
 #include "defib/daemon/manager.h"
+#include "defib/daemon/status.h"
 #include "defib/daemon/upgrade.h"
 #include "defib/obs/log.h"
 #include "defib/os/files.h"
@@ -211,19 +212,26 @@ Result<int> run_daemon(const DaemonOptions& options) {
   std::unique_ptr<Host> host;
   GracefulStop stop(*loop, host, manager);
   Replacement replacement(*loop, host, stop, options.command);
-  const auto reload = [&]() -> Result<wire::Json> {
-    DEFIB_TRY_ASSIGN(const Config config, load_config(options.config_path));
+  const ConfigChecks checks = {true, [&](const std::string& name) {
+                                 return service_runs(os::real_files(), options.state_dir, name);
+                               }};
+  const auto reload = [&](bool restart) -> Result<wire::Json> {
+    DEFIB_TRY_ASSIGN(const Config config, load_config(options.config_path, checks));
     manager.reloading();
-    auto applied = host->apply(config.services);
+    auto answer = host->apply(config.services, restart);
     manager.ready();
+    DEFIB_TRY(answer);
     DEFIB_TRY(host->alert_to(config.receivers));
     http.serve(config.http);
-    return applied;
+    wire::Json warnings = wire::Json::array();
+    for (const std::string& warning : config.warnings) warnings.push(warning);
+    if (warnings.size() > 0) answer->set("warnings", std::move(warnings));
+    return answer;
   };
   DEFIB_TRY(loop->watch_signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2}, [&](int signal) {
     if (signal == SIGUSR2) return replacement.request([](const Result<std::string>&) {});
     if (signal != SIGHUP) return stop.request(os::signal_name(signal));
-    if (const auto reloaded = reload(); !reloaded) {
+    if (const auto reloaded = reload(false); !reloaded) {
       obs::log(obs::Level::kError, kComponent, "the configuration was not reloaded",
                {{"error", reloaded.error()}});
     }

@@ -19,6 +19,7 @@
 #include "defib/base/bytes.h"
 #include "defib/os/files.h"
 #include "defib/process/identity.h"
+#include "defib/process/restart_policy.h"
 
 extern char** environ;
 
@@ -405,6 +406,14 @@ std::string encode_launch(const shim::LaunchHeader& header, const std::vector<st
   return result + strings;
 }
 
+Result<std::string> find_service_program(const ServiceSpec& spec) {
+  const std::string directory =
+      absolute(spec.working_directory.empty() ? "." : spec.working_directory);
+  Environment env = service_environment(spec, std::nullopt);
+  return find_program(fmt::format("the command of the service '{}'", spec.name), spec.argv[0],
+                      directory, env["PATH"]);
+}
+
 Result<os::Fd> make_launch_description(const ServiceSpec& spec, const LaunchPlace& place) {
   DEFIB_TRY_ASSIGN(const std::optional<Identity> identity, resolve_identity(spec));
   Environment env = service_environment(spec, identity);
@@ -461,6 +470,7 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const LaunchPlac
   header.log_burst = spec.log_burst != 0 ? spec.log_burst : spec.log_rate;
   header.log_flags = spec.log_journal ? shim::kLogToJournal : 0;
   header.restart = shim_policy(spec.restart);
+  header.restart_after = restart_after(spec);
   header.restart_when = spec.restart_when == RestartWhen::kDying ? shim::ShimRestartWhen::kDying
                                                                  : shim::ShimRestartWhen::kGone;
   header.hook_timeout_ns = spec.hook_timeout.count();

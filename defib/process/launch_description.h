@@ -38,6 +38,10 @@ std::string encode_launch(const shim::LaunchHeader& header, const std::vector<st
 Result<std::string> find_program(std::string_view what, const std::string& command,
                                  const std::string& directory, std::string_view path);
 
+// The program that the service's command means, as its start would find it. ProgramNotFound says
+// whether it is missing or cannot be executed.
+Result<std::string> find_service_program(const ServiceSpec& spec);
+
 // The graceful end that the spec describes, of this generation; 0: of all that is there.
 shim::Stop graceful_stop(const ServiceSpec& spec, shim::StopReason reason,
                          std::uint64_t generation);

@@ -32,6 +32,14 @@ enum class ShimRestart : std::uint32_t { kAlways = 0, kOnFailure = 1, kNever = 2
 // soon as none of its threads can run the service's code any more.
 enum class ShimRestartWhen : std::uint32_t { kGone = 0, kDying = 1 };
 
+// Ends of a process by its own doing, as bits: exit codes and signals.
+struct ExitSet {
+  std::uint64_t codes[4];
+  std::uint64_t signals;  // bit n - 1 is signal n
+  friend bool operator==(const ExitSet&, const ExitSet&) = default;
+};
+static_assert(sizeof(ExitSet) == 40);
+
 enum class Hook : std::uint32_t { kPreStart = 0, kPostCrash = 1, kCleanup = 2 };
 inline constexpr std::uint32_t kHooks = 3;
 
@@ -88,6 +96,7 @@ struct LaunchHeader {
   std::uint64_t log_burst;        // bytes beyond the rate
   std::uint32_t log_flags;        // kLogToJournal
   std::uint32_t reserved_2;
+  ExitSet restart_after;  // the ends of its own after which it is started again
 };
 inline constexpr std::uint32_t kLogToJournal = 1;
 // In LaunchHeader::agent: make an agent page for each start.
@@ -100,13 +109,14 @@ inline NotifyAccess notify_access_of(const LaunchHeader& header) {
   return static_cast<NotifyAccess>((header.agent >> kNotifyAccessShift) & 3);
 }
 inline constexpr std::uint32_t kLaunchMagic = 0x434e4c44;  // "DLNC"
-inline constexpr std::uint32_t kLaunchVersion = 3;
+inline constexpr std::uint32_t kLaunchVersion = 4;
 inline constexpr std::uint32_t kMaxLaunchBytes = 4u << 20;
 static_assert(offsetof(LaunchHeader, flags) == 48);
 static_assert(offsetof(LaunchHeader, memory_limit_bytes) == 80);
 static_assert(offsetof(LaunchHeader, groups) == 120);
 static_assert(offsetof(LaunchHeader, log_total_bytes) ==
               120 + 4 * kMaxGroups + 24 * kMaxResourceLimits);
+static_assert(offsetof(LaunchHeader, restart_after) == 800 && sizeof(LaunchHeader) == 840);
 
 // Where a start failed. With those marked W a start goes on where the operating system refuses for
 // want of a privilege (Shortfall tells); everything else ends it.

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "defib/process/kept_sockets.h"
+#include "defib/process/restart_policy.h"
 #include "defib/process/shim_protocol.h"
 
 namespace defib::process {
@@ -18,6 +19,7 @@ constexpr std::array<std::string_view, 3> kRestartWords = {"always", "on-failure
 constexpr std::array<std::string_view, 2> kWhenWords = {"gone", "dying"};
 constexpr std::array<std::string_view, 4> kCaptureWords = {"live", "ptrace", "core", "none"};
 constexpr std::array<std::string_view, 2> kActionWords = {"alert", "restart"};
+constexpr std::array<std::string_view, 2> kLoopWords = {"stop", "slow"};
 
 constexpr std::array<std::string_view, 4> kAccessWords = {"all", "main", "exec", "none"};
 
@@ -168,6 +170,7 @@ Result<> validate(const ServiceSpec& spec) {
   if (spec.restart_delay_cap < spec.restart_delay) {
     return bad_value("restart_delay_cap", "must not be less than restart_delay");
   }
+  DEFIB_TRY(validate_restart_rules(spec));
   if (spec.healthy_after < kNone) return bad_value("healthy_after", "must be 0 or more");
   if (spec.standby && spec.restart == RestartPolicy::kNever) {
     return bad_value("standby", "needs a restart policy other than never");
@@ -259,6 +262,7 @@ wire::Json to_json(const ServiceSpec& spec) {
     return wire::Json(to_string(own.value_or(spec.on_limit)));
   };
   const auto nanoseconds = [](os::Duration duration) { return wire::Json(duration.count()); };
+  const auto words = [&](const shim::ExitSet& set) { return list(exit_set_words(set)); };
   wire::Json argv = wire::Json::array();
   for (const std::string& argument : spec.argv) argv.push(argument);
   wire::Json sockets = wire::Json::array();
@@ -295,6 +299,15 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"restart_window_ns", nanoseconds(spec.restart_window)},
       {"restart_delay_ns", nanoseconds(spec.restart_delay)},
       {"restart_delay_cap_ns", nanoseconds(spec.restart_delay_cap)},
+      {"success_exit_codes", words(spec.success_exit_codes)},
+      {"restart_exit_codes", words(spec.restart_exit_codes)},
+      {"no_restart_exit_codes", words(spec.no_restart_exit_codes)},
+      {"on_crash_loop", to_string(spec.on_crash_loop)},
+      {"slow_lane_interval_ns", nanoseconds(spec.slow_lane_interval)},
+      {"same_crash_limit", spec.same_crash_limit},
+      {"max_downtime_ns", nanoseconds(spec.max_downtime)},
+      {"start_in", spec.start_in_monitoring ? "monitoring" : "normal"},
+      {"monitoring_after", spec.monitoring_after},
       {"healthy_after_ns", nanoseconds(spec.healthy_after)},
       {"restart_when", to_string(spec.restart_when)},
       {"standby", spec.standby},
@@ -351,6 +364,10 @@ std::string_view to_string(LimitAction action) {
   return kActionWords[static_cast<std::size_t>(action)];
 }
 
+std::string_view to_string(CrashLoopAction action) {
+  return kLoopWords[static_cast<std::size_t>(action)];
+}
+
 Result<RestartPolicy> parse_restart_policy(std::string_view word) {
   return parse_word<RestartPolicy>("restart policy", kRestartWords, word);
 }
@@ -365,6 +382,9 @@ Result<LimitAction> parse_limit_action(std::string_view word) {
 }
 Result<NotifyAccess> parse_notify_access(std::string_view word) {
   return parse_word<NotifyAccess>("notify access", kAccessWords, word);
+}
+Result<CrashLoopAction> parse_crash_loop_action(std::string_view word) {
+  return parse_word<CrashLoopAction>("crash loop action", kLoopWords, word);
 }
 
 }  // namespace defib::process

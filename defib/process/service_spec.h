@@ -37,6 +37,8 @@ using shim::NotifyAccess;
 enum class RestartWhen : std::uint8_t { kGone, kDying };
 // What a limit or a lost heartbeat leads to.
 enum class LimitAction : std::uint8_t { kAlert, kRestart };
+// What follows when a service fails too often: it waits for a human, or is tried again slowly.
+enum class CrashLoopAction : std::uint8_t { kStop, kSlow };
 
 // One signal of the graceful end, and how long its effect is waited for.
 struct StopStep {
@@ -87,6 +89,22 @@ struct ServiceSpec {
   os::Duration restart_delay = std::chrono::seconds(1);
   os::Duration restart_delay_cap = std::chrono::minutes(5);
   os::Duration healthy_after = std::chrono::seconds(30);
+
+  // Ends that are told apart from `restart`'s own idea of a failure. Where several apply, the
+  // strictest counts: no_restart, then restart, then success (as exit code 0), then the policy.
+  shim::ExitSet success_exit_codes = {};
+  shim::ExitSet restart_exit_codes = {};
+  shim::ExitSet no_restart_exit_codes = {};
+
+  CrashLoopAction on_crash_loop = CrashLoopAction::kStop;
+  os::Duration slow_lane_interval = std::chrono::minutes(5);  // at least, between slow starts
+  int same_crash_limit = 3;      // equal crashes in a row that are a crash loop; 0: no such rule
+  os::Duration max_downtime{0};  // in the window; more is a crash loop; 0: no such rule
+
+  // DEFIB_START_MODE=monitoring stands in the environment of every start, or of the restarts from
+  // the n-th in the window on. No rule of the service's business keeps it from being started.
+  bool start_in_monitoring = false;
+  int monitoring_after = 0;  // 0: no such rule
 
   RestartWhen restart_when = RestartWhen::kGone;
   // Keep a second process beside the active one, started with DEFIB_ROLE=standby, which initialises
@@ -170,16 +188,18 @@ wire::Json to_json(const ServiceSpec& spec);
 // The signals of its graceful end, at least one.
 std::vector<StopStep> stop_steps(const ServiceSpec& spec);
 
-std::string_view to_string(RestartPolicy policy);  // "always" "on-failure" "never"
-std::string_view to_string(RestartWhen when);      // "gone" "dying"
-std::string_view to_string(CaptureMode mode);      // "live" "ptrace" "core" "none"
-std::string_view to_string(LimitAction action);    // "alert" "restart"
-std::string_view to_string(NotifyAccess access);   // "all" "main" "exec" "none"
+std::string_view to_string(RestartPolicy policy);    // "always" "on-failure" "never"
+std::string_view to_string(RestartWhen when);        // "gone" "dying"
+std::string_view to_string(CaptureMode mode);        // "live" "ptrace" "core" "none"
+std::string_view to_string(LimitAction action);      // "alert" "restart"
+std::string_view to_string(CrashLoopAction action);  // "stop" "slow"
+std::string_view to_string(NotifyAccess access);     // "all" "main" "exec" "none"
 // InvalidArgument lists the allowed words.
 Result<RestartPolicy> parse_restart_policy(std::string_view word);
 Result<RestartWhen> parse_restart_when(std::string_view word);
 Result<CaptureMode> parse_capture_mode(std::string_view word);
 Result<LimitAction> parse_limit_action(std::string_view word);
 Result<NotifyAccess> parse_notify_access(std::string_view word);
+Result<CrashLoopAction> parse_crash_loop_action(std::string_view word);
 
 }  // namespace defib::process

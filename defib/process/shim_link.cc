@@ -190,16 +190,4 @@ Result<Programs> find_programs(const std::string& program_dir) {
   return programs;
 }
 
-shim::ShimRestart shim_policy(RestartPolicy policy) {
-  switch (policy) {
-    case RestartPolicy::kAlways:
-      return shim::ShimRestart::kAlways;
-    case RestartPolicy::kOnFailure:
-      return shim::ShimRestart::kOnFailure;
-    case RestartPolicy::kNever:
-      return shim::ShimRestart::kNever;
-  }
-  DEFIB_UNREACHABLE("restart policy");
-}
-
 }  // namespace defib::process

@@ -103,7 +103,4 @@ struct Programs {
 // ProgramNotFound where there is no defib-shim.
 Result<Programs> find_programs(const std::string& program_dir);
 
-// The policy in the shim's words.
-shim::ShimRestart shim_policy(RestartPolicy policy);
-
 }  // namespace defib::process

@@ -21,7 +21,7 @@ namespace defib::process::shim {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
 #ifndef DEFIB_SHIM_PROTOCOL                                 // tests build shims of other versions
-#define DEFIB_SHIM_PROTOCOL 3
+#define DEFIB_SHIM_PROTOCOL 4
 #endif
 inline constexpr std::uint16_t kProtocolVersion = DEFIB_SHIM_PROTOCOL;
 inline constexpr std::size_t kMaxMessage = 16384;
@@ -153,14 +153,19 @@ struct SignalRequest {
   std::uint32_t group;  // 1: to the whole process group
 };
 
-// Valid for one start after a failure exit as `restart` defines it; also when the supervisor is
-// gone by then.
+// Valid for one start after an end that calls_for_restart(); also when the supervisor is gone by
+// then. An end that equals the held one is left to the supervisor, which has seen such ends before
+// and must look closer.
 struct Ticket {
-  std::int64_t delay_ns;  // between the death and the start; 0: at once
-  std::uint64_t id;       // echoed in Started
-  ShimRestart restart;
+  std::int64_t delay_ns;     // between the death and the start; 0: at once
+  std::uint64_t id;          // echoed in Started
+  ShimRestart restart;       // for ends that are not the program's own: killed by us, or unknown
+  std::uint32_t holds;       // 1: held_status counts
+  std::int32_t held_status;  // a wait status
   std::uint32_t reserved;
+  ExitSet restart_after;  // of the program's own ends
 };
+static_assert(sizeof(Ticket) == 72);
 
 struct PassThrough {
   std::uint32_t on;
@@ -249,17 +254,18 @@ struct StatusRecord {
   std::int32_t shim_pid;
   ShimRestart restart;  // as it was last configured: for a shim that has not been told yet
   ShimRestartWhen restart_when;
+  ExitSet restart_after;
   char boot_id[40];
   StatusInstance instances[kMaxInstances];
   ExitInfo exits[kKeptExits];  // of the last processes that ended, newest first; number 0: none
 };
 inline constexpr std::uint64_t kStatusMagic = 0x3154415453464544;  // "DEFSTAT1"
-inline constexpr std::uint32_t kStatusVersion = 2;
+inline constexpr std::uint32_t kStatusVersion = 3;
 inline constexpr std::size_t kStatusSlot = 1024;
-static_assert(sizeof(StatusRecord) == 952 && sizeof(StatusRecord) <= kStatusSlot);
-static_assert(offsetof(StatusRecord, boot_id) == 80);
-static_assert(offsetof(StatusRecord, instances) == 120);
-static_assert(offsetof(StatusRecord, exits) == 600);
+static_assert(sizeof(StatusRecord) == 992 && sizeof(StatusRecord) <= kStatusSlot);
+static_assert(offsetof(StatusRecord, boot_id) == 120);
+static_assert(offsetof(StatusRecord, instances) == 160);
+static_assert(offsetof(StatusRecord, exits) == 640);
 
 inline const StatusInstance* find_instance(const StatusRecord& record, InstanceRole role) {
   for (const StatusInstance& one : record.instances) {
@@ -445,12 +451,36 @@ inline bool status_valid(const StatusRecord& record) {
   return true;
 }
 
-// Whether a ticket of this kind may start a replacement after that end. An unknown status counts as
-// a failure: staying down without knowing why is worse than one start too many.
-inline bool calls_for_restart(ShimRestart policy, const ExitInfo& exit) {
-  if (policy == ShimRestart::kNever || exit.reason == StopReason::kRequested) return false;
-  if (policy == ShimRestart::kAlways || exit.reason != StopReason::kNone) return true;
-  return exit.source == StatusSource::kUnknown || exit.wait_status != 0;
+inline bool contains(const ExitSet& set, int wait_status) {
+  const unsigned signal = static_cast<unsigned>(wait_status) & 0x7f;
+  if (signal > 64) return false;
+  if (signal != 0) return ((set.signals >> (signal - 1)) & 1) != 0;
+  const unsigned code = (static_cast<unsigned>(wait_status) >> 8) & 0xff;
+  return ((set.codes[code / 64] >> (code % 64)) & 1) != 0;
+}
+
+// Two wait statuses are one end, whether or not a core was written.
+inline bool same_end(int wait_status, int other) {
+  constexpr int kCoreFlag = 0x80;
+  return (wait_status & ~kCoreFlag) == (other & ~kCoreFlag);
+}
+
+// Whether the service shall run again after that end. An unknown status counts as a failure:
+// staying down without knowing why is worse than one start too many.
+inline bool wants_restart(ShimRestart restart, const ExitSet& restart_after, const ExitInfo& exit) {
+  // After a boot the configuration decides, as for the first time.
+  if (exit.reason == StopReason::kRequested || exit.reason == StopReason::kReboot) return false;
+  if (exit.reason != StopReason::kNone || exit.source == StatusSource::kUnknown) {
+    return restart != ShimRestart::kNever;
+  }
+  return contains(restart_after, exit.wait_status);
+}
+
+// Whether this ticket may start the replacement.
+inline bool calls_for_restart(const Ticket& ticket, const ExitInfo& exit) {
+  if (!wants_restart(ticket.restart, ticket.restart_after, exit)) return false;
+  const bool own_end = exit.reason == StopReason::kNone && exit.source != StatusSource::kUnknown;
+  return ticket.holds == 0 || !own_end || !same_end(exit.wait_status, ticket.held_status);
 }
 
 }  // namespace defib::process::shim

@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "defib/process/restart_policy.h"
+
 namespace defib::process {
 namespace {
 
@@ -124,7 +126,6 @@ TEST(StatusFile, TheShimsChecksumIsCrc32c) {
 }
 
 TEST(Ticket, RestartsFollowThePolicy) {
-  using shim::ShimRestart;
   using shim::StopReason;
   const auto exit = [](int status, StopReason reason, bool known = true) {
     shim::ExitInfo info{};
@@ -133,22 +134,49 @@ TEST(Ticket, RestartsFollowThePolicy) {
     info.source = known ? shim::StatusSource::kWait : shim::StatusSource::kUnknown;
     return info;
   };
+  const auto ticket = [](RestartPolicy policy) {
+    ServiceSpec spec;
+    spec.restart = policy;
+    return shim::Ticket{0, 1, shim_policy(policy), 0, 0, 0, restart_after(spec)};
+  };
+  const shim::Ticket always = ticket(RestartPolicy::kAlways);
+  const shim::Ticket on_failure = ticket(RestartPolicy::kOnFailure);
+  const shim::Ticket never = ticket(RestartPolicy::kNever);
   const auto clean = exit(0, StopReason::kNone);
   const auto failed = exit(256, StopReason::kNone);
   const auto unknown = exit(0, StopReason::kNone, false);
   const auto requested = exit(9, StopReason::kRequested);
   const auto hung = exit(0, StopReason::kHung);
   for (const auto& end : {clean, failed, unknown, hung}) {
-    EXPECT_TRUE(calls_for_restart(ShimRestart::kAlways, end));
-    EXPECT_FALSE(calls_for_restart(ShimRestart::kNever, end));
+    EXPECT_TRUE(calls_for_restart(always, end));
+    EXPECT_FALSE(calls_for_restart(never, end));
   }
-  EXPECT_FALSE(calls_for_restart(ShimRestart::kOnFailure, clean));
-  EXPECT_TRUE(calls_for_restart(ShimRestart::kOnFailure, failed));
-  EXPECT_TRUE(calls_for_restart(ShimRestart::kOnFailure, unknown));
-  EXPECT_TRUE(calls_for_restart(ShimRestart::kOnFailure, hung));
-  for (const auto policy : {ShimRestart::kAlways, ShimRestart::kOnFailure, ShimRestart::kNever}) {
-    EXPECT_FALSE(calls_for_restart(policy, requested));
+  EXPECT_FALSE(calls_for_restart(on_failure, clean));
+  EXPECT_TRUE(calls_for_restart(on_failure, failed));
+  EXPECT_TRUE(calls_for_restart(on_failure, unknown));
+  EXPECT_TRUE(calls_for_restart(on_failure, hung));
+  for (const auto& any : {always, on_failure, never}) {
+    EXPECT_FALSE(calls_for_restart(any, requested));
   }
+}
+
+TEST(Ticket, AHeldEndIsLeftToTheSupervisorAndNoOther) {
+  ServiceSpec spec;
+  shim::Ticket ticket = {0, 1, shim_policy(spec.restart), 1, 11, 0, restart_after(spec)};
+  shim::ExitInfo end{};
+  end.source = shim::StatusSource::kWait;
+  end.wait_status = 11;
+  EXPECT_FALSE(calls_for_restart(ticket, end));
+  end.wait_status = 11 | 0x80;
+  EXPECT_FALSE(calls_for_restart(ticket, end)) << "a core makes no other end of it";
+  end.wait_status = 11 << 8;
+  EXPECT_TRUE(calls_for_restart(ticket, end)) << "exit code 11 is not signal 11";
+  end.wait_status = 11;
+  end.reason = shim::StopReason::kHung;
+  EXPECT_TRUE(calls_for_restart(ticket, end)) << "killed by us, whatever the status";
+  end.reason = shim::StopReason::kNone;
+  end.source = shim::StatusSource::kUnknown;
+  EXPECT_TRUE(calls_for_restart(ticket, end));
 }
 
 }  // namespace

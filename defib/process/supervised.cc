@@ -16,25 +16,6 @@
 namespace defib::process {
 namespace {
 
-recovery::BackoffOptions backoff_options(const ServiceSpec& spec) {
-  recovery::BackoffOptions options;
-  options.base = spec.restart_delay;
-  options.cap = spec.restart_delay_cap;
-  options.multiplier = 2.0;
-  options.jitter = false;
-  options.first_immediate = true;
-  options.reset_after = spec.healthy_after;
-  return options;
-}
-
-shim::ExitInfo exit_info(const ExitReport& report) {
-  shim::ExitInfo info{};
-  info.reason = report.reason;
-  info.source = report.status.known ? shim::StatusSource::kWait : shim::StatusSource::kUnknown;
-  info.wait_status = report.status.success() ? 0 : 1;
-  return info;
-}
-
 // A standby that fails again and again must not take the machine from the active process, also
 // where the active one is restarted without a delay.
 recovery::BackoffOptions standby_backoff_options(const ServiceSpec& spec) {
@@ -46,6 +27,18 @@ recovery::BackoffOptions standby_backoff_options(const ServiceSpec& spec) {
 
 HeartbeatWatch::Options heartbeat_options(const ServiceSpec& spec) {
   return {spec.heartbeat_timeout, spec.heartbeat_healthy};
+}
+
+// How long the decision about a suspicious crash waits for its capture.
+constexpr os::Duration kCaptureWait = std::chrono::seconds(10);
+
+shim::ExitInfo exit_info(const ExitReport& report) {
+  shim::ExitInfo info{};
+  info.reason = report.reason;
+  info.source = report.status.known ? shim::StatusSource::kWait : shim::StatusSource::kUnknown;
+  const os::ExitStatus& status = report.status;
+  info.wait_status = status.exited ? status.code << 8 : status.signal;
+  return info;
 }
 
 }  // namespace
@@ -68,14 +61,14 @@ Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
     : context_(context),
       spec_(std::move(spec)),
       dir_(context.dir.service_dir(spec_.name)),
-      backoff_(backoff_options(spec_), os::Random(os::random_seed())),
       standby_backoff_(standby_backoff_options(spec_), os::Random(os::random_seed())),
       heartbeat_(heartbeat_options(spec_)) {}
 
 Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &healthy_timer_, &ready_timer_, &start_timer_, &relaunch_timer_,
-        &capture_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_, &runtime_timer_}) {
+        &capture_timer_, &decide_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_,
+        &runtime_timer_}) {
     cancel(*timer);
   }
   end_sampling();
@@ -91,13 +84,8 @@ Result<std::unique_ptr<Supervised>> Supervised::open(SupervisionContext& context
   const std::string& name = service->spec_.name;
   DEFIB_TRY_ASSIGN(service->lock_, context.dir.lock_service(name));
   DEFIB_TRY(context.dir.prepare_service(name, to_json(service->spec_).dump(2) + "\n"));
-  recovery::Budget::Options options;
-  options.path = os::join_path(service->dir_, "budget");
-  options.limit = service->spec_.max_restarts;
-  options.window = service->spec_.restart_window;
-  options.holder_is_asked = true;  // the shim, or what it left
-  DEFIB_TRY_ASSIGN(service->budget_,
-                   recovery::Budget::open(context.files, context.clock, std::move(options)));
+  service->planner_ = RestartPlanner::open(context.files, context.clock, service->dir_,
+                                           service->spec_, os::Random(os::random_seed()));
   DEFIB_TRY(service->connect_or_launch());
   keep_lock(*service->lock_);
   return service;
@@ -120,7 +108,9 @@ void Supervised::change(ServiceEvent event) {
 
 // A shim that is gone, or goes while it is told, is no error: the next one is told again.
 Result<> Supervised::send_start(bool automatic) {
-  DEFIB_TRY_ASSIGN(const os::Fd description, describe());
+  // An automatic start is counted by now.
+  const bool monitoring = automatic ? planner_->monitors_this() : spec_.start_in_monitoring;
+  DEFIB_TRY_ASSIGN(const os::Fd description, describe(monitoring));
   DEFIB_TRY(open_sockets());
   start_asked_ = shim::Start{automatic ? 1u : 0u, shim::InstanceRole::kActive};
   const int fds[] = {description.get()};
@@ -139,31 +129,44 @@ Result<> Supervised::send_stop(const shim::Stop& request) {
 }
 
 Result<> Supervised::start() {
-  if (alive()) return {};
+  if (alive()) {
+    // Of a process that is on its way out, another one is wanted after it.
+    if (state_ == ServiceState::kStopping) restart_requested_ = true;
+    return {};
+  }
   cancel(start_timer_);
+  cancel(decide_timer_);
+  deciding_ = false;
   next_start_mono_ns_ = 0;
   restart_requested_ = false;
-  backoff_.reset();
   stop_asked_.reset();
+  planner_->forget_pending();
   DEFIB_TRY(send_start(false));
   change(ServiceEvent::kStarted);
   return {};
 }
 
 Result<> Supervised::stop(StopReason reason) {
-  cancel(start_timer_);
-  next_start_mono_ns_ = 0;
   const bool requested = reason == StopReason::kRequested;
+  if (!requested && !alive()) return {};
+  cancel(start_timer_);
+  cancel(decide_timer_);
+  deciding_ = false;
+  next_start_mono_ns_ = 0;
+  if (requested) restart_requested_ = false;
   const shim::Stop request = graceful_stop(spec_, reason, requested ? 0 : generation_);
   if (requested) cancel(standby_timer_);
   if (!alive()) {
-    if (!requested) return {};
     // The shim's own delayed start is called off too; and should it have happened just now, the
     // new process is stopped.
     change(ServiceEvent::kExitedFinal);
     start_asked_.reset();
+    planner_->forget_pending();
+    if (planner_->has_ticket()) planner_->unused();
+    ticket_id_ = 0;
     return send_stop(request);
   }
+  if (requested) planner_->forget_pending();
   killing_ = true;
   cancel(self_stop_timer_);  // The shim has the deadline now.
   self_stop_due_ns_ = 0;
@@ -177,15 +180,16 @@ Result<> Supervised::restart() {
   if (!alive()) return start();
   DEFIB_TRY(stop());
   restart_requested_ = true;
+  planner_->remember_restart(generation_);
   return {};
 }
 
 Result<> Supervised::reset() {
-  DEFIB_TRY(budget_->reset());
-  backoff_.reset();
-  exhausted_.reset();
   last_error_.reset();
+  planner_->reset();
+  tell_trouble();
   if (alive()) {
+    if (state_ == ServiceState::kStopping) return start();
     grant_ticket();
     return {};
   }
@@ -208,14 +212,17 @@ Result<> Supervised::update(ServiceSpec spec) {
   DEFIB_ASSERT(spec.name == spec_.name);
   DEFIB_TRY(context_.dir.prepare_service(spec.name, to_json(spec).dump(2) + "\n"));
   spec_ = std::move(spec);
-  budget_->set_limit(spec_.max_restarts, spec_.restart_window);
-  backoff_ = recovery::Backoff(backoff_options(spec_), os::Random(os::random_seed()));
+  planner_->configure(spec_);
   heartbeat_ = HeartbeatWatch(heartbeat_options(spec_));
   stall_ = StallWatch();
   standby_backoff_ =
       recovery::Backoff(standby_backoff_options(spec_), os::Random(os::random_seed()));
   if (!link_.connected()) return {};
-  DEFIB_TRY(configure());
+  DEFIB_TRY(open_sockets());
+  DEFIB_TRY_ASSIGN(const os::Fd description, describe(configured_monitoring_));
+  // A shim that is gone, or goes now, is no error: the next one is told again.
+  const int fds[] = {description.get()};
+  if (!send_sockets() || !link_.send_bytes(shim::Type::kConfigure, {}, fds)) return {};
   if (alive()) {
     arm_heartbeat();
     watch_limits();
@@ -225,13 +232,22 @@ Result<> Supervised::update(ServiceSpec spec) {
   return {};
 }
 
+void Supervised::clock_stepped() {
+  planner_->settle();
+  tell_trouble();
+}
+
 void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t mono_ns,
                                std::int64_t wall_ns) {
   for (os::EventLoop::TimerId* timer :
        {&start_timer_, &heartbeat_timer_, &healthy_timer_, &ready_timer_}) {
     cancel(*timer);
   }
+  cancel(decide_timer_);
+  deciding_ = false;
   next_start_mono_ns_ = 0;
+  ended_before_ = false;
+  undecided_.reset();
   start_asked_.reset();
   pid_ = pid;
   start_time_ = start_time;
@@ -259,6 +275,12 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   end_sampling();
   watch_limits();
   arm_heartbeat();
+  if (stop_asked_ && stop_asked_->reason == StopReason::kRequested) {
+    // A start of the shim's own crossed the request to stop.
+    killing_ = true;
+    change(ServiceEvent::kKilling);
+    static_cast<void>(send_stop(*stop_asked_).has_value());
+  }
 }
 
 void Supervised::wait_for_ready(os::Duration time) {
@@ -292,7 +314,8 @@ Result<> Supervised::replace(StopReason reason, Error why) {
 
 void Supervised::end_process() {
   pid_ = 0;
-  stop_asked_.reset();
+  // What is to stay down stays down, also where a start has crossed the request.
+  if (stop_asked_ && stop_asked_->reason != StopReason::kRequested) stop_asked_.reset();
   ready_ = false;
   reset_said();
   started_wall_ns_ = 0;
@@ -305,19 +328,25 @@ void Supervised::end_process() {
 
 // Permission for the next start: durable in the budget first, then the shim's.
 void Supervised::grant_ticket() {
-  exhausted_.reset();
   ticket_id_ = 0;
-  if (spec_.restart == RestartPolicy::kNever || !link_.connected()) return;
-  if (auto prepared = budget_->prepare(); !prepared) {
-    exhausted_ = prepared.error();
-    return;
-  }
-  if (delay_generation_ != generation_) {
-    delay_generation_ = generation_;
-    ticket_delay_ = backoff_.next();
+  if (!may_restart(spec_) || !link_.connected()) return;
+  const auto permit = planner_->permit(generation_);
+  tell_trouble();
+  if (!permit) return;  // What follows the next end is decided then.
+  ticket_delay_ = permit->delay;
+  if (permit->monitoring != configured_monitoring_) {
+    if (auto configured = configure(permit->monitoring); !configured) {
+      last_error_ = configured.error();
+    }
   }
   ticket_id_ = next_ticket_++;
-  const shim::Ticket ticket = {ticket_delay_.count(), ticket_id_, shim_policy(spec_.restart), 0};
+  const shim::Ticket ticket = {ticket_delay_.count(),
+                               ticket_id_,
+                               shim_policy(spec_.restart),
+                               permit->held_status ? 1u : 0u,
+                               permit->held_status.value_or(0),
+                               0,
+                               restart_after(spec_)};
   if (!link_.send(shim::Type::kTicket, ticket)) ticket_id_ = 0;  // lost_shim() comes next.
   cancel(healthy_timer_);
   if (ticket_delay_.count() == 0 || spec_.healthy_after.count() == 0) return;
@@ -327,8 +356,7 @@ void Supervised::grant_ticket() {
   healthy_timer_ = context_.loop.run_after(std::max(left, os::Duration(0)), [this] {
     healthy_timer_ = 0;
     if (!alive()) return;
-    backoff_.succeeded_for(spec_.healthy_after);
-    delay_generation_ = 0;
+    planner_->healthy();
     grant_ticket();
   });
 }
@@ -337,14 +365,14 @@ void Supervised::grant_ticket() {
 void Supervised::account_ticket_use() {
   ticket_id_ = 0;
   ticket_seen_used_ = true;
-  if (budget_->prepared()) {
-    budget_->use_prepared();
-    if (auto settled = budget_->settle(); !settled) last_error_ = settled.error();
-  } else if (budget_->presumed_spent()) {
-    // Prepared by the supervisor before us: it counts since the file was opened.
-    if (auto confirmed = budget_->confirm_presumed(); !confirmed) last_error_ = confirmed.error();
-  } else if (auto spent = budget_->spend(); !spent) {
-    last_error_ = spent.error();
+  planner_->used();
+  tell_trouble();
+}
+
+void Supervised::tell_trouble() {
+  if (auto trouble = planner_->trouble()) {
+    last_error_ = *trouble;
+    context_.observer.trouble(spec_.name, *trouble);
   }
 }
 
@@ -368,55 +396,97 @@ void Supervised::after_exit(const ExitReport& report) {
     if (auto started = start(); !started) last_error_ = started.error();
     return;
   }
+  // Decided by a supervisor that did not live to do it.
+  if (const auto decision = planner_->pending(generation_)) return follow(*decision);
   // After a boot the configuration decides what is started, as for the first time.
   if (report.reason == StopReason::kRequested || report.reason == StopReason::kReboot) {
     return change(ServiceEvent::kExitedFinal);
   }
-  if (!shim::calls_for_restart(shim_policy(spec_.restart), exit_info(report))) {
-    return change(report.status.success() ? ServiceEvent::kExitedFinal
-                                          : ServiceEvent::kExitedFailed);
+  if (!wants_restart(spec_, exit_info(report))) {
+    return change(is_clean(spec_, report.status) ? ServiceEvent::kExitedFinal
+                                                 : ServiceEvent::kExitedFailed);
   }
-  if (exhausted_) return give_up(*exhausted_);
-  start_later(ticket_id_ != 0 ? ticket_delay_ : backoff_.next());
+  if (captures_running_ > 0 && planner_->capture_decides()) return wait_for_capture();
+  decide();
+}
+
+// Whether it is the same crash again, its stack tells; the service waits for it, bounded.
+void Supervised::wait_for_capture() {
+  deciding_ = true;
+  change(ServiceEvent::kExitedRestart);
+  cancel(decide_timer_);
+  decide_timer_ = context_.loop.run_after(kCaptureWait, [this] {
+    decide_timer_ = 0;
+    decide();
+  });
+}
+
+void Supervised::decide() {
+  cancel(decide_timer_);
+  deciding_ = false;
+  const RestartPlanner::Decision decision = planner_->decide(generation_);
+  ticket_id_ = 0;
+  tell_trouble();
+  follow(decision);
+}
+
+void Supervised::follow(const RestartPlanner::Decision& decision) {
+  switch (decision.verdict) {
+    case RestartPlanner::Verdict::kStart:
+      return start_later(decision.delay);
+    case RestartPlanner::Verdict::kSlow:
+      if (decision.why) {
+        last_error_ = *decision.why;
+        context_.observer.slow_lane(spec_.name, *decision.why, decision.delay);
+      }
+      return start_later(decision.delay);
+    case RestartPlanner::Verdict::kGiveUp:
+      return give_up(*decision.why);
+  }
 }
 
 void Supervised::start_later(os::Duration delay) {
-  // The permission is durable before the start, as with a ticket.
-  if (auto prepared = budget_->prepare(); !prepared) return give_up(prepared.error());
-  budget_->use_prepared();
-  if (auto settled = budget_->settle(); !settled) return give_up(settled.error());
-  ticket_id_ = 0;
   change(ServiceEvent::kExitedRestart);
   next_start_mono_ns_ = context_.clock.mono_ns() + delay.count();
   cancel(start_timer_);
   start_timer_ = context_.loop.run_after(delay, [this] {
     start_timer_ = 0;
-    next_start_mono_ns_ = 0;
-    if (alive()) return;
-    if (auto started = send_start(true); !started) {
-      context_.observer.start_failed(spec_.name, started.error());
-      last_error_ = started.error();
-      start_later(backoff_.next());
-    }
+    automatic_start();
   });
 }
 
-void Supervised::give_up(Error cause) {
-  const bool loop = cause.code() == Code::kBudgetExhausted;
-  std::string message =
-      loop ? fmt::format("the service '{}' failed {} times within {} and was stopped", spec_.name,
-                         budget_->used() + 1, os::format_duration(spec_.restart_window))
-           : fmt::format("the service '{}' cannot be restarted", spec_.name);
-  Error error = Error(loop ? Code::kCrashLoop : Code::kStartFailed, std::move(message))
-                    .with("service", spec_.name)
-                    .because(std::move(cause));
-  if (loop) {
-    error = std::move(error).suggest(
-        fmt::format("find the cause with `defib incidents`, then `defib reset {}`", spec_.name));
+void Supervised::automatic_start() {
+  next_start_mono_ns_ = 0;
+  if (alive()) return;
+  const RestartPlanner::Decision now = planner_->start_now(generation_);
+  tell_trouble();
+  if (now.verdict != RestartPlanner::Verdict::kStart) return follow(now);
+  if (auto started = send_start(true); !started) {
+    // The program may be being replaced: it is tried again, as after a crash.
+    context_.observer.start_failed(spec_.name, started.error());
+    last_error_ = started.error();
+    planner_->start_failed(context_.clock.mono_ns());
+    decide();
   }
+}
+
+void Supervised::give_up(Error error) {
   last_error_ = error;
+  next_start_mono_ns_ = 0;
   change(ServiceEvent::kExitedFailed);
   context_.observer.crash_loop(spec_.name, error);
+}
+
+// What the supervisor before us decided after the last end, and did not live to do.
+void Supervised::resume_decision() {
+  if (const auto decision = planner_->pending(generation_)) {
+    follow(*decision);
+  } else if (undecided_ && wants_restart(spec_, *undecided_)) {
+    decide();  // Nor could it write it down.
+  } else {
+    return;
+  }
+  ended_before_ = false;
 }
 
 ServiceStatus Supervised::status(bool with_usage) const {
@@ -429,8 +499,12 @@ ServiceStatus Supervised::status(bool with_usage) const {
   status.started_wall_ns = started_wall_ns_;
   if (alive()) status.uptime = os::Duration(context_.clock.mono_ns() - started_mono_ns_);
   status.restart_count = restarts_;
-  status.restarts_in_window = budget_->used();
+  status.restarts_in_window = planner_->used_in_window();
+  status.fingerprint = planner_->last_crash().to_string();
+  status.equal_crashes = planner_->equal_crashes();
+  status.downtime = planner_->downtime();
   status.max_restarts = spec_.max_restarts;
+  status.ended_before = ended_before_ && state_ == ServiceState::kStopped;
   status.restart_ready = alive() && ticket_id_ != 0;
   status.ready = ready_;
   status.epoch = epoch_;

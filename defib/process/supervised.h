@@ -22,11 +22,11 @@
 #include "defib/process/launch_description.h"
 #include "defib/process/limits.h"
 #include "defib/process/memory_cgroup.h"
+#include "defib/process/restart_policy.h"
 #include "defib/process/sampler.h"
 #include "defib/process/shim_link.h"
 #include "defib/process/starvation.h"
 #include "defib/process/supervisor.h"
-#include "defib/recovery/policy.h"
 
 namespace defib::process {
 
@@ -87,6 +87,7 @@ class Supervised {
   Result<> reset();
   Result<> signal(int number);
   Result<> update(ServiceSpec spec);
+  void clock_stepped();
   void report_health(recovery::Health health, const std::string& detail,
                      std::optional<LimitAction> action);
   void report_ready();
@@ -111,8 +112,8 @@ class Supervised {
   Result<> attach(ShimLink link);
   Result<ShimLink> launch();
   Result<> wait_for_welcome();
-  Result<> configure();
-  Result<os::Fd> describe();
+  Result<> configure(bool monitoring);
+  Result<os::Fd> describe(bool monitoring);
   void warn(const Error& warning, bool asked_for);
   void request_cleanup();
   Result<> on_hook_finished(const ShimMessage& message);
@@ -131,6 +132,7 @@ class Supervised {
   Result<> on_started(ShimMessage& message);
   Result<> on_start_failed(const ShimMessage& message);
   Result<> on_exited(const ShimMessage& message);
+  void note_failure(ExitReport& report, bool current);
   ExitReport make_report(const shim::Exited& exited) const;
   void adopt(const shim::StatusInstance& active, const shim::Welcome& welcome);
   void take_pages_and_sockets(ShimMessage& message, const shim::Welcome& welcome);
@@ -167,8 +169,14 @@ class Supervised {
                      std::int64_t wall_ns);
   void end_process();
   void after_exit(const ExitReport& report);
+  void wait_for_capture();
+  void decide();
+  void follow(const RestartPlanner::Decision& decision);
   void start_later(os::Duration delay);
-  void give_up(Error cause);
+  void automatic_start();
+  void give_up(Error error);
+  void resume_decision();
+  void tell_trouble();
   void grant_ticket();
   void account_ticket_use();
   Result<> send_start(bool automatic);
@@ -226,8 +234,7 @@ class Supervised {
   ServiceSpec spec_;
   std::string dir_;
   std::unique_ptr<os::File> lock_;
-  std::optional<recovery::Budget> budget_;
-  recovery::Backoff backoff_;
+  std::optional<RestartPlanner> planner_;
 
   ShimLink link_;
   os::Child shim_;  // valid where this supervisor started it
@@ -277,12 +284,14 @@ class Supervised {
   std::int64_t ready_due_ns_ = 0, reload_due_ns_ = 0, self_stop_due_ns_ = 0, runtime_due_ns_ = 0;
   std::optional<Error> last_error_;
   std::optional<ExitReport> last_exit_;
-  // The end of the last process, where a supervisor before us heard of it and nothing followed.
-  std::optional<shim::ExitInfo> last_acknowledged_;
-  std::optional<Error> exhausted_;  // why no ticket could be granted
+  bool configured_monitoring_ = false;  // what the shim's launch description says
+  bool ticket_known_ = false;           // whether a ticket was used before us would have been told
+  bool found_shim_ = false;             // it listened already
+  std::optional<shim::ExitInfo> undecided_;  // how it ended, by the status file alone
+  bool ended_before_ = false;  // found without a process, under a shim of an earlier supervisor
+  bool deciding_ = false;      // ended; the decision waits for a capture
   std::uint64_t ticket_id_ = 0;
   os::Duration ticket_delay_{0};
-  std::uint64_t delay_generation_ = 0;  // whose next delay ticket_delay_ is
   std::uint64_t next_ticket_ = 1;
   std::int64_t next_start_mono_ns_ = 0;
 
@@ -306,6 +315,7 @@ class Supervised {
   os::EventLoop::TimerId start_timer_ = 0;
   os::EventLoop::TimerId relaunch_timer_ = 0;
   os::EventLoop::TimerId capture_timer_ = 0;
+  os::EventLoop::TimerId decide_timer_ = 0;
   os::Child capture_;  // of a hung service
   bool killing_ = false;
   int captures_running_ = 0;

@@ -10,9 +10,14 @@
 
 namespace defib::process {
 
-Result<os::Fd> Supervised::describe() {
+// The spec's own environment decides where it speaks of the start mode itself.
+Result<os::Fd> Supervised::describe(bool monitoring) {
+  configured_monitoring_ = monitoring;
+  ServiceSpec spec = spec_;
+  if (monitoring)
+    spec.env.insert(spec.env.begin(), {std::string(kStartModeVariable), "monitoring"});
   auto description = make_launch_description(
-      spec_, {context_.programs, context_.dir.path(), dir_, context_.cgroups});
+      spec, {context_.programs, context_.dir.path(), dir_, context_.cgroups});
   if (!description) return description;
   agent_obstacle_ = preload_obstacle(spec_);
   const bool asked_for =
@@ -33,7 +38,8 @@ void Supervised::warn(const Error& warning, bool asked_for) {
 // The service came to rest. A shim that is killed before it could do it tells so by its successor.
 void Supervised::request_cleanup() {
   if (spec_.cleanup.empty() || !link_.connected()) return;
-  if (auto configured = configure(); !configured) last_error_ = configured.error();
+  if (auto configured = configure(configured_monitoring_); !configured)
+    last_error_ = configured.error();
   const shim::RunHook request = {shim::Hook::kCleanup, 0};
   static_cast<void>(link_.send(shim::Type::kRunHook, request).has_value());
 }

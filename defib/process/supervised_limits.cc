@@ -81,6 +81,7 @@ void Supervised::sample() {
   if (!alive()) return;
   if (heartbeat_timer_ == 0) look_at_heartbeat();  // A stage may have been armed without a ring.
   if (!orphans_.empty()) reap_orphans();
+  clock_stepped();  // What a full disk kept from being written goes with it.
   if (!alive() || !has_limits(spec_)) return;
   look_for_cgroup();
   if (!take_sample()) return;

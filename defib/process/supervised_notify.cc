@@ -120,8 +120,7 @@ bool Supervised::on_notify_field(std::string_view key, std::string_view value) {
   }
   if (key == "RESTART_RESET") {
     if (value != "1") return false;
-    backoff_.reset();
-    delay_generation_ = 0;
+    planner_->reset_backoff();
     if (replay_left_ == 0) grant_ticket();
     return true;
   }

@@ -27,6 +27,7 @@ constexpr int kQuickLosses = 5;  // then the next shim waits
 constexpr os::Duration kQuick = std::chrono::seconds(10);
 constexpr os::Duration kRelaunchDelay = std::chrono::milliseconds(200);
 constexpr int kMaxMessagesPerRound = 256;
+constexpr std::uint64_t kMaxReport = 32 << 20;
 
 // Whose exits count as those of the service: the active process's, or that of the last one.
 std::uint64_t service_generation(const shim::StatusRecord& record) {
@@ -57,6 +58,7 @@ Result<> Supervised::connect_or_launch() {
   for (int attempt = 0; attempt < kAttachAttempts; ++attempt) {
     auto link = ShimLink::connect(dir_);
     const pid_t found = link ? link->peer_pid() : 0;
+    found_shim_ = link.has_value();
     if (!link) link = launch();
     if (!link) return link.error();
     auto attached = attach(std::move(*link));
@@ -125,8 +127,8 @@ Result<> Supervised::wait_for_welcome() {
   return on_welcome(message);
 }
 
-Result<> Supervised::configure() {
-  DEFIB_TRY_ASSIGN(const os::Fd description, describe());
+Result<> Supervised::configure(bool monitoring) {
+  DEFIB_TRY_ASSIGN(const os::Fd description, describe(monitoring));
   DEFIB_TRY(open_sockets());
   DEFIB_TRY(send_sockets());
   const int fds[] = {description.get()};
@@ -229,44 +231,46 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   replay_left_ = welcome.pending_events;
   const shim::StatusRecord& record = welcome.status;
   if (first) {
+    // A shim that was replaced has taken with it whether a ticket started what runs; where no
+    // supervisor has heard of the end before that start, one may have.
+    ticket_known_ = found_shim_ || record.acknowledged == record.exit_number;
     generation_ = service_generation(record);
     restarts_ = record.restarts;
     reported_exit_ = record.acknowledged;
   }
   const shim::StatusInstance* const active = find_instance(record, shim::InstanceRole::kActive);
   const bool runs = active != nullptr;
-  const shim::ExitInfo* const last = last_service_exit(record);
-  if (first && !runs && last != nullptr && last->generation == generation_ &&
-      record.acknowledged >= last->number) {
-    last_acknowledged_ = *last;
-  }
-  if (first && !runs && welcome.ticket_id != 0) {
-    backoff_.resume(os::Duration(welcome.ticket_delay_ns));
-  } else if (last_acknowledged_) {
-    // Its delay is not known any more; that it failed so often is.
-    for (const shim::ExitInfo& exit : record.exits) {
-      if (exit.number != 0 && exit.reason != StopReason::kRequested) backoff_.next();
-    }
+  if (first && !runs) {
+    // The series of delays goes on where the supervisor before us was in it; the start that the
+    // shim waits with is the next of it.
+    const int next = welcome.ticket_id != 0 ? 1 : 0;
+    const auto restarts = std::min<std::uint64_t>(restarts_, INT32_MAX - 1);
+    planner_->resume_backoff(std::min(static_cast<int>(restarts), planner_->used_in_window()) +
+                             next);
   }
   if (runs && (first || generation_ != active->generation || pid_ != active->pid)) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
       standby_backoff_.reset();
       change(ServiceEvent::kExitedRestart);
-      if (budget_->prepared()) account_ticket_use();
+      if (planner_->has_ticket()) account_ticket_use();
     }
     generation_ = active->generation;
     restarts_ = record.restarts;
     adopt(*active, welcome);
   } else if (!runs && first && welcome.ticket_id != 0) {
     change(ServiceEvent::kExitedRestart);
-  } else if (!runs && first && last != nullptr && budget_->exhausted() &&
-             last->reason != StopReason::kRequested && last->wait_status != 0) {
-    change(ServiceEvent::kExitedFailed);  // It was given up, and still is.
   }
+  const shim::ExitInfo* const last = last_service_exit(record);
+  if (first && !runs && welcome.ticket_id == 0 && record.phase == shim::Phase::kExited &&
+      last != nullptr && last->generation == generation_) {
+    undecided_ = *last;
+  }
+  ended_before_ = first && found_shim_ && !runs && welcome.ticket_id == 0 && generation_ > 0;
   if (runs) {
     // A configuration that is impossible by now does not touch what runs.
-    if (auto configured = configure(); !configured) last_error_ = configured.error();
+    if (auto configured = configure(configured_monitoring_); !configured)
+      last_error_ = configured.error();
   }
   if (feed_log_) DEFIB_TRY(feed_log(true));
   if (out_ >= 0) DEFIB_TRY(pass_through(out_, err_));
@@ -298,12 +302,16 @@ void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& 
   if (std::string_view(active.state_word) == "stopping") on_says_stopping();
   if (welcome.ticket_id != 0) {
     // Held by the shim from an earlier supervisor, and durable in the budget: it goes on counting
-    // as prepared, and the back-off goes on from its delay.
-    if (auto resumed = budget_->resume_prepared(); !resumed) last_error_ = resumed.error();
+    // as prepared.
+    planner_->still_out();
     next_ticket_ = welcome.ticket_id + 1;
     ticket_delay_ = os::Duration(welcome.ticket_delay_ns);
-    delay_generation_ = generation_;
-    backoff_.resume(ticket_delay_);
+  }
+  planner_->started(active.started_mono_ns, restarts_ == 0);
+  // The series of delays goes on where the supervisor before us was in it.
+  if (os::Duration(context_.clock.mono_ns() - active.started_mono_ns) < spec_.healthy_after) {
+    const auto restarts = std::min<std::uint64_t>(restarts_, INT32_MAX);
+    planner_->resume_backoff(std::min(static_cast<int>(restarts), planner_->used_in_window()));
   }
   context_.observer.adopted(spec_.name, active.pid, active.generation);
 }
@@ -311,17 +319,22 @@ void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& 
 // All events of the time before are known.
 void Supervised::replayed() {
   replay_left_ = 0;
-  if (is_resumed() && !alive() && state_ == ServiceState::kStopped && last_acknowledged_ &&
-      shim::calls_for_restart(shim_policy(spec_.restart), *last_acknowledged_)) {
-    // The supervisor before us heard of its end, and died before it could start it again.
-    start_later(backoff_.next());
-  }
-  if (budget_->presumed_spent() && !ticket_seen_used_ && alive()) {
-    if (auto back = budget_->give_back(); !back) last_error_ = back.error();
+  const bool shim_waits = state_ == ServiceState::kBackingOff && start_timer_ == 0;
+  if (planner_->presumed_spent() && !shim_waits) {
+    // A decision that still waits has not been acted upon.
+    const bool waits = !alive() && planner_->pending(generation_);
+    if (waits || (alive() && ticket_known_)) {
+      planner_->unused();
+    } else {
+      planner_->presume_used();
+    }
   }
   if (alive()) grant_ticket();
   ask_again(alive());
   ensure_standby();
+  if (!alive() && state_ == ServiceState::kStopped && !start_asked_ && !stop_asked_) {
+    resume_decision();
+  }
 }
 
 // What was asked of a shim that was killed before it could do it.
@@ -335,6 +348,7 @@ void Supervised::ask_again(bool runs) {
              next_start_mono_ns_ != 0) {
     // The delayed start was the shim's own; its ticket is still prepared.
     const os::Duration left(next_start_mono_ns_ - context_.clock.mono_ns());
+    ticket_id_ = 0;
     start_later(std::max(left, os::Duration(0)));
   }
   if (!asked) last_error_ = asked.error();
@@ -364,6 +378,7 @@ Result<> Supervised::on_started(ShimMessage& message) {
   epoch_ = started.epoch;
   restarts_ = started.automatic != 0 ? restarts_ + 1 : 0;
   page_ = message.fds.empty() ? PageView{} : PageView::map(std::move(message.fds[0]));
+  planner_->started(started.started_mono_ns, started.automatic == 0);
   begin_process(started.pid, started.start_time, started.started_mono_ns, started.started_wall_ns);
   context_.observer.started(info);
   if (alive() && generation_ == started.generation && replay_left_ == 0) {
@@ -389,10 +404,10 @@ Result<> Supervised::on_start_failed(const ShimMessage& message) {
   }
   // By request: the caller knows, and decides. By itself: the program may be being replaced.
   // A hook that fails may find at the next time what it waits for.
-  const bool again =
-      failed.stage == shim::StartStage::kHook && spec_.restart != RestartPolicy::kNever;
+  const bool again = failed.stage == shim::StartStage::kHook && may_restart(spec_);
   if (failed.ticket_id != 0 || state_ == ServiceState::kBackingOff || again) {
-    start_later(backoff_.next());
+    planner_->start_failed(context_.clock.mono_ns());
+    decide();
   } else {
     change(ServiceEvent::kExitedFailed);
   }
@@ -432,6 +447,17 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
   return report;
 }
 
+void Supervised::note_failure(ExitReport& report, bool current) {
+  last_error_ = last_exit_error(report);
+  const postmortem::CrashPage* page =
+      current && page_.page() != nullptr ? &page_.page()->crash : nullptr;
+  const CrashPrint print = crash_print(report.status, report.reason, report.pid, page);
+  planner_->failed(report.generation, report.noticed_mono_ns, print);
+  report.fingerprint = print.to_string();
+  report.equal_crashes = print.counts() ? planner_->equal_crashes() : 0;
+  tell_trouble();
+}
+
 Result<> Supervised::on_exited(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Exited exited, message.body<shim::Exited>());
   if (exited.exit.number <= reported_exit_) return {};  // Told before its shim died.
@@ -442,19 +468,26 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
     on_standby_exited(report);
     return {};
   }
-  last_exit_ = report;
+  undecided_.reset();
   const bool requested =
       report.reason == StopReason::kRequested || report.reason == StopReason::kReboot;
-  if (!requested && !report.status.success()) last_error_ = last_exit_error(report);
   const bool current = exited.exit.generation == generation_;
+  report.clean = is_clean(spec_, report.status);
+  if (!requested && !(report.clean && report.reason == StopReason::kNone)) {
+    note_failure(report, current);
+    // Its replacement runs already; what this end means for the next one is known now.
+    if (!current && alive()) {
+      planner_->started(started_mono_ns_, false);
+      if (replay_left_ == 0) grant_ticket();
+    }
+  }
+  last_exit_ = report;
   if (current) {
     count_oom_kills();  // the event may come after the end
     end_process();
   }
   if (current && !report.restarts && !requested && !restart_requested_) {
-    const bool wanted = spec_.restart == RestartPolicy::kAlways ||
-                        (spec_.restart == RestartPolicy::kOnFailure && !report.status.success());
-    report.restarts = wanted && !exhausted_;
+    report.restarts = wants_restart(spec_, exited.exit) && !planner_->gives_up();
     report.restart_delay = ticket_delay_;
   }
   context_.observer.exited(report);
@@ -466,15 +499,18 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   }
   if (exited.ticket_id == 0) {
     // An end that nothing follows leaves the ticket unused: it is no restart.
-    if (!report.restarts && budget_->prepared()) {
+    if (!report.restarts && planner_->has_ticket()) {
       ticket_id_ = 0;
-      if (auto back = budget_->give_back(); !back) last_error_ = back.error();
+      planner_->unused();
+    } else if (planner_->presumed_spent() && !ticket_seen_used_) {
+      planner_->unused();  // Of a supervisor before us; its shim did not use it.
     }
     after_exit(report);
     return {};
   }
+  // Killed by us and started again by the shim: what was wanted after it is there.
+  if (report.reason != StopReason::kNone) restart_requested_ = false;
   next_start_mono_ns_ = report.noticed_mono_ns + report.restart_delay.count();
-  if (report.while_away) backoff_.resume(report.restart_delay);
   change(ServiceEvent::kExitedRestart);
   return {};
 }
@@ -510,7 +546,15 @@ Result<> Supervised::on_captured(const ShimMessage& message) {
                          fmt::format("the capture helper ended with {}",
                                      os::exit_status_from_wait(captured.wait_status).to_string()));
   }
+  if (report.ok && last_exit_ && last_exit_->generation == report.generation) {
+    if (const auto text = os::read_file(context_.files, report.path, kMaxReport)) {
+      if (const auto json = wire::Json::parse(*text)) planner_->captured(stack_print(*json));
+    }
+    report.fingerprint = planner_->last_crash().to_string();
+    report.equal_crashes = planner_->equal_crashes();
+  }
   context_.observer.captured(report);
+  if (deciding_ && captures_running_ == 0) decide();
   return {};
 }
 

@@ -50,6 +50,7 @@ Result<> Supervised::on_promoted(const ShimMessage& message) {
     change(ServiceEvent::kExitedRestart);
     generation_ = promoted.generation;
     ++restarts_;
+    planner_->started(promoted.promoted_mono_ns, false);
     page_ = known ? std::move(next.page) : PageView{};
     // The time of its activation, not of its start: that is what health is counted from.
     begin_process(promoted.pid, os::process_start_time(promoted.pid).value_or(0),
@@ -80,7 +81,8 @@ Result<> Supervised::on_promoted(const ShimMessage& message) {
 // after a promotion has its ticket.
 void Supervised::ensure_standby() {
   const bool wanted = spec_.standby && alive() && !killing_ && link_.connected() &&
-                      replay_left_ == 0 && (ready_ || !spec_.expects_ready) && !exhausted_;
+                      replay_left_ == 0 && (ready_ || !spec_.expects_ready) &&
+                      (planner_->has_ticket() || !planner_->exhausted());
   if (!wanted || standby_.pid != 0 || standby_by_ticket_ || standby_timer_ != 0) return;
   standby_timer_ = context_.loop.run_after(standby_backoff_.next(), [this] {
     standby_timer_ = 0;

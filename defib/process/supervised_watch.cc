@@ -35,7 +35,7 @@ void Supervised::capture_then_kill(StopReason reason) {
   options.new_session = true;
   auto child = os::spawn(options);
   if (!child) {
-    context_.observer.captured({spec_.name, generation_, path, false, child.error()});
+    context_.observer.captured({spec_.name, generation_, path, false, child.error(), {}, 0});
     return kill_now(reason);
   }
   capture_ = std::move(*child);
@@ -48,7 +48,7 @@ void Supervised::capture_then_kill(StopReason reason) {
     const os::ExitStatus status = capture_.wait();
     capture_ = os::Child{};
     --captures_running_;
-    CaptureReport report = {spec_.name, generation, path, status.success(), std::nullopt};
+    CaptureReport report = {spec_.name, generation, path, status.success(), std::nullopt, {}, 0};
     if (!report.ok) {
       report.error =
           Error(Code::kCaptureFailed,

@@ -1,7 +1,12 @@
 #include "defib/process/supervisor.h"
 
 #include <fmt/core.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <cerrno>
 
 #include "defib/process/guardian.h"
 #include "defib/process/supervised.h"
@@ -27,6 +32,7 @@ struct Supervisor::Core {
   std::size_t shims_left = 0;
   std::vector<std::string> leaving;  // removed; gone with the timer
   os::EventLoop::TimerId leave_timer = 0;
+  os::Fd clock_watch;  // readable when somebody sets the wall clock
 
   Result<Supervised*> find(const std::string& name) {
     const auto found = services.find(name);
@@ -36,6 +42,8 @@ struct Supervisor::Core {
   }
   void shutdown_step();
   void end_shims();
+  Result<> watch_clock();
+  void arm_clock_watch();
 };
 
 Supervisor::Supervisor(std::unique_ptr<Core> core) : core_(std::move(core)) {}
@@ -43,6 +51,28 @@ Supervisor::Supervisor(std::unique_ptr<Core> core) : core_(std::move(core)) {}
 Supervisor::~Supervisor() {
   core_->context.loop.cancel(core_->shutdown_timer);
   core_->context.loop.cancel(core_->leave_timer);
+  if (core_->clock_watch.valid()) core_->context.loop.unwatch(core_->clock_watch.get());
+}
+
+// What is stamped by the wall clock must follow its steps, or a reboot would misread it. The kernel
+// tells of them: a timer that is far away is cancelled.
+Result<> Supervisor::Core::watch_clock() {
+  clock_watch = os::Fd(::timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC));
+  if (!clock_watch.valid()) return os::system_error("timerfd_create");
+  arm_clock_watch();
+  return context.loop.watch(clock_watch.get(), EPOLLIN, [this](std::uint32_t) {
+    std::uint64_t ignored = 0;
+    if (::read(clock_watch.get(), &ignored, sizeof ignored) < 0 && errno == EAGAIN) return;
+    arm_clock_watch();
+    for (auto& [name, service] : services) service->clock_stepped();
+  });
+}
+
+void Supervisor::Core::arm_clock_watch() {
+  itimerspec far = {};
+  far.it_value.tv_sec = 4'000'000'000;  // 2096
+  static_cast<void>(::timerfd_settime(clock_watch.get(),
+                                      TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &far, nullptr));
 }
 
 Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Options options,
@@ -62,6 +92,7 @@ Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Opti
                                        {},
                                        std::make_unique<Sampler>(loop),
                                        nullptr}));
+  DEFIB_TRY(core->watch_clock());
   return std::unique_ptr<Supervisor>(new Supervisor(std::move(core)));
 }
 

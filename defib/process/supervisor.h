@@ -94,6 +94,9 @@ struct ExitReport {
   std::string reported_error;  // ERRNO=, BUSERROR=, VARLINKERROR=; empty: none
   std::optional<std::int64_t> reported_exit_status;  // EXIT_STATUS=
   bool while_away = false;                           // it happened before this supervisor was there
+  bool clean = false;                                // the spec counts the status as success
+  std::string fingerprint;  // what tells this crash from others; empty: not a crash of its own
+  int equal_crashes = 0;    // so many in a row have it
 };
 
 struct CaptureReport {
@@ -102,6 +105,8 @@ struct CaptureReport {
   std::string path;  // written by defib-capture; may be missing when !ok
   bool ok = false;
   std::optional<Error> error;
+  std::string fingerprint;  // as known by now
+  int equal_crashes = 0;
 };
 
 struct HangReport {
@@ -195,8 +200,12 @@ class SupervisorObserver {
   // What the service has to do without, and why; each once. Where it is not asked for by the spec
   // (a control group of its own), it is worth knowing only.
   virtual void warned(const std::string& /*service*/, const Error&, bool /*asked_for*/) {}
-  // The restart budget is used up: CrashLoop, with the BudgetExhausted as its cause.
+  // It is not started again before a human says so: CrashLoop says by which rule.
   virtual void crash_loop(const std::string& /*service*/, const Error&) {}
+  // It fails too often, and is tried again slowly: after `delay`.
+  virtual void slow_lane(const std::string& /*service*/, const Error&, os::Duration /*delay*/) {}
+  // The service goes on, but something about its supervision does not: a full disk, a damaged file.
+  virtual void trouble(const std::string& /*service*/, const Error&) {}
   // The service was found running and taken over (`generation` as before).
   virtual void adopted(const std::string& /*service*/, pid_t, std::uint64_t /*generation*/) {}
   // The shim died and another one has taken over; the service went on.
@@ -216,6 +225,11 @@ struct ServiceStatus {
   std::uint64_t restart_count = 0;  // automatic ones since the last start by request
   int restarts_in_window = 0;       // of the budget
   int max_restarts = 0;
+  std::string fingerprint;   // of the last crash; empty: none is known
+  int equal_crashes = 0;     // in a row
+  os::Duration downtime{0};  // in the window
+  // It was found stopped: on request, or after an end that nothing follows. Its shim knows.
+  bool ended_before = false;
   bool restart_ready = false;  // the shim holds a ticket: a restart needs nobody
   bool ready = false;
   std::uint64_t epoch = 0;

@@ -202,6 +202,57 @@ TEST_F(BudgetTest, ATicketWithoutAStampCountsAsSpentWhenOpenedAndMayBeGivenBack)
   EXPECT_EQ(open().used(), 2);
 }
 
+TEST_F(BudgetTest, ATicketThatIsKnownToBeSpentIsNotGivenBackWithALaterOne) {
+  EXPECT_TRUE(open().prepare());
+  Budget budget = open();
+  ASSERT_TRUE(budget.presumed_spent());
+  clock_.advance(minutes(5));
+  budget.confirm_spent();
+  clock_.advance(minutes(58));
+  EXPECT_EQ(budget.used(), 1) << "it was spent when that was told, not when the file was opened";
+  EXPECT_TRUE(budget.prepare());
+  EXPECT_TRUE(budget.give_back());
+  EXPECT_EQ(budget.used(), 1);
+  EXPECT_EQ(open().used(), 1);
+}
+
+TEST_F(BudgetTest, ATicketThatMayStillBeUsedStaysOutOverSeveralOpenings) {
+  EXPECT_TRUE(open().prepare());
+  for (int i = 0; i < 3; ++i) {
+    Budget budget = open();
+    EXPECT_TRUE(budget.presumed_spent());
+    EXPECT_TRUE(budget.keep_out());
+    EXPECT_TRUE(budget.prepared());
+    EXPECT_EQ(budget.used(), 0);
+    clock_.advance(minutes(10));
+  }
+  EXPECT_EQ(open().used(), 1);
+}
+
+TEST_F(BudgetTest, AnEventThatHappenedIsRecordedBeyondTheLimitToo) {
+  spend(3);
+  Budget budget = open();
+  budget.record();
+  EXPECT_EQ(budget.used(), 4);
+  EXPECT_TRUE(budget.settle());
+  EXPECT_EQ(open().used(), 4);
+  EXPECT_EQ(budget.frees_in(), hours(1));
+}
+
+TEST_F(BudgetTest, ATicketWithoutTheDiskCountsAndIsWrittenWithTheNextChange) {
+  bool broken = true;
+  GatedFiles files([&](std::string_view) { return broken ? Gate::kFail : Gate::kPass; });
+  auto budget = *Budget::open(files, clock_, options_);
+  EXPECT_FALSE(budget.prepare());
+  budget.prepare_unsaved();
+  budget.use_prepared();
+  EXPECT_FALSE(budget.settle());
+  EXPECT_EQ(budget.used(), 1);
+  broken = false;
+  EXPECT_TRUE(budget.settle());
+  EXPECT_EQ(open().used(), 1);
+}
+
 TEST_F(BudgetTest, NoTicketBeyondTheLimit) {
   spend(3);
   Budget budget = open();

@@ -13,6 +13,17 @@
 
 namespace defib::recovery {
 
+Moment moment_now(const os::Clock& clock) {
+  return {clock.boot_id(), clock.mono_ns(), clock.wall_ns()};
+}
+
+os::Duration age_of(const Moment& moment, const os::Clock& clock) {
+  const std::int64_t mono = clock.mono_ns();
+  if (moment.boot_id == clock.boot_id()) return os::Duration(mono - moment.mono_ns);
+  // It happened before this boot began, so it is at least as old as the boot.
+  return os::Duration(std::max(clock.wall_ns() - moment.wall_ns, mono));
+}
+
 os::Duration Backoff::next() {
   const int attempt = attempts_;
   if (attempts_ < std::numeric_limits<int>::max()) ++attempts_;
@@ -31,25 +42,19 @@ os::Duration Backoff::next() {
   const std::int64_t floor = options_.floor.count();
   const std::int64_t upper = std::max(bound, floor);
   if (!options_.jitter) return os::Duration(upper);
+  if (options_.spread > 0) {
+    const double widened = static_cast<double>(upper) * (1 + options_.spread);
+    const auto most = static_cast<std::int64_t>(std::min(widened, cap));
+    const auto least = static_cast<std::int64_t>(static_cast<double>(most) / (1 + options_.spread));
+    const auto range = static_cast<std::uint64_t>(most - least) + 1;
+    return os::Duration(least + static_cast<std::int64_t>(random_.below(range)));
+  }
   const auto width = static_cast<std::uint64_t>(upper - floor) + 1;
   return os::Duration(floor + static_cast<std::int64_t>(random_.below(width)));
 }
 
 void Backoff::succeeded_for(os::Duration healthy) {
   if (options_.reset_after > os::Duration::zero() && healthy >= options_.reset_after) reset();
-}
-
-void Backoff::resume(os::Duration last_delay) {
-  attempts_ = options_.first_immediate ? 1 : 0;
-  // With jitter it is the upper ends that grow, so the first that reaches it is the likeliest.
-  double upper = static_cast<double>(options_.base.count());
-  const double cap = static_cast<double>(options_.cap.count());
-  constexpr int kMaxSteps = 64;
-  for (int step = 0; step < kMaxSteps && last_delay.count() > 0; ++step) {
-    ++attempts_;
-    if (std::min(upper, cap) >= static_cast<double>(last_delay.count())) break;
-    upper *= options_.multiplier;
-  }
 }
 
 namespace {
@@ -179,7 +184,7 @@ std::int64_t Budget::wall_offset() const {
 }
 
 Budget::Event Budget::stamp() const {
-  return {boot_id_, clock_->mono_ns(), clock_->wall_ns()};
+  return {{boot_id_, clock_->mono_ns(), clock_->wall_ns()}};
 }
 
 void Budget::add_event() {
@@ -192,28 +197,37 @@ int Budget::used() const {
       std::ranges::count_if(events_, [this](const Event& event) { return in_window(event); }));
 }
 
-Result<> Budget::check_free() const {
+os::Duration Budget::frees_in() const {
   std::vector<os::Duration> remaining;  // until each counted event leaves the window
   for (const Event& event : events_) {
     if (in_window(event)) remaining.push_back(options_.window - age(event));
   }
   const auto limit = static_cast<std::size_t>(options_.limit);
-  if (remaining.size() < limit) return {};
+  if (limit == 0) return os::Duration::max();
+  if (remaining.size() < limit) return os::Duration(0);
+  std::ranges::sort(remaining);
+  return remaining[remaining.size() - limit];
+}
+
+Result<> Budget::check_free() const {
+  const auto limit = static_cast<std::size_t>(options_.limit);
+  const auto counted = static_cast<std::size_t>(used());
+  if (counted < limit) return {};
   const std::string window = os::format_duration(options_.window);
   if (limit == 0) {
     return Error(Code::kBudgetExhausted, "the budget allows no attempt at all: its limit is 0")
         .with("limit", std::int64_t{0});
   }
-  std::ranges::sort(remaining);
-  const os::Duration frees_in = remaining[remaining.size() - limit];
+  const os::Duration free_after = frees_in();
   return Error(Code::kBudgetExhausted,
-               fmt::format("{} of {} attempts in {} are used up; the next is free in {}",
-                           remaining.size(), limit, window, os::format_duration(frees_in)))
-      .with("used", static_cast<std::int64_t>(remaining.size()))
+               fmt::format("{} of {} attempts in {} are used up; the next is free in {}", counted,
+                           limit, window, os::format_duration(free_after)))
+      .with("used", static_cast<std::int64_t>(counted))
       .with("limit", static_cast<std::int64_t>(limit))
       .with("window_seconds",
             fmt::format("{}", std::chrono::duration<double>(options_.window).count()))
-      .with("frees_in_seconds", fmt::format("{}", std::chrono::duration<double>(frees_in).count()));
+      .with("frees_in_seconds",
+            fmt::format("{}", std::chrono::duration<double>(free_after).count()));
 }
 
 Result<> Budget::spend() {
@@ -236,6 +250,13 @@ Result<> Budget::prepare() {
   return written;
 }
 
+void Budget::prepare_unsaved() {
+  if (prepared_) return;
+  DEFIB_ASSERT_MESSAGE(!exhausted(), "the budget is used up");
+  prepared_ = true;
+  dirty_ = true;
+}
+
 void Budget::use_prepared() {
   DEFIB_ASSERT_MESSAGE(prepared_, "no ticket was prepared");
   prepared_ = false;
@@ -248,24 +269,19 @@ Result<> Budget::settle() {
   return dirty_ || stale ? write() : Result<>();
 }
 
-Result<> Budget::resume_prepared() {
-  if (!presumed_spent()) return {};
-  std::erase_if(events_, [](const Event& event) { return event.presumed; });
+bool Budget::presumed_spent() const {
+  return std::ranges::any_of(events_, &Event::presumed);
+}
+
+void Budget::confirm_spent() {
+  if (std::erase_if(events_, [](const Event& event) { return event.presumed; }) > 0) add_event();
+}
+
+Result<> Budget::keep_out() {
+  if (std::erase_if(events_, [](const Event& event) { return event.presumed; }) == 0) return {};
   prepared_ = true;
   dirty_ = dirty_ || presumed_in_file_;
   return presumed_in_file_ ? write() : Result<>();
-}
-
-Result<> Budget::confirm_presumed() {
-  if (!presumed_spent()) return {};
-  for (Event& event : events_) event.presumed = false;
-  if (presumed_in_file_) return {};
-  dirty_ = true;
-  return write();
-}
-
-bool Budget::presumed_spent() const {
-  return std::ranges::any_of(events_, &Event::presumed);
 }
 
 Result<> Budget::give_back() {

@@ -16,13 +16,26 @@
 
 namespace defib::recovery {
 
+// A moment that keeps its meaning over crashes, reboots and clock steps: within one boot the
+// monotonic clock decides how long ago it was, over a reboot the wall clock, but it is at least as
+// old as the boot.
+struct Moment {
+  std::string boot_id;
+  std::int64_t mono_ns = 0;
+  std::int64_t wall_ns = 0;
+};
+Moment moment_now(const os::Clock& clock);
+os::Duration age_of(const Moment& moment, const os::Clock& clock);
+
 // Exponential back-off with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS 2015):
-// the n-th delay, n from 0, is uniform in [floor, min(cap, base * multiplier^n)].
+// the n-th delay, n from 0, is uniform in [floor, min(cap, base * multiplier^n)]. With `spread`, it
+// is bounded jitter instead: uniform between base * multiplier^n and so much more, at most the cap.
 struct BackoffOptions {
   os::Duration base = std::chrono::milliseconds(100);
   os::Duration cap = std::chrono::seconds(30);
   double multiplier = 2.0;
   bool jitter = true;  // false: exactly the upper end
+  double spread = 0;   // 0.1: up to a tenth more; 0: full jitter
   os::Duration floor{0};
   bool first_immediate = false;  // the first delay is zero, and the series starts after it
   os::Duration reset_after{0};   // healthy for so long: counted from the start; 0: never
@@ -36,8 +49,8 @@ class Backoff {
   // Tells that the last attempt lasted so long in health.
   void succeeded_for(os::Duration healthy);
   void reset() { attempts_ = 0; }
-  // Goes on as if the last delay had been this one: what another process counted before us.
-  void resume(os::Duration last_delay);
+  // Goes on after so many attempts that another process has counted.
+  void resume(int attempts) { attempts_ = attempts; }
   int attempts() const { return attempts_; }
 
  private:
@@ -68,8 +81,8 @@ class Budget {
     std::string path;
     int limit = 10;
     os::Duration window = std::chrono::hours(1);
-    // Whoever holds the ticket of the file can be asked, and will be: then by resume_prepared(),
-    // give_back() or confirm_presumed(). Until then nothing is written for it, which a hundred
+    // Whoever holds the ticket of the file can be asked, and will be: then by keep_out(),
+    // give_back() or confirm_spent(). Until then nothing is written for it, which a hundred
     // budgets that are opened at once would feel.
     bool holder_is_asked = false;
   };
@@ -80,12 +93,20 @@ class Budget {
 
   int used() const;  // events in the window, an unused ticket not counted
   int limit() const { return options_.limit; }
+  os::Duration window() const { return options_.window; }
   bool exhausted() const { return used() >= options_.limit; }
+  // Until one more event is allowed; 0: now. Duration::max() where the limit is 0.
+  os::Duration frees_in() const;
   // Records one event durably. BudgetExhausted names the count, the window, and when it frees.
   Result<> spend();
+  // An event that has happened already, permitted or not; it reaches the disk with settle().
+  void record() { add_event(); }
   // Makes a ticket durable; no effect where one is. BudgetExhausted as in spend(). A ticket that
   // lies unused while the window moves stays valid.
   Result<> prepare();
+  // The ticket without the disk, for who must go on although the disk is full: a death of this
+  // process forgets it. It is written with the next change. Precondition: not exhausted().
+  void prepare_unsaved();
   bool prepared() const { return prepared_; }
   // Spends the ticket; its time stamp reaches the disk with settle(). Precondition: prepared().
   void use_prepared();
@@ -94,12 +115,13 @@ class Budget {
   Result<> settle();
   // Gives the unused ticket back, also one that open() took for spent; no effect where none is.
   Result<> give_back();
-  // open() took the ticket for spent, and it is not: somebody still holds it. Nothing is written
-  // where nothing was since, for that is what the file says.
-  Result<> resume_prepared();
-  // It was used indeed. Written, where it was not yet.
-  Result<> confirm_presumed();
-  // open() found a ticket without a stamp and counted it as spent.
+  // The ticket that open() took for spent was spent, by now at the latest: no giving back.
+  void confirm_spent();
+  // It may still be used by who holds it: it is out again, as before open(). No effect where open()
+  // took none for spent. Nothing is written where nothing was since, for that is what the file
+  // says.
+  Result<> keep_out();
+  // open() found a ticket without a stamp and counted it as spent; nobody has confirmed it yet.
   bool presumed_spent() const;
   // A human's decision: forgets all events.
   Result<> reset();
@@ -107,10 +129,7 @@ class Budget {
   void set_limit(int limit, os::Duration window);
 
  private:
-  struct Event {
-    std::string boot_id;
-    std::int64_t mono_ns = 0;
-    std::int64_t wall_ns = 0;
+  struct Event : Moment {
     bool presumed = false;  // stands for a ticket whose use nobody saw; in the file only after a
                             // later change
   };

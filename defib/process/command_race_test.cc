@@ -1,0 +1,133 @@
+// Operator's commands, crashes, and deaths of shim and supervisor in random order and at random
+// moments: whatever crosses what, the last command wins, and there are never two copies.
+//
+// DEFIB_RACE_ROUNDS says how many rounds of commands (60 by default), DEFIB_SEED which.
+
+#include <fmt/core.h>
+#include <signal.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "defib/os/random.h"
+#include "defib/process/supervisor_test_util.h"
+
+namespace defib::process {
+namespace {
+
+using namespace std::chrono_literals;
+
+class CommandRace : public SupervisorTest {
+ protected:
+  void run_for(os::Duration time) {
+    const auto timer = loop_->run_after(time, [this] { loop_->stop(); });
+    ASSERT_TRUE(loop_->run());
+    loop_->cancel(timer);
+  }
+
+  ServiceSpec spec(os::Random& random) {
+    ServiceSpec spec = victim({random.below(3) == 0 ? "stubborn" : "run"});
+    spec.stop_timeout = 30ms;
+    spec.restart_delay = std::chrono::milliseconds(random.below(3) * 15);
+    spec.restart_delay_cap = 60ms;
+    spec.max_restarts = 100'000;
+    return spec;
+  }
+
+  // Nothing is on its way any more.
+  void settle(const std::string& history) {
+    SCOPED_TRACE(history);
+    run_until([&] {
+      const ServiceStatus now = status();
+      return wanted_ ? now.state == ServiceState::kRunning && now.pid > 0
+                     : now.state == ServiceState::kStopped && now.pid == 0;
+    });
+    ASSERT_FALSE(HasFailure());
+    // And it stays so: a start or stop that was forgotten would come now. A start of the shim's own
+    // that crossed the last stop may show for a moment, and is ended.
+    if (!wanted_) {
+      run_for(25ms);
+      run_until([&] { return status().state == ServiceState::kStopped && status().pid == 0; });
+    }
+    commanded_ = false;
+  }
+
+  void command(std::uint64_t which) {
+    commanded_ = true;
+    switch (which) {
+      case 0:
+        ASSERT_TRUE(supervisor_->start("victim"));
+        wanted_ = true;
+        return;
+      case 1:
+      case 2:
+        ASSERT_TRUE(supervisor_->stop("victim"));
+        wanted_ = false;
+        return;
+      case 3:
+        ASSERT_TRUE(supervisor_->restart("victim"));
+        wanted_ = true;
+        return;
+      case 4:
+        // Where it runs and is not being stopped, only its failures are forgotten.
+        ASSERT_TRUE(supervisor_->reset("victim"));
+        wanted_ = true;
+        return;
+      default:
+        FAIL();
+    }
+  }
+
+  bool wanted_ = false;
+  bool commanded_ = false;  // since it was settled
+};
+
+TEST_F(CommandRace, TheLastCommandWinsWhateverItCrosses) {
+  const char* asked = std::getenv("DEFIB_RACE_ROUNDS");
+  const int rounds = asked != nullptr ? std::atoi(asked) : 60;
+  const char* given = std::getenv("DEFIB_SEED");
+  const std::uint64_t seed =
+      given != nullptr ? std::strtoull(given, nullptr, 10) : os::random_seed() % 1'000'000'000;
+  fmt::print("{} rounds with seed {} (DEFIB_RACE_ROUNDS, DEFIB_SEED)\n", rounds, seed);
+  std::fflush(stdout);
+  os::Random random(seed);
+  start(spec(random));
+  wanted_ = true;
+  constexpr const char* kNames[] = {"start", "stop",  "stop",  "restart", "reset",
+                                    "crash", "crash", "shim!", "leave",   "reload"};
+  for (int round = 0; round < rounds; ++round) {
+    std::string history = fmt::format("DEFIB_SEED={} round {}:", seed, round);
+    const std::uint64_t steps = 1 + random.below(6);
+    for (std::uint64_t step = 0; step < steps; ++step) {
+      const std::uint64_t which = random.below(std::size(kNames));
+      history += fmt::format(" {}", kNames[which]);
+      if (which < 5) {
+        command(which);
+      } else if (which < 7) {
+        if (status().pid > 0) kill_one(status().pid, SIGKILL);
+      } else if (which == 7) {
+        if (status().shim_pid > 0) kill_one(status().shim_pid, SIGKILL);
+      } else if (which == 8) {
+        abandon_supervisor();
+        make_supervisor();
+        const auto added = supervisor_->add(spec(random));
+        ASSERT_TRUE(added) << added.error().to_text() << history;
+        // Who was not told that it was done asks again: the shim may not have read the request.
+        if (commanded_) command(wanted_ ? 0 : 1);
+      } else {
+        ASSERT_TRUE(supervisor_->update(spec(random)));
+      }
+      if (HasFatalFailure()) return;
+      if (random.below(2) == 0) {
+        run_for(std::chrono::microseconds(random.below(12'000)));
+        history += ".";
+      }
+    }
+    settle(history);
+    if (HasFailure()) return;
+    ASSERT_FALSE(duplicated()) << "two copies: " << history;
+  }
+}
+
+}  // namespace
+}  // namespace defib::process
