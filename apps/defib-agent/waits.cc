@@ -9,6 +9,9 @@
 // and a look at the clock, nothing that locks or allocates; the real functions are looked up before
 // main(). They keep errno.
 
+// The wrappers have the names that the fortified headers define themselves.
+#undef _FORTIFY_SOURCE
+
 #include "waits.h"
 
 #include <dlfcn.h>
@@ -170,6 +173,7 @@ DEFIB_WAITING_CALL ppoll(pollfd* fds, nfds_t count, const timespec* timeout, con
 }
 
 // What poll() and ppoll() become in programs that were built with _FORTIFY_SOURCE.
+// NOLINTBEGIN(bugprone-reserved-identifier): the C library's own names.
 DEFIB_WAITING_CALL __poll_chk(pollfd* fds, nfds_t count, int timeout, size_t size) {
   look_up(real.poll_chk, "__poll_chk");
   const Wait wait;
@@ -182,6 +186,7 @@ DEFIB_WAITING_CALL __ppoll_chk(pollfd* fds, nfds_t count, const timespec* timeou
   const Wait wait;
   return real.ppoll_chk(fds, count, timeout, mask, size);
 }
+// NOLINTEND(bugprone-reserved-identifier)
 
 DEFIB_WAITING_CALL select(int count, fd_set* in, fd_set* out, fd_set* exceptional,
                           timeval* timeout) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "defib/daemon/incident_track.h"
 #include "defib/obs/log.h"
 
 namespace defib::daemon {
@@ -19,10 +20,6 @@ constexpr std::string_view kComponent = "incident";
 constexpr std::uint64_t kMaxReport = 32 << 20;
 // More than this of an incident's line is the report's business, whose path the incident names.
 constexpr std::size_t kMaxThreadsJson = 1 << 20;
-constexpr std::int64_t kMaxMatchEvents = 20;  // of one incident's matching lines
-constexpr std::size_t kMaxWaitingCores = 8;
-// Older incidents were told, or are of no interest any more.
-constexpr os::Duration kTellAgainTime = std::chrono::hours(24);
 
 std::string_view reason_word(StopReason reason) {
   switch (reason) {
@@ -75,85 +72,7 @@ wire::Json exit_fields(const process::ExitReport& report) {
   return fields;
 }
 
-std::string amount(const process::LimitReport& report, double value) {
-  if (report.what == "memory") return fmt::format("{:.1f} MB", value / (1 << 20));
-  if (report.what == "cpu") return fmt::format("{:.1f} %", value);
-  return fmt::format("{:.0f}", value);
-}
-
-wire::Json limit_fields(const process::LimitReport& report) {
-  wire::Json fields = wire::Json::object({{"what", "limit"},
-                                          {"resource", report.what},
-                                          {"value", amount(report, report.value)},
-                                          {"limit", amount(report, report.limit)},
-                                          {"amount", report.value},
-                                          {"limit_amount", report.limit},
-                                          {"source", report.source},
-                                          {"generation", report.generation},
-                                          {"pid", report.pid},
-                                          {"processes", report.processes},
-                                          {"restarts", report.kills}});
-  if (report.over.count() > 0) {
-    fields.set("over_ns", report.over.count());
-    fields.set("processors", report.processors);
-  }
-  return fields;
-}
-
-Finding finding_of(const process::LimitReport& report) {
-  Finding finding;
-  Classification classification = classify_exit({}, StopReason::kLimit, report.what, {});
-  finding.cause = classification.cause;
-  finding.fields = limit_fields(report);
-  std::string sentence =
-      fmt::format("it used {} ({}), the limit is {}", amount(report, report.value), report.source,
-                  amount(report, report.limit));
-  if (report.over.count() > 0) {
-    sentence += fmt::format(", on average over {} on {} processors",
-                            os::format_duration(report.over), report.processors);
-  }
-  finding.evidence = {std::move(sentence)};
-  finding.source = "limit";
-  finding.message = "the service is over a limit";
-  finding.ends_service = report.kills;
-  return finding;
-}
-
 }  // namespace
-
-struct IncidentRecorder::Track {
-  std::string service;
-  std::string last_id;
-  std::optional<recovery::Incident> incident;
-
-  // Of the last failure.
-  std::uint64_t failed_generation = 0;
-  std::int64_t failed_mono_ns = 0;
-  std::optional<Classification> by_status;  // what the exit status alone says
-  std::string report_path;                  // of defib-capture; empty: none is coming
-  std::string limit;                        // what was over its limit
-  bool classified = false;
-  bool process_failed = false;  // an exit or hang, not a warning alone
-
-  // Of the time after it.
-  bool replaced = false;
-  bool healthy = false;
-  // What came before the exit that it belongs to: a process may be replaced while it dies.
-  std::optional<process::DyingReport> dying;
-  std::optional<process::PromotionReport> promotion;
-  std::optional<process::StartInfo> newest_start;
-  std::uint64_t ready_generation = 0;
-  bool says_ready = false;      // it said READY before, so that is waited for
-  bool recovering = false;      // the service reports its own recovery
-  std::string final_outcome;    // close as soon as it is classified
-  std::string failed_incident;  // that ended as "failed", and nobody has started it since
-
-  os::EventLoop::TimerId classify_timer = 0, health_timer = 0, sync_timer = 0, quiet_timer = 0;
-  std::int64_t matched_lines = 0;
-
-  std::uint64_t oom_kills = 0;    // told and not yet an end's cause
-  std::vector<wire::Json> cores;  // of an end that is not known yet
-};
 
 Result<std::unique_ptr<IncidentRecorder>> IncidentRecorder::create(os::EventLoop& loop,
                                                                    os::Files& files,
@@ -583,81 +502,6 @@ void IncidentRecorder::hung(const process::HangReport& report) {
   wait_for_classification(own, kClassificationTime);
 }
 
-void IncidentRecorder::limit_exceeded(const process::LimitReport& report) {
-  track(report.service).limit = report.what;
-  found(report.service, finding_of(report));
-}
-
-void IncidentRecorder::limit_cleared(const process::LimitReport& report) {
-  wire::Json fields = limit_fields(report);
-  note(report.service, "limit_cleared", std::move(fields));
-}
-
-void IncidentRecorder::out_of_memory(const std::string& service, std::uint64_t kills) {
-  Track& own = track(service);
-  own.oom_kills = kills;
-  note(service, "out_of_memory", wire::Json::object({{"kills", kills}}));
-  obs::log(obs::Level::kWarning, kComponent, "the kernel killed for lack of memory",
-           {{"service", service}, {"kills", kills}});
-}
-
-void IncidentRecorder::found(const std::string& service, Finding finding) {
-  Track& own = track(service);
-  const bool opens = !own.incident;
-  if (!open(own, wire::Json::object({{"cause", finding.cause}}))) return;
-  if (finding.closes_when_quiet) {
-    ++own.matched_lines;
-    close_when_quiet(own);
-    // A flood of matches is one event, and a number in the end.
-    if (own.matched_lines > kMaxMatchEvents) return;
-  }
-  append(own, "detected", std::move(finding.fields), Durability::kSoon);
-  obs::log(obs::Level::kWarning, kComponent, finding.message,
-           {{"service", own.service},
-            {"cause", finding.cause},
-            {"evidence", finding.evidence.empty() ? std::string() : finding.evidence.back()},
-            {"incident", own.last_id}});
-  IncidentNews news;
-  news.cause = finding.cause;
-  news.message = finding.evidence.empty() ? fmt::format("{}: {}", own.service, finding.message)
-                                          : fmt::format("{}: {}: {}", own.service, finding.message,
-                                                        finding.evidence.back());
-  news.opens = opens;
-  news.detected = true;
-  if (opens) news.id = own.last_id + ":opened";
-  tell(own, std::move(news));
-  if (own.classified || finding.ends_service) return;
-  Classification classification;
-  classification.cause = std::move(finding.cause);
-  classification.evidence = std::move(finding.evidence);
-  classification.confidence = 1;
-  write_classification(own, classification.to_json(), wire::Json::array(), finding.source);
-}
-
-void IncidentRecorder::close_when_quiet(Track& own) {
-  cancel(own.quiet_timer);
-  if (own.process_failed) return;
-  own.quiet_timer = loop_.run_after(kPatternQuietTime, [this, &own] {
-    own.quiet_timer = 0;
-    if (own.process_failed || !own.incident) return;
-    append(own, "quiet", wire::Json::object({{"matched_lines", own.matched_lines}}),
-           Durability::kSoon);
-    close(own, "recovered");
-  });
-}
-
-void IncidentRecorder::note(const std::string& service, std::string_view event, wire::Json fields) {
-  append(track(service), event, std::move(fields), Durability::kSoon);
-}
-
-// The kernel writes the core before the end is told; the end opens the incident.
-void IncidentRecorder::core_dumped(const std::string& service, wire::Json fields) {
-  Track& own = track(service);
-  if (own.incident) return append(own, "core_dumped", std::move(fields), Durability::kSoon);
-  own.cores.push_back(std::move(fields));
-  if (own.cores.size() > kMaxWaitingCores) own.cores.erase(own.cores.begin());
-}
-
 void IncidentRecorder::ready(const std::string& service) {
   Track& own = track(service);
   own.says_ready = true;
@@ -899,71 +743,6 @@ void IncidentRecorder::close(Track& own, std::string_view outcome) {
   cancel(own.classify_timer);
   cancel(own.health_timer);
   cancel(own.quiet_timer);
-}
-
-void IncidentRecorder::tell(const Track& own, IncidentNews news) {
-  if (!on_news_) return;
-  news.service = own.service;
-  if (news.incident.empty()) news.incident = own.last_id;
-  if (own.incident) news.head = own.incident->head_hash();
-  on_news_(news);
-}
-
-void IncidentRecorder::tell_failure(const Track& own, std::string_view cause, std::string message,
-                                    bool opens, bool down) {
-  IncidentNews news;
-  news.cause = cause;
-  news.message = std::move(message);
-  news.opens = opens;
-  news.down = down;
-  // Only what opens an incident is told again by the next recorder.
-  if (opens) news.id = own.last_id + ":opened";
-  tell(own, std::move(news));
-}
-
-// The ids are those of the first telling, so that who has heard it hears nothing new.
-void IncidentRecorder::tell_again(const Track& own, const recovery::IncidentSummary& summary) {
-  const std::int64_t opened = os::parse_time(summary.opened_at);
-  if (loop_.clock().wall_ns() - opened > kTellAgainTime.count()) return;
-  IncidentNews news;
-  news.incident = summary.id;
-  news.head = summary.head_hash;
-  news.cause = summary.cause;
-  news.again = true;
-  news.id = summary.id + ":opened";
-  news.message = fmt::format("{} failed: {}", own.service, summary.cause);
-  news.down = summary.outcome == "failed";
-  tell(own, news);
-  if (summary.outcome == "failed") {
-    const auto lines = log_.read(summary.id);
-    const bool looped = lines && std::ranges::any_of(*lines, [](const wire::Json& line) {
-                          return line["event"].as_string() == "crash_loop";
-                        });
-    if (looped) {
-      news.what = IncidentNews::What::kCrashLoop;
-      news.cause = "crash_loop";
-      news.id = summary.id + ":crash_loop";
-      news.message =
-          fmt::format("{} is not started again: it crashes again and again", own.service);
-      tell(own, news);
-    }
-  }
-  if (summary.closed_at.empty()) return;
-  news.what = IncidentNews::What::kClosed;
-  news.id = summary.id + ":closed";
-  news.outcome = summary.outcome;
-  news.message = fmt::format("the incident of {} is closed: {}", own.service, summary.outcome);
-  tell(own, news);
-}
-
-void IncidentRecorder::tell_unrecorded(const Track& own, const Error& error) {
-  if (error.root().code() != Code::kNoSpace && error.code() != Code::kNoSpace) return;
-  IncidentNews news;
-  news.what = IncidentNews::What::kUnrecorded;
-  news.cause = "disk_full";
-  news.message =
-      fmt::format("an incident of {} cannot be recorded: {}", own.service, error.to_line());
-  tell(own, std::move(news));
 }
 
 std::string IncidentRecorder::last_incident(const std::string& service) const {

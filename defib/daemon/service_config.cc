@@ -403,6 +403,11 @@ void read_identity(conf::Section& section, process::ServiceSpec& spec) {
   std::int64_t memory_mb = 0;
   section.value("memory_limit", memory_mb, kMemoryMb);
   spec.memory_limit_bytes = static_cast<std::uint64_t>(memory_mb * kMegabyte);
+  // Where only the hard limit is given, the alert comes shortly before it.
+  const bool named = section.has("max_memory") || section.has("max_memory_mb");
+  if (!named && memory_mb > 0 && spec.max_memory_bytes > spec.memory_limit_bytes) {
+    spec.max_memory_bytes = spec.memory_limit_bytes / 10 * 9;
+  }
   section.value("max_processes", spec.max_processes, {1, 1u << 22});
 }
 
