@@ -396,7 +396,7 @@ class Supervising(Service):
             """)
         port = free_port()
         self.begin("run", "--name", "web", "--health-url", f"http://localhost:{port}/health",
-                   "--health-check-interval", "100ms", "--", PYTHON, path, str(port),
+                   "--health-check-interval", "500ms", "--", PYTHON, path, str(port),
                    os.path.join(self.dir, "mark"))
         incident = self.closed_incident()
         self.check_incident(incident)

@@ -577,10 +577,6 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
     section.fail("stop_signal", fmt::format("'{}' is no signal such as SIGTERM", stop_signal));
   }
   read_identity(section, spec);
-  // The default is no promise that a limit of the kernel's would break.
-  if (spec.memory_limit_bytes != 0 && !section.has("max_memory") && !section.has("max_memory_mb")) {
-    spec.max_memory_bytes = std::min(spec.max_memory_bytes, spec.memory_limit_bytes);
-  }
   read_hooks(section, spec);
   return config;
 }
