@@ -40,8 +40,6 @@
 #include "apps/defib-shim/kernel.h"
 #include "defib/process/guardian_protocol.h"
 
-extern char** environ;
-
 namespace defib::process::shim {
 namespace {
 
