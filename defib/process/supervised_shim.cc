@@ -258,7 +258,9 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     generation_ = active->generation;
     restarts_ = record.restarts;
     adopt(*active, welcome);
-  } else if (!runs && first && welcome.ticket_id != 0) {
+  } else if (!runs && first && welcome.ticket_id != 0 && !planner_->pending(generation_)) {
+    // The shim waits with a start of its own. Where something was decided, its ticket came too late
+    // for that end, and it does not.
     change(ServiceEvent::kExitedRestart);
   }
   const shim::ExitInfo* const last = last_service_exit(record);
