@@ -150,8 +150,15 @@ class Http(e2e_test.Service):
     def get(self, path, **more):
         return self.ask("GET", path, **more)
 
-    def helper_pid(self, run):
+    @staticmethod
+    def supervisor_pid(run):
+        """The child of the guardian."""
         with open(f"/proc/{run.pid}/task/{run.pid}/children", encoding="ascii") as file:
+            return int(file.read().split()[0])
+
+    def helper_pid(self, run):
+        supervisor = self.supervisor_pid(run)
+        with open(f"/proc/{supervisor}/task/{supervisor}/children", encoding="ascii") as file:
             for pid in file.read().split():
                 with open(f"/proc/{pid}/comm", encoding="ascii") as comm:
                     if comm.read().strip() == "defib-http":
@@ -284,12 +291,12 @@ class Serving(Http):
         done = self.get("/health", timeout=1)
         return os.getpid() if done[0] else None
 
-    def test_a_hundred_services_are_scraped_in_2_ms(self):
+    def test_a_hundred_services_are_scraped_quickly(self):
         services = "".join(f'[service.s{i}]\ncommand = ["sleep", "1000"]\ncapture = "none"\n'
                            for i in range(100))
         run = self.daemon(services)
         self.until(lambda: self.get("/ready")[0] == 200, 60, "100 services")
-        helper = self.helper_pid(run)
+        supervisor, helper = self.supervisor_pid(run), self.helper_pid(run)
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
 
         def scrape():
@@ -311,15 +318,15 @@ class Serving(Http):
 
         check_exposition(scrape()[1])
         cached, fresh = [], []
-        before = wakeups(run.pid)
+        before = wakeups(supervisor)
         for _ in range(40):
             cached.append(scrape()[0])
-        woken = wakeups(run.pid) - before
-        used = processor_ms(run.pid) + processor_ms(helper)
+        woken = wakeups(supervisor) - before
+        used = processor_ms(supervisor) + processor_ms(helper)
         for _ in range(20):
             time.sleep(0.26)  # older than what one look at the daemon serves
             fresh.append(scrape()[0])
-        used = processor_ms(run.pid) + processor_ms(helper) - used
+        used = processor_ms(supervisor) + processor_ms(helper) - used
         connection.close()
         size = len(self.get("/metrics")[1])
         print(f"  100 services, {size} bytes: "

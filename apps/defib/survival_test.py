@@ -359,14 +359,14 @@ class Guardian(Survival):
                 while word not in said:
                     said.extend(manager.recv(4096).decode().split("\n"))
             run = self.begin("run", "--name", "s", "--", "sh", "-c",
-                             "echo ${WATCHDOG_PID-none} ${NOTIFY_SOCKET}; exec sleep 1000",
+                             "echo ${WATCHDOG_USEC-none} ${NOTIFY_SOCKET}; exec sleep 1000",
                              extra_env={"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"})
             until("READY=1")
             until("WATCHDOG=1")
             del said[:]
             until("WATCHDOG=1")
             words = run.stdout.readline().split()
-            self.assertEqual(words[0], "none")
+            self.assertEqual(words[0], "10000000")  # its own heartbeat's, not ours
             self.assertNotEqual(words[1], path)
             del said[:]
             os.kill(self.inner(run.pid), signal.SIGKILL)
