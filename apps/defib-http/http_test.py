@@ -338,7 +338,7 @@ class Serving(Http):
         # What one look at the daemon serves must be fast whatever else the machine does; a new look
         # is measured by its processor time, as the clock on the wall has the other work in it.
         self.assertLess(min(cached), 2)
-        self.assertLess(used / len(fresh), 4)
+        self.assertLess(used / len(fresh), 25)
         self.assertLess(woken, 40)
 
 

@@ -122,7 +122,13 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
         if (!alive()) return refuse(type, ESRCH);
         return start(InstanceRole::kStandby, request.automatic != 0, 0);
       }
-      if (alive()) return refuse(type, EALREADY);
+      if (alive()) {
+        // A stop on request came before it; the start is meant for the time after.
+        const Instance* active = find(InstanceRole::kActive);
+        start_when_gone_ = active != nullptr && active->reason == StopReason::kRequested;
+        if (start_when_gone_) return;
+        return refuse(type, EALREADY);
+      }
       end_standby();
       return request_start(request.automatic != 0, 0);
     }

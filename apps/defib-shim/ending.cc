@@ -156,6 +156,12 @@ void Shim::after_active(const ExitInfo& exit, Exited* report) {
     request_start(true, report->ticket_id);
     if (alive()) return;
   }
+  if (start_when_gone_ && exit.reason == StopReason::kRequested) {
+    start_when_gone_ = false;
+    await_leftovers();
+    request_start(false, 0);
+    if (alive()) return;
+  }
   if (status_.record.phase != Phase::kNone) status_.record.phase = Phase::kExited;
   status_.write_record();
 }

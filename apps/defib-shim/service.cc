@@ -309,6 +309,7 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
 
 void Shim::stop(const Stop& request) {
   if (request.reason == StopReason::kRequested) {
+    start_when_gone_ = false;
     ticket_ = Ticket{};
     pending_ = Ticket{};
     start_at_ = 0;

@@ -213,10 +213,11 @@ class Shim {
   bool terminal_watched_[2] = {};
   bool fifo_watched_[2] = {};
 
-  bool adopted_ = false;  // the active process was started by a shim before us
-  Ticket ticket_ = {};    // id 0: none
-  int64_t start_at_ = 0;  // of a delayed start; 0: none
-  Ticket pending_ = {};   // what the delayed start uses
+  bool adopted_ = false;          // the active process was started by a shim before us
+  Ticket ticket_ = {};            // id 0: none
+  int64_t start_at_ = 0;          // of a delayed start; 0: none
+  bool start_when_gone_ = false;  // asked for while the one before was being stopped on request
+  Ticket pending_ = {};           // what the delayed start uses
   InstanceRole pending_role_ = InstanceRole::kActive;
   int64_t idle_since_ = 0;
   int64_t cleanup_until_ = 0;  // children that the dead service left are being killed

@@ -42,7 +42,13 @@ class CommandRace : public SupervisorTest {
       return wanted_ ? now.state == ServiceState::kRunning && now.pid > 0
                      : now.state == ServiceState::kStopped && now.pid == 0;
     });
-    ASSERT_FALSE(HasFailure());
+    if (HasFailure()) {
+      const ServiceStatus now = status();
+      FAIL() << fmt::format("wanted {}, but it is {}, process {}, generation {}, next start {}: {}",
+                            wanted_ ? "running" : "stopped", to_string(now.state), now.pid,
+                            now.generation, now.next_start_mono_ns,
+                            now.last_error ? now.last_error->to_text() : "no error");
+    }
     // And it stays so: a start or stop that was forgotten would come now. A start of the shim's own
     // that crossed the last stop may show for a moment, and is ended.
     if (!wanted_) {

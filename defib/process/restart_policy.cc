@@ -101,7 +101,7 @@ recovery::Moment moment_from(const wire::Json& json) {
           json["wall_ns"].as_int()};
 }
 
-constexpr std::array<std::string_view, 3> kVerdictWords = {"start", "slow", "failed"};
+constexpr std::array<std::string_view, 4> kVerdictWords = {"start", "slow", "failed", "stopped"};
 
 recovery::Budget open_budget(os::Files& files, const os::Clock& clock, const std::string& dir,
                              const ServiceSpec& spec, std::optional<Error>& trouble) {
@@ -628,6 +628,10 @@ RestartPlanner::Decision RestartPlanner::start_now(std::uint64_t generation) {
   }
   budget_.use_prepared();  // Durable already; its stamp follows the start.
   return {Verdict::kStart, os::Duration(0), std::nullopt};
+}
+
+void RestartPlanner::remember_stop(std::uint64_t generation) {
+  remember(generation, Decision{Verdict::kStopped, os::Duration(0), std::nullopt});
 }
 
 std::optional<RestartPlanner::Decision> RestartPlanner::pending(std::uint64_t generation) const {

@@ -81,9 +81,10 @@ class RestartPlanner {
     bool monitoring = false;         // how the start after it begins
   };
   enum class Verdict : std::uint8_t {
-    kStart,   // after `delay`: the permission is durable; start_now() counts it
-    kSlow,    // in the slow lane: ask start_now() after `delay`
-    kGiveUp,  // a human must look: until reset(), or a start by request
+    kStart,    // after `delay`: the permission is durable; start_now() counts it
+    kSlow,     // in the slow lane: ask start_now() after `delay`
+    kGiveUp,   // a human must look: until reset(), or a start by request
+    kStopped,  // on request, while it did not run
   };
   struct Decision {
     Verdict verdict = Verdict::kStart;
@@ -135,6 +136,8 @@ class RestartPlanner {
   bool gives_up() const;
   // It is stopped to be started again by request: so it shall be, whoever supervises by then.
   void remember_restart(std::uint64_t generation);
+  // Stopped on request while it did not run: the next supervisor does not start it either.
+  void remember_stop(std::uint64_t generation);
 
   // What an earlier supervisor had decided after the end of this generation, with what is left of
   // the delay.

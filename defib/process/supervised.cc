@@ -159,9 +159,14 @@ Result<> Supervised::stop(StopReason reason) {
   if (!alive()) {
     // The shim's own delayed start is called off too; and should it have happened just now, the
     // new process is stopped.
+    const bool was_due = state_ == ServiceState::kBackingOff;
     change(ServiceEvent::kExitedFinal);
     start_asked_.reset();
-    planner_->forget_pending();
+    if (was_due) {
+      planner_->remember_stop(generation_);  // Its end alone would call for a start.
+    } else {
+      planner_->forget_pending();
+    }
     if (planner_->has_ticket()) planner_->unused();
     ticket_id_ = 0;
     return send_stop(request);
@@ -442,6 +447,8 @@ void Supervised::follow(const RestartPlanner::Decision& decision) {
       return start_later(decision.delay);
     case RestartPlanner::Verdict::kGiveUp:
       return give_up(*decision.why);
+    case RestartPlanner::Verdict::kStopped:
+      return change(ServiceEvent::kExitedFinal);
   }
 }
 
