@@ -12,8 +12,8 @@ static void stamp(const char* path) {
   struct timespec now;
   char line[64];
   clock_gettime(CLOCK_MONOTONIC, &now);
-  const int size = snprintf(line, sizeof line, "%lld %d\n",
-                            now.tv_sec * 1000000000LL + now.tv_nsec, (int)getpid());
+  const int size = snprintf(line, sizeof line, "%lld %d\n", now.tv_sec * 1000000000LL + now.tv_nsec,
+                            (int)getpid());
   const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (fd < 0 || write(fd, line, (size_t)size) != size) _exit(1);
   close(fd);
