@@ -14,7 +14,6 @@ namespace defib::daemon {
 namespace {
 
 using alert::Event;
-using alert::EventType;
 
 constexpr std::string_view kComponent = "alert";
 constexpr const char* kProgram = "defib-alert";

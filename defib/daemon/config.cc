@@ -57,6 +57,7 @@ void check_order(NamedSections& sections, const Config& config) {
   std::vector<std::string> names;
   for (const auto& [name, section] : sections) names.push_back(name);
   std::vector<Dependencies::Node> nodes;
+  nodes.reserve(services.size());
   for (std::size_t i = 0; i < sections.size(); ++i) {
     const ServiceConfig& service = config.services[i];
     nodes.push_back({names[i], service.after, service.required, service.restart_with});

@@ -241,7 +241,7 @@ class HangInACrowd : public Hang {
     start(spec);
   }
 
-  int seconds_ = 60;
+  int seconds_ = 20;
   bool prompt_ = false;
   std::vector<os::Child> hogs_;
 };

@@ -135,7 +135,7 @@ TEST_F(HookTest, APostCrashThatIsNotWaitedForRunsBesideTheReplacement) {
   ServiceSpec spec = launched("stamp");
   spec.post_crash = hanging();
   spec.post_crash_wait = false;
-  spec.hook_timeout = std::chrono::seconds(2);  // so long the end of the test waits for it
+  spec.hook_timeout = std::chrono::seconds(6);  // so long the end of the test waits for it
   start(spec);
   run_until([&] { return told("service") == 1 && status().restart_ready; });
   kill_service(SIGKILL);
