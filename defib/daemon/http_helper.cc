@@ -68,7 +68,7 @@ Result<ListenAddress> parse_listen(const std::string& text) {
 }
 
 Result<ListenAddress> check_http(const HttpSettings& settings) {
-  DEFIB_TRY_ASSIGN(const ListenAddress address, parse_listen(settings.listen));
+  DEFIB_TRY_ASSIGN(ListenAddress address, parse_listen(settings.listen));
   if (address.loopback) return address;
   if (!settings.allow_remote) {
     return Error(Code::kInvalidArgument,

@@ -68,7 +68,7 @@ void IncidentRecorder::limit_exceeded(const process::LimitReport& report) {
 
 void IncidentRecorder::limit_cleared(const process::LimitReport& report) {
   wire::Json fields = limit_fields(report);
-  note(report.service, "limit_cleared", std::move(fields));
+  note(report.service, "limit_cleared", fields);
 }
 
 void IncidentRecorder::out_of_memory(const std::string& service, std::uint64_t kills) {
@@ -89,7 +89,7 @@ void IncidentRecorder::found(const std::string& service, Finding finding) {
     // A flood of matches is one event, and a number in the end.
     if (own.matched_lines > kMaxMatchEvents) return;
   }
-  append(own, "detected", std::move(finding.fields), Durability::kSoon);
+  append(own, "detected", finding.fields, Durability::kSoon);
   obs::log(obs::Level::kWarning, kComponent, finding.message,
            {{"service", own.service},
             {"cause", finding.cause},
@@ -124,15 +124,16 @@ void IncidentRecorder::close_when_quiet(Track& own) {
   });
 }
 
-void IncidentRecorder::note(const std::string& service, std::string_view event, wire::Json fields) {
-  append(track(service), event, std::move(fields), Durability::kSoon);
+void IncidentRecorder::note(const std::string& service, std::string_view event,
+                            const wire::Json& fields) {
+  append(track(service), event, fields, Durability::kSoon);
 }
 
 // The kernel writes the core before the end is told; the end opens the incident.
-void IncidentRecorder::core_dumped(const std::string& service, wire::Json fields) {
+void IncidentRecorder::core_dumped(const std::string& service, const wire::Json& fields) {
   Track& own = track(service);
-  if (own.incident) return append(own, "core_dumped", std::move(fields), Durability::kSoon);
-  own.cores.push_back(std::move(fields));
+  if (own.incident) return append(own, "core_dumped", fields, Durability::kSoon);
+  own.cores.push_back(fields);
   if (own.cores.size() > kMaxWaitingCores) own.cores.erase(own.cores.begin());
 }
 

@@ -207,14 +207,14 @@ void IncidentRecorder::end(const std::string& service) {
   tracks_.erase(found);
 }
 
-bool IncidentRecorder::open(Track& own, wire::Json fields) {
+bool IncidentRecorder::open(Track& own, const wire::Json& fields) {
   if (own.incident) return true;
   own.classified = own.process_failed = own.replaced = own.healthy = own.recovering = false;
   own.failed_generation = 0;
   own.final_outcome.clear();
   own.report_path.clear();
   own.matched_lines = 0;
-  auto created = log_.create(own.service, std::move(fields));
+  auto created = log_.create(own.service, fields);
   if (!created) {
     obs::log(obs::Level::kError, kComponent, "an incident cannot be recorded",
              {{"service", own.service}, {"error", created.error()}});
@@ -229,10 +229,10 @@ bool IncidentRecorder::open(Track& own, wire::Json fields) {
   return true;
 }
 
-void IncidentRecorder::append(Track& own, std::string_view event, wire::Json fields,
+void IncidentRecorder::append(Track& own, std::string_view event, const wire::Json& fields,
                               Durability durability) {
   if (!own.incident) return;
-  const auto appended = own.incident->append(event, std::move(fields), durability);
+  const auto appended = own.incident->append(event, fields, durability);
   if (!appended) {
     obs::log(obs::Level::kError, kComponent, "an event is missing in the incident",
              {{"service", own.service},
@@ -343,9 +343,9 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   if (!hang_known || !report.capture_path.empty()) own.report_path = report.capture_path;
   wire::Json fields = exit_fields(report);
   fields.set("by_status", own.by_status->to_json());
-  append(own, "detected", std::move(fields), Durability::kSync);
+  append(own, "detected", fields, Durability::kSync);
   for (wire::Json& core : std::exchange(own.cores, {})) {
-    append(own, "core_dumped", std::move(core), Durability::kSoon);
+    append(own, "core_dumped", core, Durability::kSoon);
   }
   obs::log(obs::Level::kWarning, kComponent, "the service ended",
            {{"service", own.service},
@@ -411,7 +411,7 @@ void IncidentRecorder::captured(const process::CaptureReport& report) {
     fields.set("fingerprint", report.fingerprint);
     fields.set("equal_crashes", report.equal_crashes);
   }
-  append(own, "captured", std::move(fields), Durability::kSoon);
+  append(own, "captured", fields, Durability::kSoon);
   if (own.classified) return;
   if (report.ok) {
     classify_by_report(own, report.path);
@@ -458,7 +458,7 @@ void IncidentRecorder::write_classification(Track& own, wire::Json classificatio
             {"cause", fields["cause"].as_string()},
             {"subtype", fields["subtype"].as_string()}});
   own.classified = true;
-  append(own, "classified", std::move(fields), Durability::kSoon);
+  append(own, "classified", fields, Durability::kSoon);
   close_if_due(own);
 }
 
@@ -533,7 +533,7 @@ void IncidentRecorder::started(const process::StartInfo& info) {
   if (own.failed_mono_ns != 0 && info.mono_ns > own.failed_mono_ns) {
     fields.set("downtime_ns", info.mono_ns - own.failed_mono_ns);
   }
-  append(own, "restarted", std::move(fields), Durability::kSoon);
+  append(own, "restarted", fields, Durability::kSoon);
   obs::log(obs::Level::kInfo, kComponent, "the service was started again",
            {{"service", own.service}, {"pid", info.pid}, {"incident", own.last_id}});
   wait_for_health(own);
@@ -590,7 +590,7 @@ void IncidentRecorder::hook_finished(const process::HookReport& report) {
                                           {"status", report.status.to_string()},
                                           {"duration_ns", report.duration.count()}});
   if (report.error) fields.set("error", wire::to_json(*report.error));
-  append(own, "hook_finished", std::move(fields), Durability::kSoon);
+  append(own, "hook_finished", fields, Durability::kSoon);
 }
 
 void IncidentRecorder::oom_killed(const process::OomReport& report) {
@@ -688,7 +688,7 @@ void IncidentRecorder::service_event(Track& own, const std::string& text) {
                         name == "detected" || name == "classified" || name == "restarted";
   const bool decides = name == "decision" || name.starts_with("approval") ||
                        name == "emergency_stop" || name == "recovery_closed";
-  append(own, reserved ? "service_" + name : name, std::move(fields),
+  append(own, reserved ? "service_" + name : name, fields,
          decides ? Durability::kSync : Durability::kSoon);
   own.recovering = true;
   if (name == "recovery_closed") {

@@ -130,9 +130,9 @@ class IncidentRecorder {
   // Opens an incident, or adds to the one that is open.
   void found(const std::string& service, Finding finding);
   // Adds an event where an incident is open.
-  void note(const std::string& service, std::string_view event, wire::Json fields);
+  void note(const std::string& service, std::string_view event, const wire::Json& fields);
   // The service left a core file: an event of the incident of that end, which may still be unknown.
-  void core_dumped(const std::string& service, wire::Json fields);
+  void core_dumped(const std::string& service, const wire::Json& fields);
 
   // The newest incident of the service, open or not; empty: none.
   std::string last_incident(const std::string& service) const;
@@ -148,10 +148,10 @@ class IncidentRecorder {
   Track& track(const std::string& service);
   const Track* find(const std::string& service) const;
   void continue_open(Track& track);
-  bool open(Track& track, wire::Json fields);
+  bool open(Track& track, const wire::Json& fields);
   void resume(Track& track, const std::string& id);
   void replay(Track& track, const wire::Json& line);
-  void append(Track& track, std::string_view event, wire::Json fields,
+  void append(Track& track, std::string_view event, const wire::Json& fields,
               recovery::Durability durability);
   void schedule_sync(Track& track);
   void wait_for_classification(Track& track, os::Duration time);
