@@ -344,7 +344,7 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   wire::Json fields = exit_fields(report);
   fields.set("by_status", own.by_status->to_json());
   append(own, "detected", fields, Durability::kSync);
-  for (wire::Json& core : std::exchange(own.cores, {})) {
+  for (const wire::Json& core : std::exchange(own.cores, {})) {
     append(own, "core_dumped", core, Durability::kSoon);
   }
   obs::log(obs::Level::kWarning, kComponent, "the service ended",
