@@ -275,7 +275,8 @@ std::uint64_t Histogram::upper_end(int bucket) {
   if (bucket < kSubBuckets) return static_cast<std::uint64_t>(bucket);
   if (bucket == kBuckets - 1) return UINT64_MAX;
   const int exponent = bucket / kSubBuckets + 2;
-  const auto end = static_cast<std::uint64_t>(kSubBuckets + bucket % kSubBuckets + 1);
+  const std::uint64_t end = static_cast<std::uint64_t>(kSubBuckets) +
+                            static_cast<std::uint64_t>(bucket % kSubBuckets) + 1;
   return (end << (exponent - 3)) - 1;
 }
 
@@ -507,6 +508,7 @@ Result<std::vector<MetricSample>> read_metrics(const std::string& path) {
 
 std::string render_prometheus(const std::vector<MetricSample>& samples) {
   std::vector<const MetricSample*> sorted;
+  sorted.reserve(samples.size());
   for (const MetricSample& sample : samples) sorted.push_back(&sample);
   std::sort(sorted.begin(), sorted.end(), [](const auto* a, const auto* b) {
     return std::pair<std::string_view, std::string_view>(a->name, a->labels) <

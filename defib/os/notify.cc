@@ -121,7 +121,7 @@ std::uint64_t number_from_environment(const char* key, std::uint64_t missing) {
 std::size_t compose(char* to, const char* key, const char* value, std::size_t value_size,
                     std::uint64_t drops_to_report) {
   std::size_t size = strlen(key);
-  memcpy(to, key, size);
+  memcpy(to, key, size);  // NOLINT(bugprone-not-null-terminated-result): more follows
   to[size++] = '=';
   for (std::size_t i = 0; i < value_size; ++i) {
     const bool breaks = value[i] == '\n' || value[i] == '\r' || value[i] == '\0';

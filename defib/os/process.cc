@@ -23,8 +23,6 @@
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 
-extern char** environ;
-
 namespace defib::os {
 namespace {
 
@@ -115,12 +113,13 @@ std::vector<std::string> make_environment(const SpawnOptions& options) {
   for (char** entry = environ; !options.clear_env && *entry != nullptr; ++entry) {
     if (!replaced(*entry)) env.emplace_back(*entry);
   }
-  for (const auto& [key, value] : options.env) env.push_back(key + "=" + value);
+  for (const auto& [key, value] : options.env) env.push_back(fmt::format("{}={}", key, value));
   return env;
 }
 
 std::vector<char*> pointers(std::vector<std::string>& texts) {
   std::vector<char*> result;
+  result.reserve(texts.size() + 1);
   for (std::string& text : texts) result.push_back(text.data());
   result.push_back(nullptr);
   return result;

@@ -74,7 +74,7 @@ Result<Agent> Agent::attach(Options options) {
 
 Agent Agent::attach_or_idle() {
   auto agent = attach();
-  return agent ? std::move(*agent) : Agent();
+  return agent ? *agent : Agent();
 }
 
 Heartbeat Agent::stage(std::string_view name, os::Duration deadline) {

@@ -89,7 +89,7 @@ uint64_t defib_notify_drops(void);
 
 /* Counts: about a nanosecond, no system call. Silence is told within a quarter of the deadline. */
 static inline void defib_beat(defib_stage* stage) {
-  if (stage == 0) return;
+  if (!stage) return;
   const uint64_t beats = __atomic_load_n(&stage->beats, __ATOMIC_RELAXED);
   if (__builtin_expect(beats == 0, 0)) {
     defib_stage_first_beat(stage, 0);
@@ -103,7 +103,7 @@ static inline void defib_beat(defib_stage* stage) {
  * -std=c99 alone hides). Silence is told within a millisecond of the deadline. */
 #ifdef CLOCK_MONOTONIC
 static inline void defib_beat_stamped(defib_stage* stage) {
-  if (stage == 0) return;
+  if (!stage) return;
   const uint64_t beats = __atomic_load_n(&stage->beats, __ATOMIC_RELAXED);
   if (__builtin_expect(beats == 0, 0)) {
     defib_stage_first_beat(stage, 1);

@@ -45,6 +45,7 @@ bool is_sealed_page(int fd) {
 // Differs for every exec: the kernel gives each image 16 random bytes.
 std::uint32_t image_id() {
   std::uint32_t id = 0;
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): so the kernel gives it.
   const auto* random = reinterpret_cast<const void*>(getauxval(AT_RANDOM));
   if (random != nullptr) memcpy(&id, random, sizeof id);
   return id | 1;
@@ -56,8 +57,9 @@ void detach_forked_child() {
   AgentPage* page = current_page.load(std::memory_order_relaxed);
   if (page == nullptr) return;
   current_page.store(nullptr, std::memory_order_relaxed);
-  mmap(page, kAgentPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-       0);
+  constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+  [[maybe_unused]] const void* own =
+      mmap(page, kAgentPageSize, PROT_READ | PROT_WRITE, kPrivate, -1, 0);
 }
 
 // An image that replaced another one by exec finds the other one's stages: they are gone with it.

@@ -109,6 +109,7 @@ Error exec_failed(const std::vector<std::string>& arguments) {
 
 void exec(const std::string& program, std::vector<std::string> arguments) {
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   ::execv(program.c_str(), argv.data());

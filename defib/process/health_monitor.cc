@@ -21,13 +21,13 @@ Error bad_value(std::string_view field, std::string_view rule) {
 
 void call(const std::function<void(const HealthCrossing&)>& callback,
           const HealthCrossing& crossing) {
-  std::string what = "an exception of an unknown type";
+  std::string what;
   try {
     return callback(crossing);
   } catch (const std::exception& thrown) {
     what = thrown.what();
   } catch (...) {
-    // Its text is the one above.
+    what = "an exception of an unknown type";
   }
   obs::log(obs::Level::kError, kComponent, "a health callback threw",
            {{"resource", to_string(crossing.resource)}, {"what", what}});

@@ -21,8 +21,6 @@
 #include "defib/process/identity.h"
 #include "defib/process/restart_policy.h"
 
-extern char** environ;
-
 namespace defib::process {
 namespace {
 
@@ -33,7 +31,7 @@ std::string find_in_path(const std::string& name, std::string_view path) {
   while (true) {
     const std::size_t colon = path.find(':');
     const std::string_view dir = path.substr(0, colon);
-    const std::string candidate = os::join_path(dir.empty() ? "." : dir, name);
+    std::string candidate = os::join_path(dir.empty() ? "." : dir, name);
     struct stat info{};
     if (::access(candidate.c_str(), X_OK) == 0 && ::stat(candidate.c_str(), &info) == 0 &&
         S_ISREG(info.st_mode)) {
@@ -305,7 +303,7 @@ std::string_view elf_obstacle(int fd) {
 // none.
 std::string program_of(const ServiceSpec& spec, const std::string& path) {
   const bool named = spec.argv[0].find('/') != std::string::npos;
-  const std::string found = named ? spec.argv[0] : find_in_path(spec.argv[0], path);
+  std::string found = named ? spec.argv[0] : find_in_path(spec.argv[0], path);
   if (found.empty() || found.starts_with('/')) return found;
   // A relative command means one below the service's own directory, if it has one.
   return os::join_path(absolute(spec.working_directory.empty() ? "." : spec.working_directory),
@@ -454,7 +452,7 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const LaunchPlac
   const bool abstract_notify = other_user || notify_address(place.service_dir).starts_with('@');
   add_own_variables(spec, place, abstract_notify, env);
   std::vector<std::string> entries;
-  for (const auto& [key, value] : env) entries.push_back(key + "=" + value);
+  for (const auto& [key, value] : env) entries.push_back(fmt::format("{}={}", key, value));
 
   shim::LaunchHeader header{};
   header.agent = shim::kLaunchAgent | static_cast<std::uint32_t>(spec.notify_access)
