@@ -54,7 +54,7 @@ std::vector<std::uint64_t> damaged_numbers(os::Files& files, const std::string& 
 Result<std::string> set_aside(os::Files& files, const std::string& path) {
   const std::vector<std::uint64_t> numbers = damaged_numbers(files, path);
   const std::string prefix = path + std::string(kDamagedMark);
-  const std::string to = prefix + std::to_string(numbers.empty() ? 1 : numbers.back() + 1);
+  std::string to = prefix + std::to_string(numbers.empty() ? 1 : numbers.back() + 1);
   DEFIB_TRY(files.rename(path, to));
   for (std::size_t i = 0; i + kMaxDamagedFiles <= numbers.size(); ++i) {
     static_cast<void>(files.remove(prefix + std::to_string(numbers[i])).has_value());

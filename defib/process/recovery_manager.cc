@@ -49,7 +49,8 @@ std::string cut(std::string_view text, std::size_t size) {
 }
 
 double seconds(std::int64_t ns) {
-  return static_cast<double>(ns / 1'000'000) / 1000.0;
+  const std::int64_t milliseconds = ns / 1'000'000;
+  return static_cast<double>(milliseconds) / 1000.0;
 }
 
 // What the scopes of this thread have handled, so that an outer one does not recover again.
@@ -130,7 +131,7 @@ struct RecoveryManager::Core {
       : options(std::move(the_options)),
         files(options.files != nullptr ? *options.files : os::real_files()),
         clock(options.clock != nullptr ? *options.clock : os::real_clock()),
-        agent(std::move(the_agent)),
+        agent(the_agent),
         recoveries(this),
         cleanups(this),
         sampler({.disk_path = options.health.disk_path, .root = {}}, os::real_files(), clock) {
@@ -156,7 +157,7 @@ struct RecoveryManager::Core {
     const std::lock_guard lock(mutex);
     status = word;
   }
-  void event(std::string_view name, wire::Json fields) {
+  void event(std::string_view name, const wire::Json& fields) {
     wire::Json all = wire::Json::object({{"event", name}});
     for (const auto& [key, member] : fields.members()) all.set(key, member);
     agent.event(all);
@@ -521,7 +522,7 @@ wire::Json RecoveryManager::Core::value() {
       {"timestamp", os::format_time(clock.wall_ns())},
       {"status", word},
       {"uptime", seconds(clock.mono_ns() - started_mono_ns)},
-      {"memory_usage", static_cast<double>(now.rss_bytes / 1024) / 1024.0},
+      {"memory_usage", static_cast<double>(now.rss_bytes) / (1 << 20)},
       {"cpu_usage", now.cpu_percent},
       {"active_connections", active_connections},
       {"active_positions", active_positions},
@@ -571,7 +572,7 @@ RecoveryManager::RecoveryManager(std::unique_ptr<Core> core) : core_(std::move(c
 Result<std::unique_ptr<RecoveryManager>> RecoveryManager::create(RecoveryOptions options,
                                                                  Agent agent) {
   DEFIB_TRY(validate(options));
-  auto core = std::make_unique<Core>(std::move(options), std::move(agent));
+  auto core = std::make_unique<Core>(std::move(options), agent);
   DEFIB_TRY(core->open());
   return std::unique_ptr<RecoveryManager>(new RecoveryManager(std::move(core)));
 }

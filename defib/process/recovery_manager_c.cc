@@ -85,7 +85,7 @@ Error told(const char* name, int code, const defib_error& error) {
                                : std::string(message));
 }
 
-process::RecoveryCallback wrap(std::string name, defib_callback callback, void* data) {
+process::RecoveryCallback wrap(const std::string& name, defib_callback callback, void* data) {
   return [name, callback, data](const process::CallbackContext& context) -> Result<> {
     const defib_callback_context seen{context};
     defib_error error = {};
