@@ -346,7 +346,7 @@ void RecoveryManager::Core::tell(const FailureRecord& failure) {
     said.set(key == "at" ? "failed_at" : key, member);
   }
   if (left_out > 0) said.set("not_told", left_out);
-  event("operation_failed", std::move(said));
+  event("operation_failed", said);
 }
 
 Error RecoveryManager::Core::handle(std::string_view operation, std::string what, std::string type,

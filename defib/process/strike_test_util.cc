@@ -59,6 +59,11 @@ constexpr Fallible kFallible[] = {
     {SYS_splice, "splice", {ENOSPC, EIO, 0}},
 };
 
+// ptrace() takes a signal as a pointer.
+void* as_data(int signal) {
+  return reinterpret_cast<void*>(static_cast<long>(signal));  // NOLINT(performance-no-int-to-ptr)
+}
+
 std::string program_of(pid_t pid) {
   const auto exe = os::process_exe(pid);
   if (!exe) return {};
@@ -120,7 +125,7 @@ void Striker::resume(pid_t tid, int signal) {
   if (task == tasks_.end()) return;
   const bool stepping = !struck_ || task->second.failing;
   const auto request = stepping ? PTRACE_SYSCALL : PTRACE_CONT;
-  ::ptrace(request, tid, nullptr, reinterpret_cast<void*>(static_cast<long>(signal)));
+  ::ptrace(request, tid, nullptr, as_data(signal));
 }
 
 // At the entry or the return of a system call.
@@ -220,8 +225,7 @@ void Striker::let_go() {
         at_call(tid, task->second);
       }
       note_child(tid, status >> 16);
-      ::ptrace(PTRACE_DETACH, tid, nullptr,
-               reinterpret_cast<void*>(static_cast<long>(real ? signal : 0)));
+      ::ptrace(PTRACE_DETACH, tid, nullptr, as_data(real ? signal : 0));
       tasks_.erase(tid);
       known_.insert(tid);
     }

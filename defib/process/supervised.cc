@@ -477,7 +477,7 @@ void Supervised::automatic_start() {
   }
 }
 
-void Supervised::give_up(Error error) {
+void Supervised::give_up(const Error& error) {
   last_error_ = error;
   next_start_mono_ns_ = 0;
   change(ServiceEvent::kExitedFailed);

@@ -174,7 +174,7 @@ class Supervised {
   void follow(const RestartPlanner::Decision& decision);
   void start_later(os::Duration delay);
   void automatic_start();
-  void give_up(Error error);
+  void give_up(const Error& error);
   void resume_decision();
   void tell_trouble();
   void grant_ticket();
