@@ -55,9 +55,10 @@ using NamedSections = std::vector<std::pair<std::string, conf::Section>>;
 // Names that there are not, services that need themselves, and circles.
 void check_order(NamedSections& sections, const Config& config) {
   std::vector<std::string> names;
+  names.reserve(sections.size());
   for (const auto& [name, section] : sections) names.push_back(name);
   std::vector<Dependencies::Node> nodes;
-  nodes.reserve(services.size());
+  nodes.reserve(sections.size());
   for (std::size_t i = 0; i < sections.size(); ++i) {
     const ServiceConfig& service = config.services[i];
     nodes.push_back({names[i], service.after, service.required, service.restart_with});
@@ -132,6 +133,7 @@ Result<Config> parse_config(std::string_view text, std::string name, const Confi
 
 Dependencies dependencies_of(const std::vector<ServiceConfig>& services) {
   std::vector<Dependencies::Node> nodes;
+  nodes.reserve(services.size());
   for (const ServiceConfig& service : services) {
     nodes.push_back({service.spec.name, service.after, service.required, service.restart_with});
   }

@@ -115,7 +115,7 @@ bool Supervised::on_notify_field(std::string_view key, std::string_view value) {
   }
   if (key == "EXIT_STATUS") {
     const auto number = parse<std::int64_t>(value);
-    if (number) said_.exit_status = *number;
+    if (number) said_.exit_status = number;
     return number.has_value();
   }
   if (key == "RESTART_RESET") {

@@ -212,7 +212,9 @@ void Supervised::handle(ShimMessage message) {
   if (message.header.sequence == 0 || !link_.connected()) return;
   // A malformed event is acknowledged too: it would not be better the next time.
   static_cast<void>(link_.send(shim::Type::kAck, shim::Ack{message.header.sequence}).has_value());
-  if (replay_left_ > 0 && --replay_left_ == 0) replayed();
+  if (replay_left_ == 0) return;
+  --replay_left_;
+  if (replay_left_ == 0) replayed();
 }
 
 Result<> Supervised::on_welcome(ShimMessage& message) {

@@ -94,7 +94,8 @@ Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Opti
                                        nullptr}));
   DEFIB_TRY(core->watch_clock());
   return std::unique_ptr<Supervisor>(new Supervisor(std::move(core)));
-}
+  // Owned on every path.
+}  // NOLINT(clang-analyzer-cplusplus.NewDeleteLeaks)
 
 Result<> Supervisor::add(ServiceSpec spec) {
   const std::string name = spec.name;
@@ -162,7 +163,7 @@ Result<> Supervisor::signal(const std::string& name, int signal) {
 }
 
 Result<> Supervisor::report_health(const std::string& name, recovery::Health health,
-                                   std::string detail, std::optional<LimitAction> action) {
+                                   const std::string& detail, std::optional<LimitAction> action) {
   DEFIB_TRY_ASSIGN(Supervised * service, core_->find(name));
   service->report_health(health, detail, action);
   return {};

@@ -303,7 +303,8 @@ class Supervisor {
 
   // The result of all health checks of the caller's together: unhealthy is degraded, and replaced
   // where `action` or else the spec says so.
-  Result<> report_health(const std::string& name, recovery::Health health, std::string detail,
+  Result<> report_health(const std::string& name, recovery::Health health,
+                         const std::string& detail,
                          std::optional<LimitAction> action = std::nullopt);
   // The caller's probe that ServiceSpec::ready_probe names has passed.
   Result<> report_ready(const std::string& name);

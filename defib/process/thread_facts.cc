@@ -190,6 +190,7 @@ class KernelThreads : public ThreadView {
     if (!locks) return wait;
     MutexHead head{};
     const iovec local = {&head, sizeof head};
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of the other process.
     const iovec remote = {reinterpret_cast<void*>(address), sizeof head};
     if (::process_vm_readv(pid, &local, 1, &remote, 1, 0) != sizeof head) return wait;
     // A robust or priority-inheriting mutex has its holder in the word itself.

@@ -157,7 +157,7 @@ using List = std::unique_ptr<curl_slist, ListDeleter>;
 void append(List& list, const std::string& line) {
   curl_slist* longer = curl_slist_append(list.get(), line.c_str());
   DEFIB_ASSERT_MESSAGE(longer != nullptr, "out of memory");
-  static_cast<void>(list.release());
+  [[maybe_unused]] const curl_slist* before = list.release();  // a part of the longer one now
   list.reset(longer);
 }
 
@@ -165,7 +165,7 @@ List header_list(const HttpRequest& request) {
   List list;
   for (const auto& [name, value] : request.headers) {
     // libcurl removes a header where the value is empty, unless it is written with a semicolon.
-    append(list, value.empty() ? name + ";" : name + ": " + value);
+    append(list, value.empty() ? fmt::format("{};", name) : fmt::format("{}: {}", name, value));
   }
   // What libcurl would add by itself.
   append(list, "Expect:");

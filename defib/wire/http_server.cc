@@ -132,7 +132,8 @@ void on_request_end(void*, MHD_Connection*, void** user, MHD_RequestTerminationC
 class Deadlines {
  public:
   explicit Deadlines(os::Duration limit) : limit_(limit) {
-    if (limit.count() > 0) thread_ = std::jthread([this](std::stop_token stop) { watch(stop); });
+    if (limit.count() > 0)
+      thread_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
   }
   void opened(MHD_Connection* connection) {
     if (limit_.count() == 0) return;
