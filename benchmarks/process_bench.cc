@@ -9,6 +9,8 @@
 //
 // Rounds of ours and of the peer alternate, so that both see the same machine. Prints JSON rows.
 
+#include "benchmarks/process_bench.h"
+
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <signal.h>
@@ -29,12 +31,8 @@
 #include "defib/os/process.h"
 #include "defib/process/agent.h"
 #include "defib/process/supervisor.h"
-#include "defib/wire/json.h"
 
 extern char** environ;
-
-// process_bench_hang.cc
-void bench_hangs(const std::string& dir);
 
 namespace {
 
@@ -46,32 +44,8 @@ constexpr int kManyServices = 20;
 
 struct Samples {
   std::vector<double> values;
-  double percentile(double fraction) {
-    std::ranges::sort(values);
-    const auto last = static_cast<double>(values.size() - 1);
-    return values[static_cast<std::size_t>(fraction * last)];
-  }
+  double percentile(double fraction) { return ::percentile(values, fraction); }
 };
-
-void print(std::string_view name, std::string_view metric, std::string_view unit, double ours,
-           std::string_view peer_name, std::optional<double> peer, std::optional<double> limit,
-           int runs) {
-  const auto number = [](std::optional<double> value) {
-    return value ? wire::Json(*value) : wire::Json();
-  };
-  const std::optional<double> ratio = peer ? std::optional(ours / *peer) : std::nullopt;
-  fmt::print("{}\n", wire::Json::object({{"bench", "process"},
-                                         {"case", name},
-                                         {"metric", metric},
-                                         {"unit", unit},
-                                         {"ours", ours},
-                                         {"peer_name", peer_name},
-                                         {"peer", number(peer)},
-                                         {"ratio", number(ratio)},
-                                         {"limit", number(limit)},
-                                         {"runs", runs}})
-                         .dump());
-}
 
 // The times of all main()s so far.
 std::vector<std::int64_t> read_stamps(const std::string& path) {
@@ -149,15 +123,6 @@ ServiceSpec bench_spec(const std::string& name, const std::string& program,
   return spec;
 }
 
-template <typename T>
-T must(Result<T> result) {
-  if (!result) {
-    fmt::print(stderr, "{}\n", result.error().to_text());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
-
 void bench_restarts(const std::string& dir, const std::string& victim) {
   const std::unique_ptr<os::EventLoop> loop = must(os::EventLoop::create());
   Watcher watcher(*loop);
@@ -188,10 +153,10 @@ void bench_restarts(const std::string& dir, const std::string& victim) {
   }
   for (const double fraction : {0.5, 0.99}) {
     const std::string name = fmt::format("p{:.0f}", fraction * 100);
-    print("exit_detected", name, "us", our_detection.percentile(fraction), "waitid loop",
-          bare_detection.percentile(fraction), std::nullopt, kRounds);
-    print("restart", name, "us", our_restart.percentile(fraction), "waitid+posix_spawn loop",
-          bare_restart.percentile(fraction), std::nullopt, kRounds);
+    print_row("exit_detected", name, "us", our_detection.percentile(fraction), "waitid loop",
+              bare_detection.percentile(fraction), std::nullopt, kRounds);
+    print_row("restart", name, "us", our_restart.percentile(fraction), "waitid+posix_spawn loop",
+              bare_restart.percentile(fraction), std::nullopt, kRounds);
   }
   bool done = false;
   supervisor->shutdown([&] {
@@ -253,8 +218,8 @@ void bench_large(const std::string& dir, const std::string& victim) {
     wait_for_stamp(bare_stamps + ".ready", bare.started());
     bare.round(bare_detection, bare_restart);
   }
-  print("restart_4gb", "p50", "us", ours.percentile(0.5), "waitid+posix_spawn loop",
-        bare_restart.percentile(0.5), 10'000, kLargeRounds);
+  print_row("restart_4gb", "p50", "us", ours.percentile(0.5), "waitid+posix_spawn loop",
+            bare_restart.percentile(0.5), 10'000, kLargeRounds);
 }
 
 void bench_standby(const std::string& dir, const std::string& victim) {
@@ -285,9 +250,9 @@ void bench_standby(const std::string& dir, const std::string& victim) {
   }
   stop_all(*loop, *supervisor);
   for (const double fraction : {0.5, 0.99}) {
-    print("standby_1gb", fmt::format("p{:.0f}", fraction * 100), "us", ours.percentile(fraction),
-          "", std::nullopt, fraction < 0.9 ? std::optional<double>(1000) : std::nullopt,
-          kStandbyRounds);
+    print_row("standby_1gb", fmt::format("p{:.0f}", fraction * 100), "us",
+              ours.percentile(fraction), "", std::nullopt,
+              fraction < 0.9 ? std::optional<double>(1000) : std::nullopt, kStandbyRounds);
   }
 }
 
@@ -331,9 +296,9 @@ void bench_footprint(const std::string& dir, const std::string& victim, int serv
     shims += static_cast<double>(must(os::process_usage(status->shim_pid, true)).pss_bytes) / 1024;
   }
   const std::string name = fmt::format("footprint_{}_services", services);
-  print(name, "shim_pss", "KiB", shims / services, "", std::nullopt, 512, 1);
-  print(name, "supervisor_pss", "KiB", static_cast<double>(supervisor.pss_bytes) / 1024, "",
-        std::nullopt, 4096, 1);
+  print_row(name, "shim_pss", "KiB", shims / services, "", std::nullopt, 512, 1);
+  print_row(name, "supervisor_pss", "KiB", static_cast<double>(supervisor.pss_bytes) / 1024, "",
+            std::nullopt, 4096, 1);
   ::close(to_child[1]);
   child.wait();
   for (const int fd : {to_child[0], from_child[0], from_child[1]}) ::close(fd);

@@ -20,41 +20,18 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/process_bench.h"
 #include "defib/base/assert.h"
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/os/process.h"
 #include "defib/process/agent.h"
 #include "defib/process/supervisor.h"
-#include "defib/wire/json.h"
-
-void bench_hangs(const std::string& dir);
 
 namespace {
 
 using namespace defib;
 using namespace defib::process;
-
-void print_row(std::string_view name, std::string_view metric, std::string_view unit, double ours,
-               std::string_view peer_name, std::optional<double> peer, double limit, int runs) {
-  fmt::print("{}\n", wire::Json::object({{"bench", "process"},
-                                         {"case", name},
-                                         {"metric", metric},
-                                         {"unit", unit},
-                                         {"ours", ours},
-                                         {"peer_name", peer_name},
-                                         {"peer", peer ? wire::Json(*peer) : wire::Json()},
-                                         {"ratio", peer ? wire::Json(ours / *peer) : wire::Json()},
-                                         {"limit", limit},
-                                         {"runs", runs}})
-                         .dump());
-}
-
-double percentile(std::vector<double>& values, double fraction) {
-  DEFIB_ASSERT(!values.empty());
-  std::ranges::sort(values);
-  return values[static_cast<std::size_t>(fraction * static_cast<double>(values.size() - 1))];
-}
 
 // Of this thread alone: what others take of the processor does not count.
 std::int64_t processor_time_ns() {
@@ -115,15 +92,6 @@ class Times : public SupervisorObserver {
   os::EventLoop& loop_;
   std::map<std::string, Case>& cases_;
 };
-
-template <typename T>
-T must(Result<T> result) {
-  if (!result) {
-    fmt::print(stderr, "{}\n", result.error().to_text());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
 
 void add_service(Supervisor& supervisor, const std::string& name, const Case& one,
                  const std::string& file) {

@@ -151,6 +151,18 @@ function(defib_freestanding name)
   endif()
 endfunction()
 
+# defib_script_tests(PREFIX SCRIPT TIMEOUT GROUP...): each group of a Python test of the installed
+# programs as a test of its own, PREFIX_group.
+function(defib_script_tests prefix script timeout)
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  foreach(group ${ARGN})
+    string(TOLOWER ${prefix}_${group} test)
+    add_test(NAME ${test} COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/${script}
+                                  ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} ${group})
+    set_tests_properties(${test} PROPERTIES LABELS e2e TIMEOUT ${timeout})
+  endforeach()
+endfunction()
+
 # find_package(defib COMPONENTS store) gives defib::store and what lies under it, nothing else.
 function(defib_install_package)
   include(CMakePackageConfigHelpers)

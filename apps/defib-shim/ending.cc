@@ -102,7 +102,8 @@ void Shim::ended(Instance& one) {
   if (!one.used) return;
   // What it said before its end is heard before it: an error, a successor, READY=1.
   constexpr int kRounds = 8;  // of 64; the kernel's queues hold at most 512
-  for (int i = 0; i < kRounds; ++i) on_notify();
+  for (int i = 0; i < kRounds && on_notify(); ++i) {
+  }
   Exited report = {};
   ExitInfo& exit = report.exit;
   exit.noticed_mono_ns = mono_ns();

@@ -69,7 +69,7 @@ bool equals(const char* value, size_t length, const char* word) {
 
 }  // namespace
 
-void Shim::on_notify() {
+bool Shim::on_notify() {
   static char text[kMaxText + 1];
   for (int round = 0; round < kMaxPerRound; ++round) {
     iovec part = {text, kMaxText};
@@ -80,7 +80,7 @@ void Shim::on_notify() {
     message.msg_control = control;
     message.msg_controllen = sizeof control;
     const ssize_t size = recvmsg(notify_, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (size < 0) return;
+    if (size < 0) return false;
     Sender sender;
     read_control(message, &sender);
     const uid_t uid = sender.credentials.uid;
@@ -103,6 +103,7 @@ void Shim::on_notify() {
     store_descriptors(text, sender.fds, sender.fd_count);
     take_notification(text, static_cast<size_t>(size), sender.credentials.pid);
   }
+  return true;
 }
 
 // FDSTORE=1, FDNAME=, FDSTOREREMOVE=1. Other descriptors are closed, which ends a barrier

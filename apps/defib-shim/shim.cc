@@ -149,7 +149,8 @@ void Shim::dispatch(uint32_t source) {
     case kErr:
       return on_terminal(1);
     case kNotifySocket:
-      return on_notify();
+      on_notify();
+      return;
     case kSignals:
       return on_signals();
     case kMemory:

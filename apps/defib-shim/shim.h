@@ -155,7 +155,8 @@ class Shim {
   // Events.
   void on_signals();
   void on_wake();
-  void on_notify();
+  // Whether more may be waiting.
+  bool on_notify();
   bool may_notify(const Instance& one, pid_t sender) const;
   void take_notification(const char* text, size_t size, pid_t sender);
   bool take_line(Instance& one, const char* line, size_t length);

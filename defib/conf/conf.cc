@@ -126,39 +126,6 @@ std::string write_duration(os::Duration duration) {
   return count == 0 ? "0s" : fmt::format("{}ns", count);
 }
 
-// "512KiB" and the like; false where it is malformed or beyond 64 bits.
-bool parse_size(std::string_view text, std::uint64_t& out) {
-  struct Unit {
-    std::string_view name;
-    std::uint64_t bytes;
-  };
-  constexpr Unit kUnits[] = {{"", 1},
-                             {"B", 1},
-                             {"KiB", 1ULL << 10},
-                             {"MiB", 1ULL << 20},
-                             {"GiB", 1ULL << 30},
-                             {"TiB", 1ULL << 40},
-                             {"KB", 1'000},
-                             {"kB", 1'000},
-                             {"MB", 1'000'000},
-                             {"GB", 1'000'000'000},
-                             {"TB", 1'000'000'000'000}};
-  const std::size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
-  std::string_view unit_name = text.substr(digits);
-  while (unit_name.starts_with(' ')) unit_name.remove_prefix(1);
-  const auto number = Decimal::parse(text.substr(0, digits));
-  if (!number) return false;
-  for (const Unit& unit : kUnits) {
-    if (unit.name != unit_name) continue;
-    using Wide = unsigned __int128;
-    const Wide scaled = static_cast<Wide>(number->units()) * unit.bytes;
-    if (scaled % Decimal::kScale != 0 || scaled / Decimal::kScale > UINT64_MAX) return false;
-    out = static_cast<std::uint64_t>(scaled / Decimal::kScale);
-    return true;
-  }
-  return false;
-}
-
 // A TOML number of up to 15 significant digits is the only decimal of that length near its double,
 // so its shortest form is what the user wrote; longer ones must be written as texts.
 Result<Decimal> exact_decimal(double value) {
@@ -268,6 +235,38 @@ const toml::table& as_table(const void* table) {
 }
 
 }  // namespace
+
+bool parse_size(std::string_view text, std::uint64_t& bytes) {
+  struct Unit {
+    std::string_view name;
+    std::uint64_t bytes;
+  };
+  constexpr Unit kUnits[] = {{"", 1},
+                             {"B", 1},
+                             {"KiB", 1ULL << 10},
+                             {"MiB", 1ULL << 20},
+                             {"GiB", 1ULL << 30},
+                             {"TiB", 1ULL << 40},
+                             {"KB", 1'000},
+                             {"kB", 1'000},
+                             {"MB", 1'000'000},
+                             {"GB", 1'000'000'000},
+                             {"TB", 1'000'000'000'000}};
+  const std::size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
+  std::string_view unit_name = text.substr(digits);
+  while (unit_name.starts_with(' ')) unit_name.remove_prefix(1);
+  const auto number = Decimal::parse(text.substr(0, digits));
+  if (!number) return false;
+  for (const Unit& unit : kUnits) {
+    if (unit.name != unit_name) continue;
+    using Wide = unsigned __int128;
+    const Wide scaled = static_cast<Wide>(number->units()) * unit.bytes;
+    if (scaled % Decimal::kScale != 0 || scaled / Decimal::kScale > UINT64_MAX) return false;
+    bytes = static_cast<std::uint64_t>(scaled / Decimal::kScale);
+    return true;
+  }
+  return false;
+}
 
 struct Section::State {
   struct Problem {

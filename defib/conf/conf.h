@@ -35,6 +35,10 @@
 
 namespace defib::conf {
 
+// A size as Section::size() reads it, for settings that stand elsewhere than in a file; false where
+// it is malformed, no whole number of bytes, or beyond 64 bits.
+bool parse_size(std::string_view text, std::uint64_t& bytes);
+
 // A value that is never printed: it has no formatter, no stream operator and no conversion.
 // In a file it stands as "env:NAME" or "file:PATH" (of mode 0600, relative to the file).
 class Secret {

@@ -63,11 +63,6 @@ Event shim_lost_event(const std::string& service, const std::string& detail) {
                             service, detail));
 }
 
-Event standby_lost_event(const std::string& service, const std::string& detail) {
-  return notice(service, "standby_lost",
-                fmt::format("the standby of {} is gone: {}", service, detail));
-}
-
 Event removed_event(const std::string& service) {
   Event event;
   event.type = EventType::kResolved;

@@ -12,9 +12,8 @@ namespace defib::daemon {
 
 // Nothing where the news is no alert.
 std::optional<alert::Event> event_of(const IncidentNews& news);
-// A shim died and was replaced; a standby instance ended.
+// A shim died and was replaced.
 alert::Event shim_lost_event(const std::string& service, const std::string& detail);
-alert::Event standby_lost_event(const std::string& service, const std::string& detail);
 // The service was taken out of the configuration: nothing of it is open any more.
 alert::Event removed_event(const std::string& service);
 

@@ -95,14 +95,10 @@ void IncidentRecorder::found(const std::string& service, Finding finding) {
             {"cause", finding.cause},
             {"evidence", finding.evidence.empty() ? std::string() : finding.evidence.back()},
             {"incident", own.last_id}});
-  IncidentNews news;
-  news.cause = finding.cause;
-  news.message = finding.evidence.empty() ? fmt::format("{}: {}", own.service, finding.message)
-                                          : fmt::format("{}: {}: {}", own.service, finding.message,
-                                                        finding.evidence.back());
-  news.opens = opens;
+  std::string message = fmt::format("{}: {}", own.service, finding.message);
+  if (!finding.evidence.empty()) message += fmt::format(": {}", finding.evidence.back());
+  IncidentNews news = failure_news(own, finding.cause, std::move(message), opens);
   news.detected = true;
-  if (opens) news.id = own.last_id + ":opened";
   tell(own, std::move(news));
   if (own.classified || finding.ends_service) return;
   Classification classification;

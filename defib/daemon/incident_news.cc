@@ -22,15 +22,21 @@ void IncidentRecorder::tell(const Track& own, IncidentNews news) {
   on_news_(news);
 }
 
-void IncidentRecorder::tell_failure(const Track& own, std::string_view cause, std::string message,
-                                    bool opens, bool down) {
+IncidentNews IncidentRecorder::failure_news(const Track& own, std::string_view cause,
+                                            std::string message, bool opens) {
   IncidentNews news;
   news.cause = cause;
   news.message = std::move(message);
   news.opens = opens;
-  news.down = down;
   // Only what opens an incident is told again by the next recorder.
   if (opens) news.id = own.last_id + ":opened";
+  return news;
+}
+
+void IncidentRecorder::tell_failure(const Track& own, std::string_view cause, std::string message,
+                                    bool opens, bool down) {
+  IncidentNews news = failure_news(own, cause, std::move(message), opens);
+  news.down = down;
   tell(own, std::move(news));
 }
 

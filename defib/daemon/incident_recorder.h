@@ -169,6 +169,8 @@ class IncidentRecorder {
   void close(Track& track, std::string_view outcome);
   void cancel(os::EventLoop::TimerId& timer);
   void tell(const Track& track, IncidentNews news);
+  static IncidentNews failure_news(const Track& own, std::string_view cause, std::string message,
+                                   bool opens);
   void tell_failure(const Track& track, std::string_view cause, std::string message, bool opens,
                     bool down);
   void tell_again(const Track& track, const recovery::IncidentSummary& summary);

@@ -69,27 +69,14 @@ Result<> read_number(std::string_view key, std::string_view text, Number& out,
   return {};
 }
 
-// "64MiB", "500KB", "4096".
+// As the file has it: "64MiB", "500KB", "4096".
 Result<> read_size(std::string_view key, std::string_view text, std::uint64_t& out,
                    conf::Range<std::uint64_t> range) {
-  struct Unit {
-    std::string_view name;
-    std::uint64_t bytes;
-  };
-  constexpr Unit kUnits[] = {
-      {"", 1},          {"B", 1},     {"KiB", 1 << 10}, {"MiB", 1 << 20},
-      {"GiB", 1 << 30}, {"KB", 1000}, {"MB", 1000'000}, {"GB", 1000'000'000}};
-  std::uint64_t value = 0;
-  const char* const end = text.data() + text.size();
-  const auto [at, failed] = std::from_chars(text.data(), end, value);
-  std::string_view unit(at, static_cast<std::size_t>(end - at));
-  while (unit.starts_with(' ')) unit.remove_prefix(1);
-  const auto* const found = std::ranges::find(kUnits, unit, &Unit::name);
-  if (failed != std::errc{} || found == std::end(kUnits) || value > range.max / found->bytes ||
-      value * found->bytes < range.min) {
+  std::uint64_t bytes = 0;
+  if (!conf::parse_size(text, bytes) || bytes < range.min || bytes > range.max) {
     return bad_value(key, text, "a size such as 64MiB or 500KB");
   }
-  out = value * found->bytes;
+  out = bytes;
   return {};
 }
 
@@ -179,22 +166,32 @@ void read_limits(conf::Section& section, process::ServiceSpec& spec) {
   }
 }
 
-template <typename Word, typename Parse>
-Result<> set_word(Word& out, std::string_view text, Parse parse) {
-  DEFIB_TRY_ASSIGN(out, parse(text));
+Result<> read_flag(std::string_view key, std::string_view text, bool& out) {
+  if (text != "true" && text != "false") return bad_value(key, text, "true or false");
+  out = text == "true";
   return {};
 }
 
-// "3,64-78,SIGTERM" as the command line has it.
-template <shim::ExitSet process::ServiceSpec::* Field>
-Result<> set_exits(ServiceConfig& config, std::string_view key, std::string_view text) {
+// A list of the configuration as the command line has it: "3,64-78,SIGTERM".
+std::vector<std::string> comma_list(std::string_view text) {
   std::vector<std::string> words;
   while (!text.empty()) {
     const std::size_t comma = std::min(text.find(','), text.size());
     words.emplace_back(text.substr(0, comma));
     text.remove_prefix(std::min(comma + 1, text.size()));
   }
-  auto set = process::parse_exit_set(words);
+  return words;
+}
+
+template <typename Word, typename Parse>
+Result<> set_word(Word& out, std::string_view text, Parse parse) {
+  DEFIB_TRY_ASSIGN(out, parse(text));
+  return {};
+}
+
+template <shim::ExitSet process::ServiceSpec::* Field>
+Result<> set_exits(ServiceConfig& config, std::string_view key, std::string_view text) {
+  auto set = process::parse_exit_set(comma_list(text));
   if (!set) return std::move(set.error()).with("key", key);
   config.spec.*Field = *set;
   return {};
@@ -230,116 +227,98 @@ struct Option {
   Setter set;
 };
 
-constexpr std::array kOptions =
-    {
-        Option{"restart",
-               [](ServiceConfig& c, std::string_view, std::string_view t) {
-                 return set_word(c.spec.restart, t, process::parse_restart_policy);
-               }},
-        Option{"restart_when",
-               [](ServiceConfig& c, std::string_view, std::string_view t) {
-                 return set_word(c.spec.restart_when, t, process::parse_restart_when);
-               }},
-        Option{"standby",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-                 if (t != "true" && t != "false") return bad_value(k, t, "true or false");
-                 c.spec.standby = t == "true";
-                 return {};
-               }},
-        Option{"sockets",
-               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-                 // As the configuration's list, with commas.
-                 c.spec.sockets.clear();
-                 while (!t.empty()) {
-                   const std::size_t end = std::min(t.find(','), t.size());
-                   c.spec.sockets.emplace_back(t.substr(0, end));
-                   t.remove_prefix(std::min(end + 1, t.size()));
-                 }
-                 DEFIB_TRY(process::parse_sockets(c.spec.sockets));
-                 return {};
-               }},
-        Option{"max_restarts",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) {
-                 return read_number(k, t, c.spec.max_restarts, kRestarts);
-               }},
-        Option{"restart_window",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) {
-                 return read_duration(k, t, c.spec.restart_window, kPositiveTime);
-               }},
-        Option{"restart_delay",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-                 DEFIB_TRY(read_duration(k, t, c.spec.restart_delay, kAnyTime));
-                 c.spec.restart_delay_cap =
-                     std::max(c.spec.restart_delay_cap, c.spec.restart_delay);
-                 return {};
-               }},
-        Option{"success_exit_codes", set_exits<&process::ServiceSpec::success_exit_codes>},
-        Option{"restart_exit_codes", set_exits<&process::ServiceSpec::restart_exit_codes>},
-        Option{"no_restart_exit_codes", set_exits<&process::ServiceSpec::no_restart_exit_codes>},
-        Option{"on_crash_loop", set_crash_loop},
-        Option{"slow_lane_interval", set_slow_lane},
-        Option{"same_crash_limit", set_same_crash_limit},
-        Option{"max_downtime", set_max_downtime},
-        Option{"heartbeat_timeout",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) {
-                 return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
-               }},
-        Option{"heartbeat_healthy",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) {
-                 return read_duration(k, t, c.spec.heartbeat_healthy, kPositiveTime);
-               }},
-        Option{"health_url",
-               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-                 c.health.url = t;
-                 return {};
-               }},
-        Option{"health_check_interval", set_check_interval},
-        Option{"max_memory", set_memory},
-        Option{"max_cpu",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) {
-                 return read_number(k, t, c.spec.max_cpu_percent, kCpuPercent);
-               }},
-        Option{"max_descriptors", set_descriptors},
-        Option{"max_threads",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) {
-                 return read_number(k, t, c.spec.max_threads, kThreads);
-               }},
-        Option{"log_pattern",
-               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-                 c.sensors.log_patterns.emplace_back();
-                 c.sensors.log_patterns.back().match = t;
-                 return {};
-               }},
-        Option{"log_rate",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-                 return read_rate(k, t, c.spec.log_rate);
-               }},
-        Option{"log_max_size",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-                 return read_size(k, t, c.spec.log_max_bytes, kLogSize);
-               }},
-        Option{"log_max_age",
-               [](ServiceConfig& c, std::string_view k,
-                  std::string_view
-                      t) { return read_duration(k, t, c.spec.log_max_age, kAnyTime); }},
-        Option{"log_files",
-               [](ServiceConfig& c, std::string_view k,
-                  std::string_view t) { return read_number(k, t, c.spec.log_files, kLogFiles); }},
-        Option{"log_journal",
-               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-                 if (t != "true" && t != "false") return bad_value(k, t, "true or false");
-                 c.spec.log_journal = t == "true";
-                 return {};
-               }},
-        Option{"capture",
-               [](ServiceConfig& c, std::string_view,
-                  std::string_view
-                      t) { return set_word(c.spec.capture, t, process::parse_capture_mode); }},
-        Option{
-            "stop_timeout",
-            [](ServiceConfig& c, std::string_view k,
-               std::string_view t) { return read_duration(k, t, c.spec.stop_timeout, kAnyTime); }},
-        Option{"stop_signal", set_stop_signal},
+constexpr std::array kOptions = {
+    Option{"restart",
+           [](ServiceConfig& c, std::string_view, std::string_view t) {
+             return set_word(c.spec.restart, t, process::parse_restart_policy);
+           }},
+    Option{"restart_when",
+           [](ServiceConfig& c, std::string_view, std::string_view t) {
+             return set_word(c.spec.restart_when, t, process::parse_restart_when);
+           }},
+    Option{"standby", [](ServiceConfig& c, std::string_view k,
+                         std::string_view t) { return read_flag(k, t, c.spec.standby); }},
+    Option{"sockets",
+           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+             c.spec.sockets = comma_list(t);
+             DEFIB_TRY(process::parse_sockets(c.spec.sockets));
+             return {};
+           }},
+    Option{"max_restarts",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_number(k, t, c.spec.max_restarts, kRestarts);
+           }},
+    Option{"restart_window",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.restart_window, kPositiveTime);
+           }},
+    Option{"restart_delay",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+             DEFIB_TRY(read_duration(k, t, c.spec.restart_delay, kAnyTime));
+             c.spec.restart_delay_cap = std::max(c.spec.restart_delay_cap, c.spec.restart_delay);
+             return {};
+           }},
+    Option{"success_exit_codes", set_exits<&process::ServiceSpec::success_exit_codes>},
+    Option{"restart_exit_codes", set_exits<&process::ServiceSpec::restart_exit_codes>},
+    Option{"no_restart_exit_codes", set_exits<&process::ServiceSpec::no_restart_exit_codes>},
+    Option{"on_crash_loop", set_crash_loop},
+    Option{"slow_lane_interval", set_slow_lane},
+    Option{"same_crash_limit", set_same_crash_limit},
+    Option{"max_downtime", set_max_downtime},
+    Option{"heartbeat_timeout",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
+           }},
+    Option{"heartbeat_healthy",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_duration(k, t, c.spec.heartbeat_healthy, kPositiveTime);
+           }},
+    Option{"health_url",
+           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+             c.health.url = t;
+             return {};
+           }},
+    Option{"health_check_interval", set_check_interval},
+    Option{"max_memory", set_memory},
+    Option{"max_cpu",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_number(k, t, c.spec.max_cpu_percent, kCpuPercent);
+           }},
+    Option{"max_descriptors", set_descriptors},
+    Option{"max_threads",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) {
+             return read_number(k, t, c.spec.max_threads, kThreads);
+           }},
+    Option{"log_pattern",
+           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+             c.sensors.log_patterns.emplace_back();
+             c.sensors.log_patterns.back().match = t;
+             return {};
+           }},
+    Option{"log_rate",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+             return read_rate(k, t, c.spec.log_rate);
+           }},
+    Option{"log_max_size",
+           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+             return read_size(k, t, c.spec.log_max_bytes, kLogSize);
+           }},
+    Option{"log_max_age",
+           [](ServiceConfig& c, std::string_view k,
+              std::string_view t) { return read_duration(k, t, c.spec.log_max_age, kAnyTime); }},
+    Option{"log_files",
+           [](ServiceConfig& c, std::string_view k,
+              std::string_view t) { return read_number(k, t, c.spec.log_files, kLogFiles); }},
+    Option{"log_journal", [](ServiceConfig& c, std::string_view k,
+                             std::string_view t) { return read_flag(k, t, c.spec.log_journal); }},
+    Option{"capture",
+           [](ServiceConfig& c, std::string_view,
+              std::string_view
+                  t) { return set_word(c.spec.capture, t, process::parse_capture_mode); }},
+    Option{"stop_timeout",
+           [](ServiceConfig& c, std::string_view k,
+              std::string_view t) { return read_duration(k, t, c.spec.stop_timeout, kAnyTime); }},
+    Option{"stop_signal", set_stop_signal},
 };
 
 template <typename Value, typename... Rest>

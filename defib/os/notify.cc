@@ -17,6 +17,8 @@
 
 #include <atomic>
 
+#include "defib/os/pass_fds.h"
+
 namespace defib::os::notify {
 namespace {
 
@@ -51,19 +53,11 @@ socklen_t notify_address(sockaddr_un& address) {
 // room by POLLOUT, so the waits between attempts are short naps. `passed_fd` goes along; -1: none.
 bool send_patiently(int fd, const char* text, std::size_t size, int passed_fd) {
   iovec part = {const_cast<char*>(text), size};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  FdRoom<1> room;
   msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  if (passed_fd >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* attached = CMSG_FIRSTHDR(&message);
-    attached->cmsg_level = SOL_SOCKET;
-    attached->cmsg_type = SCM_RIGHTS;
-    attached->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(attached), &passed_fd, sizeof(int));
-  }
+  if (passed_fd >= 0) attach_fds(message, room, &passed_fd, 1);
   const std::int64_t deadline = now_ms() + kPatienceMs;
   while (true) {
     if (sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(size)) {

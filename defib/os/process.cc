@@ -354,15 +354,17 @@ Result<ProcessUsage> process_usage(pid_t pid, bool with_pss) {
   if (const auto names = real_files().list(fmt::format("/proc/{}/fd", pid))) {
     usage.open_fds = static_cast<int>(names->size());
   }
-  if (with_pss) {
-    const auto rollup = read_file(real_files(), fmt::format("/proc/{}/smaps_rollup", pid), 65536);
-    const std::size_t at = rollup ? rollup->find("\nPss:") : std::string::npos;
-    if (at != std::string::npos) {
-      const std::size_t digits = rollup->find_first_of("0123456789", at);
-      usage.pss_bytes = static_cast<std::uint64_t>(to_number(rollup->substr(digits, 20))) * 1024;
-    }
-  }
+  if (with_pss) usage.pss_bytes = process_pss_bytes(pid);
   return usage;
+}
+
+std::uint64_t process_pss_bytes(pid_t pid) {
+  const auto rollup = read_file(real_files(), fmt::format("/proc/{}/smaps_rollup", pid), 65536);
+  const std::size_t at = rollup ? rollup->find("\nPss:") : std::string::npos;
+  if (at == std::string::npos) return 0;
+  const std::size_t digits = rollup->find_first_of("0123456789", at);
+  if (digits == std::string::npos) return 0;
+  return static_cast<std::uint64_t>(to_number(rollup->substr(digits, 20))) * 1024;
 }
 
 Result<std::string> process_exe(pid_t pid) {

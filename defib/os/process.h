@@ -90,6 +90,8 @@ struct ProcessUsage {
   int open_fds = 0;
 };
 Result<ProcessUsage> process_usage(pid_t pid, bool with_pss = false);
+// The proportional set size; 0 where smaps_rollup is not readable.
+std::uint64_t process_pss_bytes(pid_t pid);
 // "/usr/bin/x" of /proc/PID/exe.
 Result<std::string> process_exe(pid_t pid);
 // What a supervisor asks for, so that it looks in time while others want all processors.

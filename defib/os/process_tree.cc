@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "defib/os/files.h"
+#include "defib/os/process.h"
 
 namespace defib::os {
 namespace {
@@ -118,6 +119,12 @@ void add_descriptors(pid_t pid, TreeUsage& usage) {
 
 }  // namespace
 
+std::vector<pid_t> own_children() {
+  std::vector<pid_t> found;
+  add_children("/proc/thread-self/children", found);
+  return found;
+}
+
 std::vector<pid_t> process_descendants(pid_t root) {
   std::vector<pid_t> found;
   add_children_of(root, found);
@@ -175,17 +182,9 @@ std::optional<TreeUsage> ProcessTree::sample(bool with_descriptors) {
 }
 
 std::uint64_t ProcessTree::pss_bytes() const {
-  std::uint64_t kilobytes = 0;
-  for (const Member& member : members_) {
-    const auto rollup =
-        read_file(real_files(), fmt::format("/proc/{}/smaps_rollup", member.pid), 65536);
-    const std::size_t at = rollup ? rollup->find("\nPss:") : std::string::npos;
-    if (at == std::string::npos) continue;
-    const std::size_t digits = rollup->find_first_of("0123456789", at);
-    if (digits == std::string::npos) continue;
-    kilobytes += static_cast<std::uint64_t>(number(std::string_view(*rollup).substr(digits, 20)));
-  }
-  return kilobytes * 1024;
+  std::uint64_t bytes = 0;
+  for (const Member& member : members_) bytes += process_pss_bytes(member.pid);
+  return bytes;
 }
 
 int allowed_processors(pid_t pid) {

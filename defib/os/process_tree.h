@@ -17,8 +17,11 @@
 
 namespace defib::os {
 
-// All descendants of a process, parents before children; at most kMaxTree of them.
+// So many processes are told at most.
 inline constexpr std::size_t kMaxTree = 4096;
+// The children of the calling thread.
+std::vector<pid_t> own_children();
+// All descendants of a process, parents before children.
 std::vector<pid_t> process_descendants(pid_t root);
 
 struct TreeUsage {

@@ -29,22 +29,6 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
   }
 }
 
-// mountinfo writes blanks, tabs, newlines and backslashes as three octal digits.
-std::string unescape(std::string_view text) {
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    int value = 0;
-    if (text[i] == '\\' && i + 3 < text.size() &&
-        std::from_chars(text.data() + i + 1, text.data() + i + 4, value, 8).ec == std::errc{}) {
-      result += static_cast<char>(value);
-      i += 3;
-    } else {
-      result += text[i];
-    }
-  }
-  return result;
-}
-
 std::string read_text(const std::string& path) {
   auto text = os::read_file(os::real_files(), path, kMaxText);
   return text ? std::move(*text) : std::string();
@@ -72,55 +56,25 @@ Error missing_error(std::string_view what, Error cause) {
 
 }  // namespace
 
-std::vector<CgroupMount> parse_cgroup_mounts(std::string_view mountinfo) {
-  std::vector<CgroupMount> mounts;
-  for (const std::string_view line : split(mountinfo, '\n')) {
-    // "31 30 0:27 ROOT POINT rw - cgroup SOURCE rw,memory", with optional fields before the dash.
-    const std::vector<std::string_view> fields = split(line, ' ');
-    const auto dash = std::ranges::find(fields, "-");
-    if (fields.size() < 6 || fields.end() - dash < 4) continue;
-    const std::string_view type = dash[1];
-    if (type != "cgroup" && type != "cgroup2") continue;
-    CgroupMount mount;
-    mount.root = unescape(fields[3]);
-    mount.point = unescape(fields[4]);
-    mount.version2 = type == "cgroup2";
-    for (const std::string_view option : split(dash[3], ',')) {
-      if (!mount.version2) mount.controllers.emplace_back(option);
-    }
-    mounts.push_back(std::move(mount));
+std::string own_cgroup_dir(const os::CgroupMount& mount, std::string_view own_cgroups) {
+  std::optional<std::string_view> found =
+      mount.version2 ? os::cgroup_path(own_cgroups, "") : std::nullopt;
+  for (const std::string& controller : mount.controllers) {
+    if (!found) found = os::cgroup_path(own_cgroups, controller);
   }
-  return mounts;
-}
-
-std::string own_cgroup_dir(const CgroupMount& mount, std::string_view own_cgroups) {
-  for (const std::string_view line : split(own_cgroups, '\n')) {
-    // "4:memory:/path"; version 2 has "0::/path".
-    const std::size_t first = line.find(':');
-    const std::size_t second = first == std::string_view::npos ? first : line.find(':', first + 1);
-    if (second == std::string_view::npos) continue;
-    const std::string_view names = line.substr(first + 1, second - first - 1);
-    const bool wanted =
-        mount.version2
-            ? names.empty()
-            : !names.empty() && std::ranges::all_of(split(names, ','), [&](std::string_view name) {
-                return std::ranges::count(mount.controllers, name) > 0;
-              });
-    if (!wanted) continue;
-    std::string_view path = line.substr(second + 1);
-    // A part of the hierarchy may be mounted, as in containers.
-    if (mount.root != "/") {
-      if (!path.starts_with(mount.root)) return {};
-      path.remove_prefix(mount.root.size());
-    }
-    if (path.find("/..") != std::string_view::npos) return {};  // outside of the namespace
-    while (path.starts_with('/')) path.remove_prefix(1);
-    std::string own = path.empty() ? mount.point : os::join_path(mount.point, std::string(path));
-    const std::string below = fmt::format("/{}", kSupervisorName);
-    if (own.ends_with(below)) own.resize(own.size() - below.size());
-    return own;
+  if (!found) return {};
+  std::string_view path = *found;
+  // A part of the hierarchy may be mounted, as in containers.
+  if (mount.root != "/") {
+    if (!path.starts_with(mount.root)) return {};
+    path.remove_prefix(mount.root.size());
   }
-  return {};
+  if (path.find("/..") != std::string_view::npos) return {};  // outside of the namespace
+  while (path.starts_with('/')) path.remove_prefix(1);
+  std::string own = path.empty() ? mount.point : os::join_path(mount.point, std::string(path));
+  const std::string below = fmt::format("/{}", kSupervisorName);
+  if (own.ends_with(below)) own.resize(own.size() - below.size());
+  return own;
 }
 
 const Cgroups& CgroupPlaces::find(bool memory, bool pids) {
@@ -150,8 +104,8 @@ void CgroupPlaces::look() {
   const Error nowhere(Code::kFileNotFound, "no such hierarchy of control groups is mounted here");
   std::optional<Error> tree = nowhere;
   std::optional<Error> pids = nowhere;
-  for (const CgroupMount& mount :
-       parse_cgroup_mounts(read_text(os::join_path(proc_, "mountinfo")))) {
+  for (const os::CgroupMount& mount :
+       os::parse_cgroup_mounts(read_text(os::join_path(proc_, "mountinfo")))) {
     const std::string dir = own_cgroup_dir(mount, own);
     const auto has = [&](std::string_view name) {
       return std::ranges::count(mount.controllers, name) > 0;

@@ -11,9 +11,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "defib/base/error.h"
+#include "defib/os/cgroup.h"
 
 namespace defib::process {
 
@@ -31,18 +31,9 @@ struct Cgroups {
   std::optional<Error> pids_missing;
 };
 
-// One mounted hierarchy, by /proc/self/mountinfo.
-struct CgroupMount {
-  std::string root;   // what of the hierarchy is mounted
-  std::string point;  // where
-  bool version2 = false;
-  std::vector<std::string> controllers;  // of version 1
-};
-std::vector<CgroupMount> parse_cgroup_mounts(std::string_view mountinfo);
-
 // The directory of the process's own group in that hierarchy by /proc/self/cgroup; empty where it
 // is not visible.
-std::string own_cgroup_dir(const CgroupMount& mount, std::string_view own_cgroups);
+std::string own_cgroup_dir(const os::CgroupMount& mount, std::string_view own_cgroups);
 
 class CgroupPlaces {
  public:

@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "defib/os/fd.h"
+#include "defib/os/pass_fds.h"
 #include "defib/os/process.h"
 
 namespace defib::process {
@@ -55,19 +56,11 @@ bool same_file(int a, const struct stat& other) {
 void send_request(shim::GuardianMessage message, int fd) {
   if (state.socket < 0) return;
   iovec part = {&message, sizeof message};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  os::FdRoom<1> room;
   msghdr header{};
   header.msg_iov = &part;
   header.msg_iovlen = 1;
-  if (fd >= 0) {
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-    cmsghdr* attached = CMSG_FIRSTHDR(&header);
-    attached->cmsg_level = SOL_SOCKET;
-    attached->cmsg_type = SCM_RIGHTS;
-    attached->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(attached), &fd, sizeof fd);
-  }
+  if (fd >= 0) os::attach_fds(header, room, &fd, 1);
   // The guardian does nothing but read this; where it is dead, so are we.
   while (::sendmsg(state.socket, &header, MSG_NOSIGNAL) < 0 && errno == EINTR) {
   }

@@ -364,7 +364,7 @@ TEST_F(Launched, OnAFullDiskTheServiceIsStillRestarted) {
 }
 
 TEST(CgroupPlace, MountsAndOwnGroupsAreReadAsTheKernelWritesThem) {
-  const auto mounts = parse_cgroup_mounts(
+  const auto mounts = os::parse_cgroup_mounts(
       "25 1 0:23 / /sys rw shared:7 - sysfs sysfs rw\n"
       "31 25 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n"
       "32 25 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"

@@ -11,6 +11,8 @@
 #include <charconv>
 #include <vector>
 
+#include "defib/os/cgroup.h"
+
 namespace defib::process {
 namespace {
 
@@ -24,59 +26,6 @@ void each_line(std::string_view text, Take take) {
     take(text.substr(0, end));
     text.remove_prefix(std::min(end + 1, text.size()));
   }
-}
-
-std::vector<std::string_view> words(std::string_view line) {
-  std::vector<std::string_view> found;
-  while (!line.empty()) {
-    const std::size_t end = std::min(line.find(' '), line.size());
-    if (end > 0) found.push_back(line.substr(0, end));
-    line.remove_prefix(std::min(end + 1, line.size()));
-  }
-  return found;
-}
-
-bool has_word(std::string_view list, std::string_view word) {
-  while (!list.empty()) {
-    const std::size_t end = std::min(list.find(','), list.size());
-    if (list.substr(0, end) == word) return true;
-    list.remove_prefix(std::min(end + 1, list.size()));
-  }
-  return false;
-}
-
-// The path of a process in the hierarchy of version 1's memory, or of version 2.
-std::string path_in(std::string_view cgroup_file, int version) {
-  std::string path;
-  each_line(cgroup_file, [&](std::string_view line) {
-    const std::size_t first = line.find(':');
-    const std::size_t second = first == std::string_view::npos ? first : line.find(':', first + 1);
-    if (second == std::string_view::npos) return;
-    const std::string_view controllers = line.substr(first + 1, second - first - 1);
-    const bool wanted = version == 1 ? has_word(controllers, "memory")
-                                     : line.starts_with("0:") && controllers.empty();
-    if (wanted) path = line.substr(second + 1);
-  });
-  return path;
-}
-
-struct Mount {
-  std::string root;
-  std::string point;
-};
-
-// proc(5): id, parent, device, root, mount point, options..., "-", type, source, super options.
-std::optional<Mount> mount_of(std::string_view mountinfo, int version) {
-  std::optional<Mount> found;
-  each_line(mountinfo, [&](std::string_view line) {
-    const auto fields = words(line);
-    const auto dash = std::ranges::find(fields, "-");
-    if (found || fields.size() < 6 || fields.end() - dash < 4) return;
-    const bool wanted =
-        version == 1 ? dash[1] == "cgroup" && has_word(dash[3], "memory") : dash[1] == "cgroup2";
-    if (wanted) found = {std::string(fields[3]), std::string(fields[4])};
-  });
-  return found;
 }
 
 std::uint64_t number(std::string_view text) {
@@ -103,16 +52,18 @@ std::uint64_t value_of(os::Files& files, const std::string& path, std::string_vi
 
 std::optional<MemoryCgroup> find_memory_cgroup(std::string_view of_service, std::string_view of_us,
                                                std::string_view mountinfo) {
+  const std::vector<os::CgroupMount> mounts = os::parse_cgroup_mounts(mountinfo);
   // Where version 1 has the memory controller, version 2 has none.
   for (const int version : {1, 2}) {
-    const auto mount = mount_of(mountinfo, version);
-    const std::string path = path_in(of_service, version);
-    if (!mount || path.empty()) continue;
-    if (path == path_in(of_us, version) || path == "/") {
+    const std::string_view controller = version == 1 ? "memory" : "";
+    const os::CgroupMount* mount = os::find_cgroup_mount(mounts, controller);
+    const auto path = os::cgroup_path(of_service, controller);
+    if (mount == nullptr || !path || path->empty()) continue;
+    if (path == os::cgroup_path(of_us, controller) || *path == "/") {
       if (version == 1) return std::nullopt;
       continue;
     }
-    std::string_view below = path;
+    std::string_view below = *path;
     if (mount->root != "/" && below.starts_with(mount->root)) {
       below.remove_prefix(mount->root.size());
     }

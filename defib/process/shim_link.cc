@@ -14,6 +14,7 @@
 #include "defib/base/bytes.h"
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
+#include "defib/os/pass_fds.h"
 #include "defib/os/socket.h"
 
 namespace defib::process {
@@ -55,19 +56,11 @@ Result<> ShimLink::send_bytes(shim::Type type, std::string_view payload, std::sp
                payload.size() + sizeof(shim::MessageHeader) <= shim::kMaxMessage);
   shim::MessageHeader header = {shim::kMessageMagic, shim::kProtocolVersion, type, 0};
   iovec parts[2] = {{&header, sizeof header}, {const_cast<char*>(payload.data()), payload.size()}};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxFds)] = {};
+  os::FdRoom<kMaxFds> room;
   msghdr message{};
   message.msg_iov = parts;
   message.msg_iovlen = 2;
-  if (!fds.empty()) {
-    message.msg_control = control;
-    message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-    cmsghdr* attached = CMSG_FIRSTHDR(&message);
-    attached->cmsg_level = SOL_SOCKET;
-    attached->cmsg_type = SCM_RIGHTS;
-    attached->cmsg_len = CMSG_LEN(fds.size_bytes());
-    std::memcpy(CMSG_DATA(attached), fds.data(), fds.size_bytes());
-  }
+  if (!fds.empty()) os::attach_fds(message, room, fds.data(), fds.size());
   while (::sendmsg(fd_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
     if (errno != EINTR) return gone(std::strerror(errno)).because(os::system_error("sendmsg"));
   }

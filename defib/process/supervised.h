@@ -223,6 +223,7 @@ class Supervised {
   void look_for_cgroup();
   void on_memory_event();
   void count_oom_kills();
+  LimitReport limit_report(Resource resource, double value, double limit) const;
   void hold_memory_limit();
   void judge(Resource resource, double value);
   void over_limit(const LimitReport& report);

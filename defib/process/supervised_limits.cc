@@ -172,21 +172,28 @@ void Supervised::count_oom_kills() {
   context_.observer.out_of_memory(spec_.name, kills);
 }
 
+LimitReport Supervised::limit_report(Resource resource, double value, double limit) const {
+  LimitReport report;
+  report.service = spec_.name;
+  report.generation = generation_;
+  report.pid = pid_;
+  report.what = to_string(resource);
+  report.value = value;
+  report.limit = limit;
+  report.source = resource == Resource::kMemory ? sampling_.memory_source : "proc";
+  report.processes = sampling_.usage.processes;
+  report.kills = action_of(spec_, resource) == LimitAction::kRestart;
+  return report;
+}
+
 // Where no control group holds the hard limit, the sample does, as well as it can.
 void Supervised::hold_memory_limit() {
   if (spec_.memory_limit_bytes == 0 || sampling_.memory_bytes <= spec_.memory_limit_bytes ||
       killing_ || !context_.cgroups.find(true, false).memory_missing) {
     return;
   }
-  LimitReport report;
-  report.service = spec_.name;
-  report.generation = generation_;
-  report.pid = pid_;
-  report.what = to_string(Resource::kMemory);
-  report.value = static_cast<double>(sampling_.memory_bytes);
-  report.limit = static_cast<double>(spec_.memory_limit_bytes);
-  report.source = sampling_.memory_source;
-  report.processes = sampling_.usage.processes;
+  LimitReport report = limit_report(Resource::kMemory, static_cast<double>(sampling_.memory_bytes),
+                                    static_cast<double>(spec_.memory_limit_bytes));
   report.kills = true;
   last_error_ =
       Error(Code::kLimitExceeded, fmt::format("the service '{}' uses {}, its memory_limit is {}",
@@ -198,18 +205,10 @@ void Supervised::hold_memory_limit() {
 
 void Supervised::judge(Resource resource, double value) {
   if (!alive() || killing_) return;
-  LimitReport report;
-  report.limit = limit_of(spec_, resource, sampling_.usage.descriptor_limit);
-  const LimitVerdict verdict = sampling_.judge.judge(resource, value, report.limit);
+  const double limit = limit_of(spec_, resource, sampling_.usage.descriptor_limit);
+  const LimitVerdict verdict = sampling_.judge.judge(resource, value, limit);
   if (verdict == LimitVerdict::kNothing) return;
-  report.service = spec_.name;
-  report.generation = generation_;
-  report.pid = pid_;
-  report.what = to_string(resource);
-  report.value = value;
-  report.source = resource == Resource::kMemory ? sampling_.memory_source : "proc";
-  report.processes = sampling_.usage.processes;
-  report.kills = action_of(spec_, resource) == LimitAction::kRestart;
+  LimitReport report = limit_report(resource, value, limit);
   if (resource == Resource::kCpu) {
     report.over = spec_.max_cpu_window;
     report.processors = os::allowed_processors(pid_);

@@ -655,16 +655,7 @@ void Supervised::wait_for_orphan(ExitReport* report) {
 
 // Zombies that the orphaned service left to us: those of its session. Others are not ours to touch.
 void Supervised::reap_orphans() {
-  const auto children = os::read_file(context_.files, "/proc/thread-self/children", 65536);
-  if (!children) return;
-  const char* at = children->data();
-  const char* const end = at + children->size();
-  while (at < end) {
-    pid_t pid = 0;
-    const auto parsed = std::from_chars(at, end, pid);
-    if (parsed.ec != std::errc{}) break;
-    at = parsed.ptr;
-    while (at < end && *at == ' ') ++at;
+  for (const pid_t pid : os::own_children()) {
     // Not the service's processes themselves: their status is collected with their reports.
     if (std::ranges::find(orphans_, pid, &Orphan::pid) != orphans_.end()) continue;
     const pid_t session = ::getsid(pid);

@@ -15,6 +15,7 @@
 #include <fstream>
 
 #include "defib/os/clock.h"
+#include "defib/os/pass_fds.h"
 #include "defib/process/launch_description.h"
 #include "defib/process/shim_link.h"
 #include "defib/process/supervisor_test_util.h"
@@ -81,19 +82,11 @@ class OldSupervisor {
   void send(shim::Type type, const Body& body, int fd = -1) {
     shim::MessageHeader header = {shim::kMessageMagic, kVersion, type, 0};
     iovec parts[2] = {{&header, sizeof header}, {const_cast<Body*>(&body), sizeof body}};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    os::FdRoom<1> room;
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = 2;
-    if (fd >= 0) {
-      message.msg_control = control;
-      message.msg_controllen = sizeof control;
-      cmsghdr* attached = CMSG_FIRSTHDR(&message);
-      attached->cmsg_level = SOL_SOCKET;
-      attached->cmsg_type = SCM_RIGHTS;
-      attached->cmsg_len = CMSG_LEN(sizeof(int));
-      std::memcpy(CMSG_DATA(attached), &fd, sizeof fd);
-    }
+    if (fd >= 0) os::attach_fds(message, room, &fd, 1);
     ASSERT_GT(::sendmsg(shim_.link.fd(), &message, MSG_NOSIGNAL), 0);
   }
   pid_t shim_pid() const { return shim_.process.pid(); }

@@ -1,6 +1,5 @@
 #include "defib/process/system_info.h"
 
-#include <sched.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -8,6 +7,10 @@
 #include <charconv>
 #include <cmath>
 #include <optional>
+#include <vector>
+
+#include "defib/os/cgroup.h"
+#include "defib/os/process_tree.h"
 
 namespace defib::process {
 namespace {
@@ -53,39 +56,9 @@ std::string_view field(std::string_view line, int index) {
   return line.substr(0, line.find(' '));
 }
 
-bool has_word(std::string_view list, std::string_view word) {
-  while (!list.empty()) {
-    const std::size_t end = std::min(list.find(','), list.size());
-    if (list.substr(0, end) == word) return true;
-    list.remove_prefix(std::min(end + 1, list.size()));
-  }
-  return false;
-}
-
-// Where a hierarchy is mounted, and which of its groups is at the mount's root.
-struct GroupMount {
-  std::string point;
-  std::string root;
-};
-
-// The mount of cgroup version 2 (`controller` empty), or of version 1 with that controller.
-GroupMount find_mount(std::string_view mountinfo, std::string_view controller) {
-  GroupMount mount;
-  for_each_line(mountinfo, [&](std::string_view line) {
-    const std::size_t dash = line.find(" - ");
-    if (dash == std::string_view::npos || !mount.point.empty()) return;
-    const std::string_view tail = line.substr(dash + 3);
-    const std::string_view type = field(tail, 0);
-    const bool fits = controller.empty() ? type == "cgroup2"
-                                         : type == "cgroup" && has_word(field(tail, 2), controller);
-    if (fits) mount = {std::string(field(line, 4)), std::string(field(line, 3))};
-  });
-  return mount;
-}
-
 // The directory of group `path` below the mount; the mount itself where the group lies elsewhere
 // (a container that sees its own part only).
-std::string group_dir(const GroupMount& mount, std::string_view path) {
+std::string group_dir(const os::CgroupMount& mount, std::string_view path) {
   if (mount.root != "/" && path.starts_with(mount.root)) path.remove_prefix(mount.root.size());
   if (path.empty() || path == "/" || path.find("..") != std::string_view::npos) return mount.point;
   return mount.point + std::string(path);
@@ -127,14 +100,6 @@ std::optional<ProcessTimes> process_times(std::string_view stat) {
                       static_cast<int>(value(20))};
 }
 
-double allowed_processors() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) {
-    return static_cast<double>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
-  }
-  return std::max(1, CPU_COUNT(&set));
-}
-
 double rounded(double value) {
   return std::round(value * 100) / 100;
 }
@@ -157,29 +122,19 @@ std::string SystemSampler::read(const std::string& path) const {
 }
 
 void SystemSampler::find_groups() {
-  const std::string mountinfo = read(proc("mountinfo"));
-  for_each_line(read(proc("cgroup")), [&](std::string_view line) {
-    const std::size_t first = line.find(':');
-    if (first == std::string_view::npos) return;
-    const std::size_t second = line.find(':', first + 1);
-    if (second == std::string_view::npos) return;
-    const std::string_view controllers = line.substr(first + 1, second - first - 1);
-    const std::string_view path = line.substr(second + 1);
-    if (controllers.empty()) {
-      const GroupMount mount = find_mount(mountinfo, "");
-      if (mount.point.empty()) return;
-      group2_ = options_.root + group_dir(mount, path);
-      group2_top_ = options_.root + mount.point;
-    } else if (has_word(controllers, "memory")) {
-      const GroupMount mount = find_mount(mountinfo, "memory");
-      if (!mount.point.empty()) memory1_ = options_.root + group_dir(mount, path);
-    } else if (has_word(controllers, "cpu")) {
-      const GroupMount mount = find_mount(mountinfo, "cpu");
-      if (mount.point.empty()) return;
-      cpu1_ = options_.root + group_dir(mount, path);
-      cpu1_top_ = options_.root + mount.point;
-    }
-  });
+  const std::vector<os::CgroupMount> mounts = os::parse_cgroup_mounts(read(proc("mountinfo")));
+  const std::string cgroups = read(proc("cgroup"));
+  // `top` becomes the mount itself, above which there is nothing to look at.
+  const auto find = [&](std::string_view controller, std::string* top) -> std::string {
+    const os::CgroupMount* mount = os::find_cgroup_mount(mounts, controller);
+    const auto path = os::cgroup_path(cgroups, controller);
+    if (mount == nullptr || !path) return {};
+    if (top != nullptr) *top = options_.root + mount->point;
+    return options_.root + group_dir(*mount, *path);
+  };
+  group2_ = find("", &group2_top_);
+  memory1_ = find("memory", nullptr);
+  cpu1_ = find("cpu", &cpu1_top_);
 }
 
 void SystemSampler::sample_memory(SystemSample& to) const {
@@ -214,7 +169,7 @@ void SystemSampler::sample_memory(SystemSample& to) const {
 }
 
 void SystemSampler::sample_processors(SystemSample& to) {
-  to.processors = allowed_processors();
+  to.processors = os::allowed_processors(0);
   std::string dir = group2_;
   for (int depth = 0; !dir.empty() && depth < kMaxGroupDepth; ++depth) {
     const std::string quota = read(dir + "/cpu.max");  // "max 100000" or "50000 100000"

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "defib/os/cgroup.h"
 #include "defib/os/fd.h"
 
 namespace defib::process {
@@ -100,31 +101,19 @@ std::uint64_t status_number(std::string_view status, std::string_view key) {
   return to_number(next_word(status));
 }
 
-// Where the process's control group is: the path behind `prefix` in /proc/PID/cgroup.
-std::string cgroup_of(pid_t pid, std::string_view prefix) {
-  std::array<char, 4096> buffer;
-  std::string_view text = read_small(process_path(pid, "cgroup").data(), buffer);
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    const std::string_view line = text.substr(0, end);
-    const std::size_t at = line.find(prefix);
-    if (at != std::string_view::npos) return std::string(line.substr(at + prefix.size()));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return {};
-}
-
 // By the freezer of either control group version.
 bool is_frozen(pid_t pid) {
   std::array<char, 256> buffer;
-  if (const std::string path = cgroup_of(pid, "0::"); !path.empty()) {
+  std::array<char, 4096> groups;
+  const std::string_view cgroups = read_small(process_path(pid, "cgroup").data(), groups);
+  if (const auto path = os::cgroup_path(cgroups, "")) {
     for (const char* root : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
-      const std::string file = fmt::format("{}{}/cgroup.events", root, path);
+      const std::string file = fmt::format("{}{}/cgroup.events", root, *path);
       if (read_small(file.c_str(), buffer).find("frozen 1") != std::string_view::npos) return true;
     }
   }
-  if (const std::string path = cgroup_of(pid, ":freezer:"); !path.empty()) {
-    const std::string file = fmt::format("/sys/fs/cgroup/freezer{}/freezer.state", path);
+  if (const auto path = os::cgroup_path(cgroups, "freezer")) {
+    const std::string file = fmt::format("/sys/fs/cgroup/freezer{}/freezer.state", *path);
     if (read_small(file.c_str(), buffer).starts_with("FR")) return true;  // FROZEN, FREEZING
   }
   return read_small(thread_path(pid, pid, "wchan").data(), buffer) == "__refrigerator";

@@ -21,7 +21,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,6 +34,7 @@
 
 #include "defib/process/agent_c.h"
 #include "defib/process/testcases/proof.h"
+#include "defib/process/testcases/send_notify.h"
 
 namespace {
 
@@ -135,42 +135,17 @@ std::string variable(const char* name) {
   }
 }
 
-void send_descriptor(const std::string& text, int fd) {
-  const std::string path = variable("NOTIFY_SOCKET");
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  if (path[0] == '@') address.sun_path[0] = 0;
-  iovec part = {const_cast<char*>(text.data()), text.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_name = &address;
-  message.msg_namelen = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size());
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  const int sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (sendmsg(sender, &message, 0) < 0) _exit(87);
-  close(sender);
-}
-
 void store(const std::string& name) {
   const int count = std::atoi(variable("LISTEN_FDS").c_str());
   if (count > 0 && variable("LISTEN_FDNAMES") == name) {
     char byte = 0;
     const bool same = read(3, &byte, 1) == 1;
     defib_status(same ? (std::string("found ") + byte).c_str() : "found nothing in it");
-    send_descriptor("FDSTOREREMOVE=1\nFDNAME=" + name, 3);
+    send_notify("FDSTOREREMOVE=1\nFDNAME=" + name, 3);
   } else {
     int fds[2];
     if (pipe(fds) != 0 || write(fds[1], "x", 1) != 1) _exit(86);
-    send_descriptor("FDSTORE=1\nFDNAME=" + name, fds[0]);
+    send_notify("FDSTORE=1\nFDNAME=" + name, fds[0]);
     defib_status(count > 0 ? "found another" : "found none");
   }
 }

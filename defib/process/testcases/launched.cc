@@ -24,7 +24,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,6 +33,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+
+#include "defib/process/testcases/send_notify.h"
 
 namespace {
 
@@ -158,18 +159,6 @@ void swell(int megabytes) {
   }
 }
 
-void say_ready() {
-  const std::string path = variable("NOTIFY_SOCKET");
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  if (path[0] == '@') address.sun_path[0] = 0;
-  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size());
-  if (sendto(fd, "READY=1", 7, 0, reinterpret_cast<sockaddr*>(&address), size) < 0) _exit(97);
-  close(fd);
-}
-
 std::string hook_line() {
   return variable("DEFIB_HOOK") + " generation=" + variable("DEFIB_GENERATION") +
          " status=" + variable("DEFIB_EXIT_STATUS") + " signal=" + variable("DEFIB_EXIT_SIGNAL") +
@@ -195,7 +184,7 @@ int main(int argc, char** argv) {
     for (const int one : {SIGINT, SIGHUP, SIGTERM}) signal(one, note_signal);
     append(file, "ready\n");
   } else if (mode == "ready") {
-    say_ready();
+    send_notify("READY=1");
   } else if (mode == "swell") {
     swell(number(2));
   } else if (mode == "swell-child") {

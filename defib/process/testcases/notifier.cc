@@ -14,7 +14,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,6 +24,7 @@
 #include <vector>
 
 #include "defib/process/agent_c.h"
+#include "defib/process/testcases/send_notify.h"
 
 namespace {
 
@@ -33,17 +33,7 @@ volatile sig_atomic_t terminated = 0;
 void say(std::string text) {
   for (std::size_t at = 0; (at = text.find("\\n", at)) != std::string::npos;)
     text.replace(at, 2, "\n");
-  const std::string path = getenv("NOTIFY_SOCKET");
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  if (path[0] == '@') address.sun_path[0] = 0;
-  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size());
-  if (sendto(fd, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&address), size) < 0) {
-    _exit(97);
-  }
-  close(fd);
+  send_notify(text);
 }
 
 void sleep_ms(long ms) {

@@ -35,7 +35,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,6 +48,7 @@
 #include <thread>
 
 #include "defib/process/agent_page.h"
+#include "defib/process/testcases/send_notify.h"
 
 namespace {
 
@@ -87,20 +87,6 @@ void claim_alone() {
   _exit(98);
 }
 
-void notify(const std::string& text) {
-  const std::string_view path = std::getenv("NOTIFY_SOCKET");
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path, path.data(), path.size());
-  if (path[0] == '@') address.sun_path[0] = 0;
-  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size());
-  if (sendto(fd, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&address), size) < 0) {
-    _exit(97);
-  }
-  close(fd);
-}
-
 void beat_then_hang(int period_ms, int count) {
   using defib::process::AgentPage;
   const int fd = std::atoi(std::getenv("DEFIB_AGENT_FD"));
@@ -134,7 +120,7 @@ void start_family() {
     claim_alone();
     run();
   }
-  notify("MAINPID=" + std::to_string(child) + "\nREADY=1");
+  send_notify("MAINPID=" + std::to_string(child) + "\nREADY=1");
   sleep_ms(50);
   _exit(0);
 }
@@ -247,13 +233,13 @@ int main(int argc, char** argv) {
   } else if (mode == "beat") {
     beat_then_hang(number(2), number(3));
   } else if (mode == "notify") {
-    notify("STATUS=warming up");
-    notify("X_DEFIB_STATE=recovering\nX_DEFIB_EVENT={\"step\":1}");
-    notify("READY=1\nX_DEFIB_STATE=running");
+    send_notify("STATUS=warming up");
+    send_notify("X_DEFIB_STATE=recovering\nX_DEFIB_EVENT={\"step\":1}");
+    send_notify("READY=1\nX_DEFIB_STATE=running");
   } else if (mode == "watchdog") {
-    notify("READY=1");
+    send_notify("READY=1");
     for (int i = 0; i < 5; ++i) {
-      notify("WATCHDOG=1");
+      send_notify("WATCHDOG=1");
       sleep_ms(20);
     }
   } else if (mode == "family") {
