@@ -238,6 +238,7 @@ recovery::Decision judge_stall(const StallFacts& facts, const std::vector<Thread
       .set("holder", facts.holder)
       .set("depends_on_others", facts.depends_on_others)
       .set("runnable_per_cpu", facts.runnable_per_cpu)
+      .set("load_per_cpu", facts.load_per_cpu)
       .set("cpu_pressure_percent", pressure(facts.cpu_pressure))
       .set("io_pressure_percent", pressure(facts.io_pressure))
       .set("threads", threads_json(threads))

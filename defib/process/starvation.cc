@@ -19,6 +19,7 @@ constexpr std::array<std::string_view, 6> kHindranceWords = {"none",   "processo
 constexpr int kMaxChain = 16;
 constexpr os::Duration kSoonestLook = milliseconds(1);
 constexpr os::Duration kAlertInterval = milliseconds(250);
+constexpr double kCrowdedPressure = 10;
 
 const ThreadFacts* find(const std::vector<ThreadFacts>& threads, pid_t tid) {
   const auto found = std::ranges::find(threads, tid, &ThreadFacts::tid);
@@ -162,6 +163,7 @@ void StallWatch::describe(pid_t pid, const HeartbeatWatch::Silence& silence, con
   facts.frozen = around.frozen;
   facts.tracer = around.tracer;
   facts.runnable_per_cpu = around.runnable_per_cpu;
+  facts.load_per_cpu = around.load_per_cpu;
   facts.cpu_pressure = around.cpu_pressure;
   facts.io_pressure = around.io_pressure;
 
@@ -194,7 +196,9 @@ void StallWatch::add_window(Entry& own, const HeartbeatWatch::Silence& silence,
   StallFacts& facts = judgement.facts;
   const bool first = account.looked_ns == 0;
   Window window;
-  window.crowded = facts.runnable_per_cpu > 1;
+  // A look sees one instant of the window: the crowd may just have gone.
+  window.crowded =
+      facts.runnable_per_cpu > 1 || facts.load_per_cpu > 1 || facts.cpu_pressure > kCrowdedPressure;
   std::vector<ThreadFacts> before = std::move(account.threads);
   std::int64_t since = account.looked_ns;
   if (first) {
@@ -218,13 +222,15 @@ void StallWatch::add_window(Entry& own, const HeartbeatWatch::Silence& silence,
   } else if (facts.state == '?') {
     share_of_it = least_share(judgement.threads, before, 0, window);
   }
+  // A lock that went from hand to hand had holders that nobody saw: any thread may have been one.
+  const bool same_holder = first || facts.holder == account.holder;
   if (const ThreadFacts* const holder = find(judgement.threads, facts.holder);
-      holder != nullptr && facts.lock == LockFact::kHeld) {
+      holder != nullptr && facts.lock == LockFact::kHeld && same_holder) {
     const Share of_holder = share(*holder, find(before, holder->tid), window);
     if (of_holder.available < share_of_it.available) {
       share_of_it = {of_holder.available, Hindrance::kHolder};
     }
-  } else if (facts.lock == LockFact::kUnknownHolder) {
+  } else if (facts.lock == LockFact::kUnknownHolder || facts.lock == LockFact::kHeld) {
     const Share of_others = least_share(judgement.threads, before, facts.tid, window);
     if (of_others.available < share_of_it.available) {
       share_of_it = {of_others.available, Hindrance::kOtherThreads};
@@ -235,6 +241,7 @@ void StallWatch::add_window(Entry& own, const HeartbeatWatch::Silence& silence,
   account.blind = facts.frozen;
   account.available += share_of_it.available;
   account.looked_ns = mono_ns;
+  account.holder = facts.holder;
   account.threads = judgement.threads;
   facts.available = account.available;
   facts.disk_wait = account.disk_wait;

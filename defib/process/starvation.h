@@ -61,6 +61,7 @@ struct StallFacts {
   // It sleeps, and what would wake it may be another thread or process.
   bool depends_on_others = false;
   double runnable_per_cpu = 0;
+  double load_per_cpu = 0;
   double cpu_pressure = -1;
   double io_pressure = -1;
 };
@@ -104,7 +105,8 @@ class StallWatch {
     std::int64_t looked_ns = 0;
     os::Duration available{0};
     os::Duration disk_wait{0};
-    std::vector<ThreadFacts> threads;  // at the last look
+    pid_t holder = 0;                  // of the lock, at the last look
+    std::vector<ThreadFacts> threads;  // likewise
     bool blind = false;                // what went before the last look cannot be told apart
   };
   struct Chain {
@@ -115,7 +117,7 @@ class StallWatch {
   struct Window {
     os::Duration length{0};
     os::Duration silent{0};  // the part of it after the last beat
-    bool crowded = false;    // more runnable threads than processors
+    bool crowded = false;    // more runnable threads than processors, now or lately
   };
   struct Share {
     os::Duration available{0};

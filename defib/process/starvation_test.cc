@@ -335,10 +335,48 @@ TEST_F(StallOnLocks, AWaitForAHolderThatIsStarvedIsNeverAHang) {
   pass(kDeadline);
   for (int i = 0; i < 1000; ++i) {
     ASSERT_FALSE(hangs());
-    pass(wait());
-    other().run_delay += wait() / 2;
+    const os::Duration step = wait();
+    pass(step);
+    other().run_delay += step / 2;
   }
   EXPECT_EQ(judgement_.facts.hindrance, Hindrance::kHolder);
+}
+
+TEST_F(StallOnLocks, AHolderThatJustGotTheLockFromAStarvedOneDoesNotAnswerForIt) {
+  constexpr pid_t kThird = 102;
+  threads_.all[kThird] = other();
+  threads_.all[kThird].tid = kThird;
+  crowd();
+  pass(kDeadline);
+  EXPECT_FALSE(hangs());
+  // It goes from hand to hand: whoever has it at a look has just slept, the others wait for a turn.
+  pid_t holder = kOther;
+  for (int i = 0; i < 100; ++i) {
+    const os::Duration step = wait();
+    pass(step);
+    threads_.all[holder].run_delay += step;
+    holder = holder == kOther ? kThird : kOther;
+    threads_.locks[kPid].holder = holder;
+    ASSERT_FALSE(hangs()) << i;
+  }
+}
+
+TEST_F(StallOnLocks, ACrowdThatHasJustGoneIsRemembered) {
+  threads_.around.load_per_cpu = 3;
+  pass(kDeadline);
+  EXPECT_FALSE(hangs());
+  EXPECT_EQ(judgement_.facts.hindrance, Hindrance::kHolder);
+  threads_.around.load_per_cpu = 0;
+  threads_.around.cpu_pressure = 40;
+  pass(wait());
+  EXPECT_TRUE(hangs());  // from the first look on the holder was seen, and it was not starved
+}
+
+TEST_F(Stall, AThreadThatWokeWhenTheCrowdWasGoneIsNoBusyLoop) {
+  threads_.around.cpu_pressure = 40;
+  main().state = 'R';
+  pass(kDeadline, milliseconds(1));
+  EXPECT_FALSE(hangs());
 }
 
 TEST_F(StallOnLocks, AWaitForAHolderThatSleepsIsAHangWithinThreeDeadlines) {

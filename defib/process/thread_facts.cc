@@ -79,18 +79,20 @@ double pressure(const char* path) {
   return std::strtod(std::string(text.substr(at + kKey.size(), 8)).c_str(), nullptr);
 }
 
-// "0.39 1.96 1.39 3/105 22195": the third from the right is runnable/all.
-double runnable_per_cpu() {
+// "0.39 1.96 1.39 3/105 22195": the mean of a minute, ..., runnable/all.
+void read_load(Surroundings& found) {
   std::array<char, 128> buffer;
   std::string_view text = read_small("/proc/loadavg", buffer);
-  std::string_view word;
-  for (int i = 0; i < 4; ++i) word = next_word(text);
-  // Without this thread, which looks.
-  const auto runnable = static_cast<double>(to_number(word.substr(0, word.find('/')))) - 1;
+  std::string_view word = next_word(text);
   cpu_set_t set;
   CPU_ZERO(&set);
   const int count = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-  return std::max(runnable, 0.0) / std::max(count, 1);
+  const double processors = std::max(count, 1);
+  found.load_per_cpu = std::strtod(std::string(word).c_str(), nullptr) / processors;
+  for (int i = 0; i < 3; ++i) word = next_word(text);
+  // Without this thread, which looks.
+  const auto runnable = static_cast<double>(to_number(word.substr(0, word.find('/')))) - 1;
+  found.runnable_per_cpu = std::max(runnable, 0.0) / processors;
 }
 
 // The number behind a key of /proc/PID/status; 0 where there is none.
@@ -211,7 +213,7 @@ class KernelThreads : public ThreadView {
                    status_number(status, "CoreDumping:") != 0;
     found.tracer = static_cast<pid_t>(status_number(status, "TracerPid:"));
     found.frozen = is_frozen(pid);
-    found.runnable_per_cpu = runnable_per_cpu();
+    read_load(found);
     found.cpu_pressure = pressure("/proc/pressure/cpu");
     found.io_pressure = pressure("/proc/pressure/io");
     return found;

@@ -47,6 +47,7 @@ struct Surroundings {
   pid_t tracer = 0;     // a debugger
   // Runnable threads of the whole machine for each processor that we may use.
   double runnable_per_cpu = 0;
+  double load_per_cpu = 0;  // likewise, the mean of about the last minute
   // Percent of the last ten seconds in which something waited (/proc/pressure); -1: not known.
   double cpu_pressure = -1;
   double io_pressure = -1;
