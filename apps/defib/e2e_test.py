@@ -689,9 +689,10 @@ class Usage(Service):
         done = self.defib("verify", "latest", "--head", incident["head_hash"])
         self.assertEqual(done.returncode, 1)
         self.assertIn("IncidentChainBroken", done.stderr)
-        lines[1] = lines[1].replace("exit code 3", "exit code 4")
+        whole = "".join(lines)
+        self.assertIn("exit code 3", whole)
         with open(path, "w", encoding="utf-8") as file:
-            file.writelines(lines)
+            file.write(whole.replace("exit code 3", "exit code 4", 1))
         self.assertEqual(self.defib("verify", "latest").returncode, 1)
         self.assertFalse(self.json("verify", "latest")["intact"])
 
