@@ -385,24 +385,29 @@ void Cgroup::drain_memory() const {
                                                           : pread(memory_event_fd_, text, size, 0);
 }
 
-void Cgroup::forget() {
+bool Cgroup::forget() {
   close_start();
   if (memory_event_fd_ >= 0) close(memory_event_fd_);
   memory_event_fd_ = -1;
+  bool removed = true;
   for (char* path : {tree_, memory_, pids_, freezer_}) {
-    if (path[0] != 0) remove_directory(path);  // Where one still dies, sweep() comes for it.
+    if (path[0] == 0) continue;
+    const int failed = remove_directory(path);  // Where one still dies, sweep() comes for it.
+    removed = removed && (failed == 0 || failed == ENOENT);
     path[0] = 0;
   }
   memory_in_tree_ = pids_in_tree_ = false;
+  return removed;
 }
 
-void Cgroup::sweep(const Launch& launch, uint64_t first_kept) {
+bool Cgroup::sweep(const Launch& launch, uint64_t first_kept) {
   struct Context {
     const char* prefix;
     uint64_t first_kept;
     LaunchText part;
-  } context = {launch.text(LaunchText::kGroup), first_kept, LaunchText::kTreeDir};
-  if (context.prefix[0] == 0) return;
+    bool removed;
+  } context = {launch.text(LaunchText::kGroup), first_kept, LaunchText::kTreeDir, true};
+  if (context.prefix[0] == 0) return true;
   for (const LaunchText part : {LaunchText::kTreeDir, LaunchText::kPidsDir, LaunchText::kFreezerDir,
                                 LaunchText::kMemoryDir}) {
     context.part = part;
@@ -410,7 +415,7 @@ void Cgroup::sweep(const Launch& launch, uint64_t first_kept) {
     for_each_entry(
         launch.text(part),
         [](const char* parent, const char* name, void* given) {
-          const auto& wanted = *static_cast<const Context*>(given);
+          auto& wanted = *static_cast<Context*>(given);
           const uint64_t generation = generation_of(name, wanted.prefix);
           if (generation == 0 || generation >= wanted.first_kept) return;
           static Cgroup left;
@@ -420,10 +425,11 @@ void Cgroup::sweep(const Launch& launch, uint64_t first_kept) {
                                                                       : left.memory_;
           join(path, kPath, parent, name);
           left.kill_all();
-          left.forget();
+          wanted.removed = left.forget() && wanted.removed;
         },
         &context);
   }
+  return context.removed;
 }
 
 bool Cgroup::any_left(const Launch& launch) {

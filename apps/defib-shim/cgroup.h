@@ -46,12 +46,12 @@ class Cgroup {
   // Readable when that number may have grown; -1: none. Ours to close.
   int watch_memory();
   void drain_memory() const;
-  // Forgets the groups, and removes those that are empty.
-  void forget();
+  // Forgets the groups, and removes those that are empty. False where one is not yet.
+  bool forget();
 
   // Kills what is left in groups of this service of generations before `first_kept`, and removes
-  // them. For groups whose shim was killed.
-  static void sweep(const Launch& launch, uint64_t first_kept);
+  // them. For groups whose shim was killed. False where one is not empty yet.
+  static bool sweep(const Launch& launch, uint64_t first_kept);
   // Whether any group of this service is there.
   static bool any_left(const Launch& launch);
 

@@ -95,6 +95,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     for (Instance& one : instances_) {
       if (one.used) one.groups.adopt(launch_, one.pid);
     }
+    if (!swept_) sweep_groups();
     return;
   }
   if (type == Type::kSockets) {
@@ -118,8 +119,8 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
       Start request;
       if (!read_body(body, size, &request)) break;
       if (request.role == InstanceRole::kStandby) {
-        if (find(InstanceRole::kStandby) != nullptr) return refuse(type, EALREADY);
-        if (!alive()) return refuse(type, ESRCH);
+        if (find(InstanceRole::kStandby) != nullptr) return refuse(type, EALREADY, request.role);
+        if (!alive()) return refuse(type, ESRCH, request.role);
         return start(InstanceRole::kStandby, request.automatic != 0, 0);
       }
       if (alive()) {
@@ -252,8 +253,8 @@ void Shim::tell_stored() {
       !send_now(Type::kStored, &counts, sizeof counts, names, size, fds, sockets_.stored());
 }
 
-void Shim::refuse(Type request, int error_number) {
-  const Refused body = {request, 0, error_number};
+void Shim::refuse(Type request, int error_number, InstanceRole role) {
+  const Refused body = {request, static_cast<uint16_t>(role), error_number};
   send_now(Type::kRefused, &body, sizeof body, nullptr, 0, nullptr, 0);
 }
 

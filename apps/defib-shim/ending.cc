@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,13 +14,21 @@
 
 namespace defib::process::shim {
 
-// The wait status, by whatever means the kernel offers for this process.
+// The wait status, by whatever means the kernel offers for this process. A zombie stays: it is the
+// only other place that knows, until the record does.
 bool Shim::learn_status(Instance& one, ExitInfo* exit) {
   if (one.is_child) {
     rusage usage = {};
-    int status = 0;
-    if (wait4(one.pid, &status, WNOHANG, &usage) != one.pid) return false;
-    exit->wait_status = status;
+    siginfo_t info = {};
+    // Not by the library: its waitid() leaves the usage out.
+    if (syscall(SYS_waitid, P_PID, one.pid, &info, WEXITED | WNOHANG | WNOWAIT, &usage) != 0 ||
+        info.si_pid != one.pid) {
+      return false;
+    }
+    constexpr int kCoreFlag = 0x80;
+    exit->wait_status = info.si_code == CLD_EXITED   ? (info.si_status & 0xff) << 8
+                        : info.si_code == CLD_DUMPED ? info.si_status | kCoreFlag
+                                                     : info.si_status;
     exit->source = StatusSource::kWait;
     exit->cpu_ns = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1'000'000'000LL +
                    (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000LL;
@@ -52,6 +61,21 @@ bool Shim::learn_status(Instance& one, ExitInfo* exit) {
   return true;
 }
 
+void Shim::reap(const Instance& one) {
+  if (one.is_child) wait4(one.pid, nullptr, WNOHANG, nullptr);
+}
+
+// What a shim recorded of this end that was killed before it could write down what follows. The
+// zombie may still be there, and is not counted again.
+const ExitInfo* Shim::recorded_exit(const Instance& one) const {
+  for (const ExitInfo& exit : status_.record.exits) {
+    if (exit.number != 0 && exit.pid == one.pid && exit.generation == saved(one).generation) {
+      return &exit;
+    }
+  }
+  return nullptr;
+}
+
 // Its slot in the status record stays: the caller frees it with the write that tells what follows.
 void Shim::free_instance(Instance& one) {
   if (one.pidfd >= 0) {
@@ -69,16 +93,21 @@ void Shim::free_instance(Instance& one) {
 bool Shim::follow_successor(Instance& one) {
   const pid_t successor = one.announced;
   one.announced = 0;
-  ProcStat stat;
-  if (successor == 0 || !read_stat(successor, &stat) || stat.state == 'Z') return false;
-  unwatch(one.pidfd);
-  close(one.pidfd);
+  status_.record.announced = Announced{};
+  if (!is_same_and_alive(successor, one.announced_start)) return false;
+  const Followed followed = {saved(one).generation, one.announced_start, successor, one.pid};
+  saved(one).pid = successor;
+  saved(one).start_time = one.announced_start;
+  status_.write_record();
+  journal_.add(Type::kFollowed, &followed, sizeof followed);
+  reap(one);
+  if (one.pidfd >= 0) {
+    unwatch(one.pidfd);
+    close(one.pidfd);
+  }
   if (one.stat_fd >= 0) close(one.stat_fd);
   one.pidfd = one.stat_fd = -1;
   watch_process(one, successor);  // A stop that is under way concerns it too.
-  saved(one).pid = successor;
-  saved(one).start_time = stat.start_time;
-  status_.write_record();
   return true;
 }
 
@@ -98,6 +127,32 @@ void Shim::note_exit(Instance& one, ExitInfo& exit) {
   record.exits[0] = exit;
 }
 
+// How it ended: in the record first, then taken from the kernel. A shim that is killed in between
+// leaves its slot beside the exit, so that the next one goes on from there (recorded_exit).
+// False where it has not ended, or goes on as another process.
+bool Shim::take_exit(Instance& one, ExitInfo* exit) {
+  if (const ExitInfo* recorded = recorded_exit(one)) {
+    *exit = *recorded;
+    reap(one);
+    return true;
+  }
+  exit->noticed_mono_ns = mono_ns();
+  exit->noticed_wall_ns = wall_ns();
+  const bool has_successor = one.announced != 0;
+  // The zombie still keeps the number of the group from being used again.
+  if (!has_successor && one.group > 0) kill(-one.group, SIGKILL);
+  exit->oom_kills = one.groups.oom_kills();
+  if (!learn_status(one, exit)) return false;  // A spurious wake-up.
+  if (has_successor) {
+    if (follow_successor(one)) return false;
+    if (one.group > 0) kill(-one.group, SIGKILL);
+  }
+  note_exit(one, *exit);
+  status_.write_record();
+  reap(one);
+  return true;
+}
+
 void Shim::ended(Instance& one) {
   if (!one.used) return;
   // What it said before its end is heard before it: an error, a successor, READY=1.
@@ -106,18 +161,7 @@ void Shim::ended(Instance& one) {
   }
   Exited report = {};
   ExitInfo& exit = report.exit;
-  exit.noticed_mono_ns = mono_ns();
-  exit.noticed_wall_ns = wall_ns();
-  const bool has_successor = one.announced != 0;
-  // Before the wait: the zombie still keeps the number of the group from being used again.
-  if (!has_successor && one.group > 0) kill(-one.group, SIGKILL);
-  exit.oom_kills = one.groups.oom_kills();
-  if (!learn_status(one, &exit)) return;  // A spurious wake-up.
-  if (has_successor) {
-    if (follow_successor(one)) return;
-    if (one.group > 0) kill(-one.group, SIGKILL);
-  }
-  note_exit(one, exit);
+  if (!take_exit(one, &exit)) return;
   for (const Capture& capture : captures_) {
     if (capture.pid > 0 && capture.generation == exit.generation) report.capture_running = 1;
   }

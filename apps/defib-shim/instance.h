@@ -20,8 +20,9 @@ struct Instance {
   int stat_fd = -1;  // of one that is not our child
   PageHandle page;
   LifeWatch life;
-  pid_t group = 0;        // its process group; 0: none that is only its own
-  pid_t announced = 0;    // MAINPID= of a process that lives beside it
+  pid_t group = 0;      // its process group; 0: none that is only its own
+  pid_t announced = 0;  // MAINPID= of a process that lives beside it
+  uint64_t announced_start = 0;
   bool is_child = false;  // ours to wait for
   bool adopted = false;
   bool standby = false;        // it has not been made active

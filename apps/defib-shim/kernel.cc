@@ -51,6 +51,20 @@ int pidfd_send(int pidfd, int signal) {
   return syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0 ? 0 : -errno;
 }
 
+pid_t pidfd_pid(int pidfd) {
+  static constexpr char kKey[] = "\nPid:\t";
+  char path[64] = "/proc/self/fdinfo/";
+  append_number(path, sizeof path, static_cast<uint64_t>(pidfd));
+  char text[1024];
+  if (read_small(path, text, sizeof text) <= 0) return 0;
+  for (const char* at = text; (at = find_first(at, '\n')) != nullptr; ++at) {
+    if (strncmp(at, kKey, sizeof kKey - 1) != 0) continue;
+    uint64_t pid = 0;
+    return parse_number(at + sizeof kKey - 1, &pid) != nullptr ? static_cast<pid_t>(pid) : 0;
+  }
+  return 0;
+}
+
 ssize_t read_small(const char* path, char* to, size_t capacity) {
   const int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return -errno;
@@ -92,6 +106,12 @@ bool read_stat(pid_t pid, ProcStat* stat) {
   append_text(path, sizeof path, "/stat");
   char text[2048];
   return read_small(path, text, sizeof text) > 0 && parse_stat(text, stat);
+}
+
+bool is_same_and_alive(pid_t pid, uint64_t start_time) {
+  ProcStat stat;
+  return pid > 0 && read_stat(pid, &stat) && stat.start_time == start_time && stat.state != 'Z' &&
+         stat.state != 'X';
 }
 
 bool read_generation(pid_t pid, uint64_t* generation) {

@@ -19,6 +19,9 @@ void complain(const char* what, int error_number);
 
 int pidfd_open(pid_t pid);
 int pidfd_send(int pidfd, int signal);
+// The number of the process that it stands for; 0 or less: it is gone, of another pid namespace, or
+// this is no pidfd.
+pid_t pidfd_pid(int pidfd);
 
 // Reads a small file whole into `to` and ends it with a zero byte. The size, or -errno.
 ssize_t read_small(const char* path, char* to, size_t capacity);
@@ -36,6 +39,8 @@ struct ProcStat {
 // False where there is no such process (or the text is not understood).
 bool parse_stat(const char* text, ProcStat* stat);
 bool read_stat(pid_t pid, ProcStat* stat);
+// A process of that pid and start time exists and has not ended.
+bool is_same_and_alive(pid_t pid, uint64_t start_time);
 
 // DEFIB_GENERATION in the environment with which a process was started. False where it has none.
 bool read_generation(pid_t pid, uint64_t* generation);

@@ -132,7 +132,16 @@ void Shim::sweep_groups() {
   for (const Instance& one : instances_) {
     if (one.used && saved(one).generation < first_kept) first_kept = saved(one).generation;
   }
-  Cgroup::sweep(launch_, first_kept);
+  if (Cgroup::sweep(launch_, first_kept)) {
+    sweep_at_ = sweep_step_ns_ = 0;
+    return;
+  }
+  // A killed process leaves its group when its memory has been torn down. One that does not end
+  // (a disk that does not answer) is looked for at the next start.
+  constexpr int64_t kFirstStepNs = 1'000'000, kLastStepNs = 4'000'000'000;
+  sweep_step_ns_ = sweep_step_ns_ == 0 ? kFirstStepNs : sweep_step_ns_ * 2;
+  sweep_at_ = sweep_step_ns_ <= kLastStepNs ? mono_ns() + sweep_step_ns_ : 0;
+  if (sweep_at_ == 0) sweep_step_ns_ = 0;
 }
 
 void Shim::watch_memory(Instance& one) {

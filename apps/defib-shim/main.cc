@@ -14,7 +14,8 @@
 //   - SIGTERM and the like do not end it: the supervisor does (docs/formats/shim.md), or 30 idle
 //     seconds without service and supervisor.
 //
-// Exit codes: 0 done; 2 wrong usage; 3 another shim holds the directory; 1 anything else.
+// Exit codes: 0 done; 2 wrong usage; 3 another shim holds the directory; 4 the service belongs to
+// another version of defib; 1 anything else.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -92,6 +93,11 @@ int run(int argc, char** argv) {
   if (failed == -EBUSY) {
     complain("another shim holds this directory", 0);
     return 3;
+  }
+  if (failed == -EPROTONOSUPPORT) {
+    complain("the status file is of another version of defib: it and the service are left alone",
+             0);
+    return 4;
   }
   if (failed != 0) {
     complain("cannot start", -failed);

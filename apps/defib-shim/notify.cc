@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -100,10 +101,38 @@ bool Shim::on_notify() {
       close_all(sender.fds, sender.fd_count);
       continue;
     }
+    if (one != nullptr) take_main_pid(*one, text, sender.fds, sender.fd_count);
     store_descriptors(text, sender.fds, sender.fd_count);
     take_notification(text, static_cast<size_t>(size), sender.credentials.pid);
   }
   return true;
+}
+
+// MAINPIDFD=1 and the pidfd itself; or MAINPID=, and where MAINPIDFDID= (the inode of its pidfd) is
+// given, only if that number still means the same process.
+void Shim::take_main_pid(Instance& one, const char* text, const int* fds, int fd_count) {
+  size_t size = 0;
+  const char* value = find_value(text, "MAINPIDFD", &size);
+  if (value != nullptr && equals(value, size, "1")) {
+    if (fd_count != 1) return complain("MAINPIDFD=1 came with no or several descriptors", 0);
+    return follow_main_pid(one, pidfd_pid(fds[0]), fds[0]);
+  }
+  uint64_t number = 0, pidfd_id = 0;
+  value = find_value(text, "MAINPID", &size);
+  if (value == nullptr || parse_number(value, &number) == nullptr || number > INT32_MAX) return;
+  const auto pid = static_cast<pid_t>(number);
+  value = find_value(text, "MAINPIDFDID", &size);
+  if (value == nullptr || parse_number(value, &pidfd_id) == nullptr || pidfd_id == 0) {
+    return follow_main_pid(one, pid, -1);
+  }
+  const int pidfd = pidfd_open(pid);
+  struct stat info = {};
+  if (pidfd >= 0 && fstat(pidfd, &info) == 0 && info.st_ino == pidfd_id) {
+    follow_main_pid(one, pid, pidfd);
+  } else {
+    complain("MAINPID= names another process than MAINPIDFDID=", 0);
+  }
+  if (pidfd >= 0) close(pidfd);
 }
 
 // FDSTORE=1, FDNAME=, FDSTOREREMOVE=1. Other descriptors are closed, which ends a barrier
@@ -186,15 +215,6 @@ bool Shim::take_line(Instance& one, const char* line, size_t length) {
 
 void Shim::take_notification(const char* text, size_t size, pid_t sender) {
   Instance* one = find_sender(sender);
-  size_t value_size = 0;
-  uint64_t main_pid = 0, pidfd_id = 0;
-  const char* value = find_value(text, "MAINPIDFDID", &value_size);
-  if (value != nullptr) parse_number(value, &pidfd_id);
-  value = find_value(text, "MAINPID", &value_size);
-  if (one != nullptr && value != nullptr && parse_number(value, &main_pid) != nullptr &&
-      main_pid <= INT32_MAX) {
-    follow_main_pid(*one, static_cast<pid_t>(main_pid), pidfd_id);
-  }
   bool changed = false;
   for (const char* line = text; line != nullptr && *line != 0 && one != nullptr;) {
     const char* end = find_first(line, '\n');

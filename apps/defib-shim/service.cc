@@ -25,13 +25,6 @@ bool read_boot_id(char* to, size_t capacity) {
   return true;
 }
 
-// A process of that pid and start time exists and has not ended.
-bool is_same_and_alive(pid_t pid, uint64_t start_time) {
-  ProcStat stat;
-  return pid > 0 && read_stat(pid, &stat) && stat.start_time == start_time && stat.state != 'Z' &&
-         stat.state != 'X';
-}
-
 // Opened before the end, it goes on meaning this process, whoever gets the number later.
 int open_stat(pid_t pid) {
   char path[64] = "/proc/";
@@ -89,9 +82,16 @@ void Shim::resume(const ShimOptions& options) {
   const bool told = take_adopted(options);
   copy_word(record.boot_id, sizeof record.boot_id, boot_id, strlen(boot_id));
   record.shim_pid = getpid();
+  const auto is_acted_upon = [&record](const ExitInfo& exit) {
+    for (const StatusInstance& one : record.instances) {
+      if (one.generation == exit.generation && one.pid == exit.pid) return false;
+    }
+    return true;
+  };
   for (int i = kKeptExits - 1; i >= 0; --i) {
     // Told by the shim before us to nobody, or to a supervisor that could not note it any more.
-    if (record.exits[i].number <= record.acknowledged) continue;
+    // Where its slot is still there, what follows comes with it (ended()).
+    if (record.exits[i].number <= record.acknowledged || !is_acted_upon(record.exits[i])) continue;
     const Exited again = {record.exits[i], 0, 0, 0, 0};
     journal_.add(Type::kExited, &again, sizeof again);
   }
@@ -119,6 +119,11 @@ bool Shim::take_adopted(const ShimOptions& options) {
   *slot = StatusInstance{};
   if (record.generation == 0) record.generation = 1;
   slot->generation = record.generation;
+  for (const ExitInfo& exit : record.exits) {  // Its end may be recorded, and not told.
+    if (exit.number != 0 && exit.pid == static_cast<pid_t>(options.adopt_pid)) {
+      slot->generation = exit.generation;
+    }
+  }
   slot->pid = static_cast<pid_t>(options.adopt_pid);
   slot->start_time = options.adopt_start_time;
   slot->phase = record.phase = Phase::kRunning;
@@ -135,6 +140,11 @@ void Shim::resume_instances(bool same_boot, const ShimOptions& options) {
     one.used = true;
     one.pid = before.pid;
     one.standby = before.role == InstanceRole::kStandby;
+    const Announced& announced = status_.record.announced;
+    if (same_boot && announced.generation == before.generation) {
+      one.announced = announced.pid;
+      one.announced_start = announced.start_time;
+    }
     if (!same_boot || !is_same_and_alive(before.pid, before.start_time)) continue;
     int page_fd = -1;
     for (const ShimOptions::Page& page : options.pages) {
@@ -145,6 +155,10 @@ void Shim::resume_instances(bool same_boot, const ShimOptions& options) {
   }
   for (const ShimOptions::Page& page : options.pages) {
     if (page.fd >= 0) close(page.fd);
+  }
+  // In the order of their numbers: those first that are recorded.
+  for (Instance& one : instances_) {
+    if (one.used && recorded_exit(one) != nullptr) ended(one);
   }
   for (Instance& one : instances_) {
     if (!one.used || one.adopted) continue;
@@ -360,19 +374,16 @@ void Shim::end_standby() {
 
 // MAINPID=: a process that shall count as the service from now on, or from the end of the present
 // one on. Only one that the service started is believed.
-// `pidfd_id` not 0: the inode of its pidfd, by which a number that was used again is told.
-void Shim::follow_main_pid(Instance& one, pid_t pid, uint64_t pidfd_id) {
+// `pidfd` not -1: it stands for that process, whose number may have been used again meanwhile.
+void Shim::follow_main_pid(Instance& one, pid_t pid, int pidfd) {
   if (pid == one.pid || pid <= 1) return;
   ProcStat stat;
   if (!read_stat(pid, &stat) || (stat.parent != one.pid && stat.parent != getpid())) return;
-  if (pidfd_id != 0) {
-    const int pidfd = pidfd_open(pid);
-    struct stat info = {};
-    const bool same = pidfd >= 0 && fstat(pidfd, &info) == 0 && info.st_ino == pidfd_id;
-    if (pidfd >= 0) close(pidfd);
-    if (!same) return complain("MAINPID= names another process than MAINPIDFDID=", 0);
-  }
+  if (pidfd >= 0 && pidfd_pid(pidfd) != pid) return;
   one.announced = pid;
+  one.announced_start = stat.start_time;
+  status_.record.announced = {saved(one).generation, stat.start_time, pid, 0};
+  status_.write_record();
 }
 
 void Shim::on_signals() {
@@ -422,6 +433,7 @@ void Shim::on_timers(int64_t now) {
     }
   }
   if (cleanup_until_ != 0 && now >= cleanup_until_) cleanup_until_ = 0;
+  if (sweep_at_ != 0 && now >= sweep_at_) sweep_groups();
   if (logs_.retry_at() != 0 && now >= logs_.retry_at()) logs_.retry();
   for (Capture& capture : captures_) {
     if (capture.deadline == 0 || now < capture.deadline) continue;

@@ -199,6 +199,7 @@ int Shim::wait_timeout_ms(int64_t now) const {
   consider(hooks_.next_deadline());
   consider(start_at_);
   consider(cleanup_until_);
+  consider(sweep_at_);
   consider(logs_.retry_at());
   if (idle_since_ != 0) consider(idle_since_ + kIdleLimitNs);
   for (const Capture& capture : captures_) consider(capture.deadline);

@@ -100,6 +100,9 @@ class Shim {
 
   // Its end.
   void ended(Instance& one);
+  bool take_exit(Instance& one, ExitInfo* exit);
+  const ExitInfo* recorded_exit(const Instance& one) const;
+  static void reap(const Instance& one);
   bool follow_successor(Instance& one);
   void note_exit(Instance& one, ExitInfo& exit);
   void after_active(const ExitInfo& exit, Exited* report);
@@ -112,7 +115,8 @@ class Shim {
   bool is_capture(pid_t pid) const;
   void stop(const Stop& request);
   void stop_one(Instance& one, const Stop& request);
-  void follow_main_pid(Instance& one, pid_t pid, uint64_t pidfd_id);
+  void take_main_pid(Instance& one, const char* text, const int* fds, int fd_count);
+  void follow_main_pid(Instance& one, pid_t pid, int pidfd);
   static void extend_stop(Instance& one, uint64_t microseconds);
   void use_ticket(int64_t noticed, InstanceRole role, uint64_t* ticket_id, int64_t* delay_ns);
 
@@ -178,7 +182,7 @@ class Shim {
   void on_message();
   void handle(const MessageHeader& header, const char* body, size_t size, int* fds, int fd_count);
   void welcome();
-  void refuse(Type request, int error_number);
+  void refuse(Type request, int error_number, InstanceRole role = InstanceRole::kActive);
   void acknowledge(uint64_t sequence);
   void flush_journal();
   bool send_now(Type type, const void* body, size_t body_size, const void* tail, size_t tail_size,
@@ -227,7 +231,9 @@ class Shim {
   Hooks hooks_;
   WaitingStart waiting_;  // for a hook
   bool cleanup_wanted_ = false;
-  bool swept_ = false;  // groups of shims before us were looked for
+  bool swept_ = false;    // groups of shims before us were looked for
+  int64_t sweep_at_ = 0;  // some were not empty yet; 0: none
+  int64_t sweep_step_ns_ = 0;
 };
 
 }  // namespace defib::process::shim

@@ -12,17 +12,25 @@ namespace defib::process::shim {
 int StatusFile::open_file() {
   fd_ = open(kStatusName, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd_ < 0) return -errno;
-  // Space is taken now, so that a full disk later does not lose an exit status.
-  const int failed = posix_fallocate(fd_, 0, static_cast<off_t>(2 * kStatusSlot));
-  if (failed != 0 && failed != EOPNOTSUPP) return -failed;
   bool found = false;
+  uint64_t newest = 0;
+  uint32_t version = kStatusVersion;
   for (int slot = 0; slot < 2; ++slot) {
     StatusRecord one;
     const off_t at = static_cast<off_t>(kStatusSlot) * slot;
-    if (pread(fd_, &one, sizeof one, at) != sizeof one || !status_valid(one)) continue;
-    if (!found || one.sequence > record.sequence) record = one;
+    if (pread(fd_, &one, sizeof one, at) != sizeof one || !status_whole(one)) continue;
+    if (one.sequence >= newest) {
+      newest = one.sequence;
+      version = one.version;
+    }
+    if (!status_valid(one) || (found && one.sequence <= record.sequence)) continue;
+    record = one;
     found = true;
   }
+  if (version != kStatusVersion) return -EPROTONOSUPPORT;
+  // Space is taken now, so that a full disk later does not lose an exit status.
+  const int failed = posix_fallocate(fd_, 0, static_cast<off_t>(2 * kStatusSlot));
+  if (failed != 0 && failed != EOPNOTSUPP) return -failed;
   if (!found) {
     record = StatusRecord{};
     record.magic = kStatusMagic;

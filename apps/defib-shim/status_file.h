@@ -11,7 +11,8 @@ namespace defib::process::shim {
 
 class StatusFile {
  public:
-  // Opens or makes the file and reads the newest valid record. 0 or -errno.
+  // Opens or makes the file and reads the newest valid record. 0 or -errno; -EPROTONOSUPPORT where
+  // another version wrote it, which is then left as it is.
   int open_file();
   // Writes `record` with the next sequence and its checksum. Safe between vfork and exec.
   int write_record();

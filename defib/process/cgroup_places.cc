@@ -188,6 +188,18 @@ void CgroupPlaces::enable_controllers() {
   }
 }
 
+void CgroupPlaces::remove_groups(const std::string& prefix) const {
+  for (const std::string* dir :
+       {&cgroups_.tree_dir, &cgroups_.memory_dir, &cgroups_.pids_dir, &cgroups_.freezer_dir}) {
+    if (dir->empty()) continue;
+    const auto names = os::real_files().list(*dir);
+    if (!names) continue;
+    for (const std::string& name : *names) {
+      if (name.starts_with(prefix)) ::rmdir(os::join_path(*dir, name).c_str());
+    }
+  }
+}
+
 void CgroupPlaces::remove_empty() const {
   // One that hands down controllers is not made anew by a shim alone.
   if (cgroups_.memory_in_tree || cgroups_.pids_in_tree) return;

@@ -41,6 +41,9 @@ class CgroupPlaces {
   explicit CgroupPlaces(std::string proc = "/proc/self") : proc_(std::move(proc)) {}
   // What there is for a service, with or without these limits. Made at the first call.
   const Cgroups& find(bool memory, bool pids);
+  // Removes the empty groups whose names begin so: those of a service whose shim was killed before
+  // it could do it.
+  void remove_groups(const std::string& prefix) const;
   // Removes the directories `defib` that hold no group any more.
   void remove_empty() const;
 

@@ -111,11 +111,6 @@ void put_text(std::vector<std::string>& fixed, shim::LaunchText which, std::stri
   fixed[static_cast<std::size_t>(which)] = std::move(text);
 }
 
-// "ENGINE-0123abcd-": of this service in this state directory, and no other.
-std::string group_prefix(const ServiceSpec& spec, const std::string& service_dir) {
-  return fmt::format("{}-{}-", spec.name, sha256_hex(service_dir).substr(0, 12));
-}
-
 bool wants_groups(const ServiceSpec& spec) {
   return spec.control_groups.value_or(true);
 }
@@ -124,7 +119,7 @@ void put_groups(const ServiceSpec& spec, const LaunchPlace& place, shim::LaunchH
                 std::vector<std::string>& fixed) {
   if (!wants_groups(spec)) return;
   const Cgroups& groups = place.cgroups.find(spec.memory_limit_bytes != 0, spec.max_processes != 0);
-  put_text(fixed, shim::LaunchText::kGroup, group_prefix(spec, place.service_dir));
+  put_text(fixed, shim::LaunchText::kGroup, group_prefix(spec.name, place.service_dir));
   put_text(fixed, shim::LaunchText::kTreeDir, groups.tree_dir);
   put_text(fixed, shim::LaunchText::kMemoryDir, groups.memory_dir);
   put_text(fixed, shim::LaunchText::kPidsDir, groups.pids_dir);
@@ -213,6 +208,10 @@ void add_own_variables(const ServiceSpec& spec, const LaunchPlace& place, bool a
 }
 
 }  // namespace
+
+std::string group_prefix(const std::string& name, const std::string& service_dir) {
+  return fmt::format("{}-{}-", name, sha256_hex(service_dir).substr(0, 12));
+}
 
 Result<std::string> find_program(std::string_view what, const std::string& command,
                                  const std::string& directory, std::string_view path) {

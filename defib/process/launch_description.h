@@ -25,6 +25,10 @@ struct LaunchPlace {
   CgroupPlaces& cgroups;
 };
 
+// "ENGINE-0123abcd-": how the control groups of this service in this state directory begin, and no
+// others.
+std::string group_prefix(const std::string& name, const std::string& service_dir);
+
 // As a sealed memfd (launch_format.h). ProgramNotFound, FileNotFound, ConfigBadValue or
 // PermissionDenied name what is wrong with the spec on this machine.
 Result<os::Fd> make_launch_description(const ServiceSpec& spec, const LaunchPlace& place);

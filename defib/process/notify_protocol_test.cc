@@ -294,6 +294,65 @@ TEST_F(NotifyProtocol, AMainProcessWithAnotherInodeIsNotBelieved) {
   EXPECT_EQ(seen_->exits.at(0).pid, seen_->starts.at(0).pid);
 }
 
+TEST_F(NotifyProtocol, AMainProcessIsHandedOverByItsPidfd) {
+  start(notifier({"successor:fd"}));
+  run_until([&] { return seen_->ready_count == 1; });
+  const pid_t launcher = seen_->starts.at(0).pid;
+  run_until([&] { return ::kill(launcher, 0) != 0; });
+  EXPECT_TRUE(seen_->exits.empty());
+  EXPECT_EQ(status().unknown_notifications, 0u);
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  until_exit();
+  EXPECT_NE(seen_->exits.at(0).pid, launcher);
+}
+
+TEST_F(NotifyProtocol, ADescriptorThatIsNoneOfAChildOfTheServiceIsNotBelieved) {
+  for (const std::string how : {"no-fd", "null-fd", "own-fd"}) {
+    SCOPED_TRACE(how);
+    seen_->starts.clear();
+    seen_->exits.clear();
+    const ServiceSpec spec = notifier({"successor:" + how});
+    if (supervisor_) {
+      ASSERT_TRUE(supervisor_->update(spec));
+      ASSERT_TRUE(supervisor_->start("victim"));
+    } else {
+      start(spec);
+    }
+    until_exit();
+    EXPECT_EQ(seen_->exits.at(0).pid, seen_->starts.at(0).pid);
+  }
+}
+
+// What was announced outlives the shim that heard it.
+TEST_F(NotifyProtocol, AMainProcessIsFollowedByTheNextShim) {
+  start(notifier({"successor:stay"}));
+  run_until([&] { return seen_->ready_count == 1 && processes().size() == 3; });
+  const pid_t launcher = status().pid;
+  kill_shim();
+  run_until([&] { return seen_->new_shims.size() == 1; });
+  ASSERT_TRUE(kill_one(launcher, SIGKILL));
+  run_until([&] { return ::kill(launcher, 0) != 0; });
+  EXPECT_EQ(processes().size(), 2u);
+  EXPECT_TRUE(seen_->exits.empty());
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  until_exit();
+  EXPECT_NE(seen_->exits.at(0).pid, launcher);
+}
+
+TEST_F(NotifyProtocol, AMainProcessIsFollowedWhereItsLauncherEndsWithItsShim) {
+  start(notifier({"successor:stay"}));
+  run_until([&] { return seen_->ready_count == 1 && processes().size() == 3; });
+  const pid_t launcher = status().pid;
+  kill_shim();
+  ASSERT_TRUE(kill_one(launcher, SIGKILL));
+  run_until([&] { return seen_->new_shims.size() == 1; });
+  run_until([&] { return status().pid != launcher; });
+  EXPECT_TRUE(seen_->exits.empty());
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  until_exit();
+  EXPECT_NE(seen_->exits.at(0).pid, launcher);
+}
+
 TEST_F(NotifyProtocol, WithoutAResetTheSecondRestartWaits) {
   ServiceSpec spec = notifier({"sleep:50", "exit:1"});
   spec.restart = RestartPolicy::kOnFailure;

@@ -21,7 +21,7 @@ namespace defib::process::shim {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
 #ifndef DEFIB_SHIM_PROTOCOL                                 // tests build shims of other versions
-#define DEFIB_SHIM_PROTOCOL 4
+#define DEFIB_SHIM_PROTOCOL 5
 #endif
 inline constexpr std::uint16_t kProtocolVersion = DEFIB_SHIM_PROTOCOL;
 inline constexpr std::size_t kMaxMessage = 16384;
@@ -84,6 +84,7 @@ enum class Type : std::uint16_t {
   kShortfall = 51,     // E Shortfall
   kOomKill = 52,       // E OomKill
   kNotifySocket = 53,  // no body, with the notify socket: it has another name from now on
+  kFollowed = 46,      // E Followed
   kStored = 45,        // Sockets (stored ones only), then their names, with their descriptors
 };
 
@@ -237,13 +238,23 @@ static_assert(sizeof(StatusInstance) == 80);
 // An active one, a standby, and those that are dying.
 inline constexpr int kMaxInstances = 6;
 
+// MAINPID=: the process that is followed once that generation's present one has ended.
+struct Announced {
+  std::uint64_t generation;  // 0: none
+  std::uint64_t start_time;
+  std::int32_t pid;
+  std::uint32_t reserved;
+};
+
 // One slot of the file `status`. The file is two slots of kStatusSlot bytes, written alternately
 // with one pwrite; the valid slot with the higher sequence counts, so a reader never sees half.
+// The first four fields are the same in every version, so that a file of another one is told from
+// a damaged one, and left alone with its service.
 inline constexpr int kKeptExits = 4;
 struct StatusRecord {
   std::uint64_t magic;    // kStatusMagic
   std::uint32_t version;  // kStatusVersion
-  std::uint32_t crc;      // CRC32C of the record with this field zero
+  std::uint32_t crc;      // CRC32C of the whole slot with this field zero
   std::uint64_t sequence;
   std::uint64_t generation;    // counts the starts in this directory, from 1
   std::uint64_t exit_number;   // counts the exits
@@ -257,15 +268,21 @@ struct StatusRecord {
   ExitSet restart_after;
   char boot_id[40];
   StatusInstance instances[kMaxInstances];
-  ExitInfo exits[kKeptExits];  // of the last processes that ended, newest first; number 0: none
+  // Of the last processes that ended, newest first; number 0: none. Where the instance still has
+  // its slot, nothing was done about its end yet.
+  ExitInfo exits[kKeptExits];
+  Announced announced;
+  std::uint64_t reserved;
 };
 inline constexpr std::uint64_t kStatusMagic = 0x3154415453464544;  // "DEFSTAT1"
-inline constexpr std::uint32_t kStatusVersion = 3;
+inline constexpr std::uint32_t kStatusVersion = 4;
 inline constexpr std::size_t kStatusSlot = 1024;
-static_assert(sizeof(StatusRecord) == 992 && sizeof(StatusRecord) <= kStatusSlot);
+static_assert(sizeof(StatusRecord) == kStatusSlot);
+static_assert(offsetof(StatusRecord, crc) == 12 && offsetof(StatusRecord, sequence) == 16);
 static_assert(offsetof(StatusRecord, boot_id) == 120);
 static_assert(offsetof(StatusRecord, instances) == 160);
 static_assert(offsetof(StatusRecord, exits) == 640);
+static_assert(offsetof(StatusRecord, announced) == 992);
 
 inline const StatusInstance* find_instance(const StatusRecord& record, InstanceRole role) {
   for (const StatusInstance& one : record.instances) {
@@ -309,6 +326,14 @@ struct Started {
   std::uint64_t epoch;  // of an active one
   InstanceRole role;
   std::uint32_t reserved;
+};
+
+// The process ended, and the one that it had announced by MAINPID= goes on as the service.
+struct Followed {
+  std::uint64_t generation;
+  std::uint64_t start_time;
+  std::int32_t pid;
+  std::int32_t old_pid;
 };
 
 struct StartFailed {
@@ -416,23 +441,40 @@ struct Log {
 
 struct Refused {
   Type request;
-  std::uint16_t reserved;
+  std::uint16_t role;  // of a refused start
   std::int32_t error_number;
 };
 
-// CRC32C, four bits at a time: the table is small, as the shim shall be.
+// CRC32C, four bytes at a time: a record is written twice between a death and the replacement.
+struct ChecksumTables {
+  std::uint32_t of[4][256];
+  constexpr ChecksumTables() : of{} {
+    constexpr std::uint32_t kPolynomial = 0x82f63b78;
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+      std::uint32_t crc = byte;
+      for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1u) != 0 ? kPolynomial : 0);
+      of[0][byte] = crc;
+    }
+    for (int table = 1; table < 4; ++table) {
+      for (int byte = 0; byte < 256; ++byte) {
+        const std::uint32_t crc = of[table - 1][byte];
+        of[table][byte] = (crc >> 8) ^ of[0][crc & 255u];
+      }
+    }
+  }
+};
+
 inline std::uint32_t checksum(const void* bytes, std::size_t size) {
-  static constexpr std::uint32_t kTable[16] = {0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1,
-                                               0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,
-                                               0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
-                                               0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75};
+  static constexpr ChecksumTables kTables;
+  const auto& of = kTables.of;
   std::uint32_t crc = 0xffffffffu;
   const auto* at = static_cast<const unsigned char*>(bytes);
-  for (std::size_t i = 0; i < size; ++i) {
-    crc ^= at[i];
-    crc = (crc >> 4) ^ kTable[crc & 15u];
-    crc = (crc >> 4) ^ kTable[crc & 15u];
+  for (; size >= 4; size -= 4, at += 4) {
+    crc ^= at[0] | at[1] << 8 | at[2] << 16 | static_cast<std::uint32_t>(at[3]) << 24;
+    crc =
+        of[3][crc & 255u] ^ of[2][(crc >> 8) & 255u] ^ of[1][(crc >> 16) & 255u] ^ of[0][crc >> 24];
   }
+  for (; size > 0; --size, ++at) crc = (crc >> 8) ^ of[0][(crc ^ *at) & 255u];
   return ~crc;
 }
 
@@ -440,9 +482,13 @@ inline std::uint32_t status_checksum(StatusRecord record) {
   record.crc = 0;
   return checksum(&record, sizeof record);
 }
+// Whole, of whatever version.
+inline bool status_whole(const StatusRecord& record) {
+  return record.magic == kStatusMagic && record.crc == status_checksum(record);
+}
 inline bool status_valid(const StatusRecord& record) {
-  if (record.magic != kStatusMagic || record.version != kStatusVersion ||
-      record.boot_id[sizeof record.boot_id - 1] != 0 || record.crc != status_checksum(record)) {
+  if (record.version != kStatusVersion || record.boot_id[sizeof record.boot_id - 1] != 0 ||
+      !status_whole(record)) {
     return false;
   }
   for (const StatusInstance& one : record.instances) {

@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -119,12 +120,16 @@ pid_t StateDir::service_holder(std::string_view name) const {
   return lock_holder(os::join_path(service_dir(name), "lock"));
 }
 
-std::optional<shim::StatusRecord> parse_status(std::string_view bytes) {
+std::optional<shim::StatusRecord> parse_status(std::string_view bytes, std::uint32_t* version) {
   std::optional<shim::StatusRecord> newest;
+  std::uint64_t newest_whole = 0;
   for (std::size_t slot = 0; slot < 2; ++slot) {
-    if (bytes.size() < slot * shim::kStatusSlot + sizeof(shim::StatusRecord)) break;
+    if (bytes.size() < (slot + 1) * shim::kStatusSlot) break;
     shim::StatusRecord record;
     std::memcpy(&record, bytes.data() + slot * shim::kStatusSlot, sizeof record);
+    if (!shim::status_whole(record)) continue;
+    if (version != nullptr && record.sequence >= newest_whole) *version = record.version;
+    newest_whole = std::max(newest_whole, record.sequence);
     if (!shim::status_valid(record)) continue;
     if (!newest || record.sequence > newest->sequence) newest = record;
   }
@@ -136,7 +141,15 @@ Result<std::optional<shim::StatusRecord>> read_status(os::Files& files,
   const std::string path = os::join_path(service_dir, shim::kStatusName);
   if (!files.exists(path)) return std::optional<shim::StatusRecord>{};
   DEFIB_TRY_ASSIGN(const std::string bytes, os::read_file(files, path, 4096));
-  return parse_status(bytes);
+  std::uint32_t version = shim::kStatusVersion;
+  auto record = parse_status(bytes, &version);
+  if (version == shim::kStatusVersion) return record;
+  return Error(Code::kStateDirectoryForeign,
+               fmt::format("the service in '{}' belongs to another version of defib: its status "
+                           "file has version {}, this one knows {}; neither was touched",
+                           service_dir, version, shim::kStatusVersion))
+      .with("path", path)
+      .suggest("supervise it with the defib that started it, or stop it with that one first");
 }
 
 }  // namespace defib::process

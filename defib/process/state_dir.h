@@ -50,8 +50,11 @@ class StateDir {
   std::string path_;
 };
 
-// The newest valid record of a `status` file's bytes, or nothing.
-std::optional<shim::StatusRecord> parse_status(std::string_view bytes);
+// The newest valid record of a `status` file's bytes, or nothing. `version`, where wanted and where
+// there is a whole record, becomes that of the newest one.
+std::optional<shim::StatusRecord> parse_status(std::string_view bytes,
+                                               std::uint32_t* version = nullptr);
+// StateDirectoryForeign where another version wrote it.
 Result<std::optional<shim::StatusRecord>> read_status(os::Files& files,
                                                       const std::string& service_dir);
 

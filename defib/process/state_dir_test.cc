@@ -121,6 +121,22 @@ TEST(StatusFile, ATornSlotIsNotBelieved) {
   EXPECT_EQ(parse_status(whole.substr(0, shim::kStatusSlot + 200))->sequence, 4u);
 }
 
+TEST(StatusFile, AWholeRecordOfAnotherVersionIsToldFromADamagedOne) {
+  shim::StatusRecord newer = record(5);
+  newer.version = shim::kStatusVersion + 1;
+  std::uint32_t version = shim::kStatusVersion;
+  // Its checksum is wrong: a flipped bit.
+  EXPECT_EQ(parse_status(file_of(record(4), newer), &version)->sequence, 4u);
+  EXPECT_EQ(version, shim::kStatusVersion);
+  newer.crc = shim::status_checksum(newer);
+  EXPECT_TRUE(parse_status(file_of(record(4), newer), &version));
+  EXPECT_EQ(version, shim::kStatusVersion + 1);
+  // An older one that was left in the other slot does not matter.
+  version = shim::kStatusVersion;
+  EXPECT_EQ(parse_status(file_of(record(6), newer), &version)->sequence, 6u);
+  EXPECT_EQ(version, shim::kStatusVersion);
+}
+
 TEST(StatusFile, TheShimsChecksumIsCrc32c) {
   EXPECT_EQ(shim::checksum("123456789", 9), 0xE3069283u);
 }

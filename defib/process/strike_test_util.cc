@@ -140,7 +140,7 @@ void Striker::at_call(pid_t tid, Task& task) {
     ::ptrace(PTRACE_SETREGS, tid, nullptr, &registers);
     return;
   }
-  if (struck_ || task.program != target_.program) return;
+  if (struck_ || !target_.armed || task.program != target_.program) return;
   user_regs_struct registers{};
   if (::ptrace(PTRACE_GETREGS, tid, nullptr, &registers) != 0) return;
   const long number = static_cast<long>(registers.orig_rax);

@@ -23,6 +23,7 @@ class Striker {
     std::uint64_t call = 0;  // the blow falls at the entry of this one, from 1; 0: never
     Blow blow = Blow::kKill;
     int error_number = 0;  // of a failing call; only calls that can fail so are counted
+    bool armed = true;     // else nothing is counted before arm()
   };
 
   // Starts the program, stopped at its first instruction. `out` becomes its stdout and stderr.
@@ -34,6 +35,7 @@ class Striker {
 
   // Handles what has happened since the last call; does not block.
   void watch();
+  void arm() { target_.armed = true; }
   // Traces nothing any more.
   void let_go();
 

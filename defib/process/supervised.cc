@@ -138,7 +138,7 @@ Result<> Supervised::start() {
   cancel(decide_timer_);
   deciding_ = false;
   next_start_mono_ns_ = 0;
-  restart_requested_ = false;
+  restart_requested_ = fresh_asked_ = false;
   stop_asked_.reset();
   planner_->forget_pending();
   DEFIB_TRY(send_start(false));
@@ -153,7 +153,7 @@ Result<> Supervised::stop(StopReason reason) {
   cancel(decide_timer_);
   deciding_ = false;
   next_start_mono_ns_ = 0;
-  if (requested) restart_requested_ = false;
+  if (requested) restart_requested_ = fresh_asked_ = restart_when_started_ = false;
   const shim::Stop request = graceful_stop(spec_, reason, requested ? 0 : generation_);
   if (requested) cancel(standby_timer_);
   if (!alive()) {
@@ -182,7 +182,11 @@ Result<> Supervised::stop(StopReason reason) {
 }
 
 Result<> Supervised::restart() {
-  if (!alive()) return start();
+  if (!alive()) {
+    DEFIB_TRY(start());
+    fresh_asked_ = true;
+    return {};
+  }
   DEFIB_TRY(stop());
   restart_requested_ = true;
   planner_->remember_restart(generation_);
@@ -319,6 +323,7 @@ Result<> Supervised::replace(StopReason reason, Error why) {
 
 void Supervised::end_process() {
   pid_ = 0;
+  fresh_asked_ = false;
   // What is to stay down stays down, also where a start has crossed the request.
   if (stop_asked_ && stop_asked_->reason != StopReason::kRequested) stop_asked_.reset();
   ready_ = false;

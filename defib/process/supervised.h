@@ -7,6 +7,8 @@
 
 #pragma once
 
+#include <signal.h>
+
 #include <functional>
 #include <memory>
 #include <optional>
@@ -124,6 +126,7 @@ class Supervised {
   void lost_shim();
   void relaunch();
   void on_shim_ended();
+  bool collect_orphan(pid_t pid, siginfo_t* info);
   void wait_for_orphan(ExitReport* report);
   void reap_orphans();
 
@@ -140,6 +143,8 @@ class Supervised {
   Result<> on_crash_flag(const ShimMessage& message);
   Result<> on_captured(const ShimMessage& message);
   Result<> on_refused(const ShimMessage& message);
+  Result<> on_followed(const ShimMessage& message);
+  void follow(pid_t pid, std::uint64_t start_time);
   Result<> on_notify(const ShimMessage& message);
   bool on_notify_field(std::string_view key, std::string_view value);
   void on_says_ready();
@@ -268,6 +273,10 @@ class Supervised {
   };
   std::vector<Orphan> orphans_;
   bool restart_requested_ = false;
+  // restart() found no process. Should the shim have started one that it has not told of yet, that
+  // one began too early, and is restarted as soon as it is known.
+  bool fresh_asked_ = false;
+  bool restart_when_started_ = false;
   bool starting_again_ = false;  // an end that is followed by a start is no rest
   // Asked of a shim that has not answered yet: asked again of the next one, should it be killed.
   std::optional<shim::Start> start_asked_;

@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "defib/process/guardian.h"
+#include "defib/process/launch_description.h"
 #include "defib/process/launch_report.h"
 #include "defib/process/supervised.h"
 
@@ -54,6 +55,8 @@ void end_foreign_shim(pid_t pid) {
 
 // A shim that listens is used; else one is started, which finds a running service by itself.
 Result<> Supervised::connect_or_launch() {
+  // Before a shim that speaks differently is ended: the next one must be able to read what it left.
+  DEFIB_TRY(read_status(context_.files, dir_));
   Error last(Code::kUnavailable, "no shim answered");
   for (int attempt = 0; attempt < kAttachAttempts; ++attempt) {
     auto link = ShimLink::connect(dir_);
@@ -165,6 +168,9 @@ void Supervised::handle(ShimMessage message) {
     case shim::Type::kPromoted:
       done = on_promoted(message);
       break;
+    case shim::Type::kFollowed:
+      done = on_followed(message);
+      break;
     case shim::Type::kStored:
       done = on_stored(message);
       break;
@@ -199,11 +205,7 @@ void Supervised::handle(ShimMessage message) {
       }
       break;
     case shim::Type::kRefused:
-      if (const auto body = message.body<shim::Refused>(); body && body->error_number != EALREADY) {
-        last_error_ =
-            os::system_error(fmt::format("the shim's request {}", static_cast<int>(body->request)),
-                             {}, body->error_number);
-      }
+      done = on_refused(message);
       break;
     default:
       break;  // Of a newer shim; its version says that we understand the rest.
@@ -250,7 +252,9 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     planner_->resume_backoff(std::min(static_cast<int>(restarts), planner_->used_in_window()) +
                              next);
   }
-  if (runs && (first || generation_ != active->generation || pid_ != active->pid)) {
+  if (runs && !first && generation_ == active->generation) {
+    if (pid_ != active->pid) follow(active->pid, active->start_time);
+  } else if (runs) {
     if (!first) {
       // It was restarted, and the shim that did it was killed before it could tell.
       standby_backoff_.reset();
@@ -275,6 +279,12 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     // A configuration that is impossible by now does not touch what runs.
     if (auto configured = configure(configured_monitoring_); !configured)
       last_error_ = configured.error();
+  } else if (record.generation > 0) {
+    // Only for what a killed shim left in the control groups; a start configures anew.
+    if (const auto description = describe(configured_monitoring_)) {
+      const int fds[] = {description->get()};
+      DEFIB_TRY(link_.send_bytes(shim::Type::kConfigure, {}, fds));
+    }
   }
   if (feed_log_) DEFIB_TRY(feed_log(true));
   if (out_ >= 0) DEFIB_TRY(pass_through(out_, err_));
@@ -385,6 +395,7 @@ Result<> Supervised::on_started(ShimMessage& message) {
   planner_->started(started.started_mono_ns, started.automatic == 0);
   begin_process(started.pid, started.start_time, started.started_mono_ns, started.started_wall_ns);
   context_.observer.started(info);
+  if (alive() && std::exchange(restart_when_started_, false)) return restart();
   if (alive() && generation_ == started.generation && replay_left_ == 0) {
     grant_ticket();
     ensure_standby();
@@ -570,7 +581,14 @@ Result<> Supervised::on_captured(const ShimMessage& message) {
 
 Result<> Supervised::on_refused(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Refused refused, message.body<shim::Refused>());
-  if (refused.request == shim::Type::kStart && refused.error_number == EALREADY) return {};
+  const bool active = refused.role == static_cast<std::uint16_t>(shim::InstanceRole::kActive);
+  if (refused.request == shim::Type::kStart && refused.error_number == EALREADY) {
+    // What the shim had started just before began too early to be the restart that was asked for.
+    if (!active || !std::exchange(fresh_asked_, false)) return {};
+    if (alive()) return restart();
+    restart_when_started_ = true;
+    return {};
+  }
   if (refused.request == shim::Type::kShutdown && shim_ended_) {
     // A restart crossed our stop.
     DEFIB_TRY(send_stop(graceful_stop(spec_, StopReason::kRequested, 0)));
@@ -599,6 +617,7 @@ void Supervised::lost_shim() {
       shim_.wait();
       shim_ = os::Child{};
     }
+    context_.cgroups.remove_groups(group_prefix(spec_.name, dir_));
     return std::exchange(shim_ended_, nullptr)();
   }
   // They are our children now (we are a subreaper), unless another supervisor had started the shim.
@@ -632,18 +651,46 @@ void Supervised::relaunch() {
   });
 }
 
+// The process that it announced goes on in its place.
+Result<> Supervised::on_followed(const ShimMessage& message) {
+  DEFIB_TRY_ASSIGN(const shim::Followed followed, message.body<shim::Followed>());
+  if (followed.generation == generation_ && pid_ == followed.old_pid) {
+    follow(followed.pid, followed.start_time);
+  }
+  siginfo_t ignored{};
+  collect_orphan(followed.old_pid, &ignored);
+  return {};
+}
+
+void Supervised::follow(pid_t pid, std::uint64_t start_time) {
+  // Where the one before was left to us, so is this one.
+  if (std::ranges::find(orphans_, pid_, &Orphan::pid) != orphans_.end()) {
+    if (auto pidfd = os::open_pidfd(pid)) orphans_.push_back({pid, std::move(*pidfd)});
+  }
+  pid_ = pid;
+  start_time_ = start_time;
+  end_sampling();
+  watch_limits();
+}
+
+// Whether that process was ours to wait for, and has ended.
+bool Supervised::collect_orphan(pid_t pid, siginfo_t* info) {
+  const auto orphan = std::ranges::find(orphans_, pid, &Orphan::pid);
+  if (orphan == orphans_.end()) return false;
+  const auto kPidfd = static_cast<idtype_t>(3);  // P_PIDFD
+  const bool ours =
+      ::waitid(kPidfd, static_cast<id_t>(orphan->pidfd.get()), info, WEXITED | WNOHANG) == 0 &&
+      info->si_pid != 0;
+  orphans_.erase(orphan);
+  return ours;
+}
+
 // The shim of this service was not its parent. If we are, the status is ours to collect; the zombie
 // was left until now, so that the shim could read the status too.
 void Supervised::wait_for_orphan(ExitReport* report) {
-  const auto orphan = std::ranges::find(orphans_, report->pid, &Orphan::pid);
-  if (orphan == orphans_.end()) return;
+  if (std::ranges::find(orphans_, report->pid, &Orphan::pid) == orphans_.end()) return;
   siginfo_t info{};
-  const auto kPidfd = static_cast<idtype_t>(3);  // P_PIDFD
-  const bool ours =
-      ::waitid(kPidfd, static_cast<id_t>(orphan->pidfd.get()), &info, WEXITED | WNOHANG) == 0 &&
-      info.si_pid != 0;
-  orphans_.erase(orphan);
-  if (ours && !report->status.known) {
+  if (collect_orphan(report->pid, &info) && !report->status.known) {
     report->status.known = true;
     report->status.exited = info.si_code == CLD_EXITED;
     report->status.core_dumped = info.si_code == CLD_DUMPED;

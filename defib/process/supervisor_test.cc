@@ -111,6 +111,76 @@ TEST_F(Supervision, RestartGivesANewProcessWithoutSpendingTheBudget) {
   EXPECT_EQ(status().restart_count, 0u);
 }
 
+// Between a start and the word of it, a restart is not lost: what runs in the end was started after
+// it, as it is configured by then.
+class RestartCrossing : public SupervisorTest {
+ protected:
+  ServiceSpec marked(const std::string& mark) const {
+    ServiceSpec spec = victim({"run"});
+    spec.env.emplace_back("MARK", mark);
+    return spec;
+  }
+  void configure_and_restart(const std::string& mark) {
+    ASSERT_TRUE(supervisor_->update(marked(mark)));
+    ASSERT_TRUE(supervisor_->restart("victim"));
+  }
+  bool runs(const std::string& mark) const {
+    const ServiceStatus now = status();
+    if (now.state != ServiceState::kRunning || now.pid <= 0) return false;
+    std::ifstream in("/proc/" + std::to_string(now.pid) + "/environ");
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    return text.find("MARK=" + mark) != std::string::npos;
+  }
+  void expect_one() {
+    EXPECT_EQ(processes().size(), 2u);
+    EXPECT_FALSE(duplicated());
+    EXPECT_EQ(status().restarts_in_window, 0);
+  }
+};
+
+TEST_F(RestartCrossing, AStartThatWasJustAskedFor) {
+  start(marked("first"));
+  configure_and_restart("second");
+  run_until([&] { return runs("second"); });
+  expect_one();
+}
+
+TEST_F(RestartCrossing, AStartThatTheShimHasDoneAndNotYetTold) {
+  start(marked("first"));
+  // The loop does not run meanwhile.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const auto started = [&] {
+    const auto read = read_status(os::real_files(), service_dir());
+    return read && *read && (*read)->phase == shim::Phase::kRunning;
+  };
+  while (!started() && std::chrono::steady_clock::now() < until) ::usleep(500);
+  ASSERT_EQ(status().pid, 0);
+  configure_and_restart("second");
+  run_until([&] { return runs("second"); });
+  expect_one();
+}
+
+TEST_F(RestartCrossing, AStartByTicketAfterACrash) {
+  start(marked("first"));
+  run_until([&] { return status().restart_ready; });
+  seen_->on_exit = [&] {
+    seen_->on_exit = nullptr;
+    configure_and_restart("second");
+  };
+  kill_service(SIGKILL);
+  run_until([&] { return runs("second"); });
+  EXPECT_EQ(processes().size(), 2u);
+  EXPECT_FALSE(duplicated());
+  EXPECT_EQ(status().restarts_in_window, 1);
+}
+
+TEST_F(RestartCrossing, AStartThatIsFollowedByAStopStaysDown) {
+  start(marked("first"));
+  configure_and_restart("second");
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  run_until([&] { return status().state == ServiceState::kStopped && processes().size() == 1; });
+}
+
 TEST_F(Supervision, ACrashLoopStopsAtItsLimitAndAResetStartsAnew) {
   ServiceSpec spec = victim({"exit", "1"});
   spec.max_restarts = 3;
@@ -241,6 +311,7 @@ TEST_F(Supervision, AForkingServiceIsFollowedToItsMainProcess) {
   const auto left = processes();
   ASSERT_EQ(left.size(), 2u);  // The main process and the shim.
   const pid_t main = left[0] == status().shim_pid ? left[1] : left[0];
+  run_until([&] { return status().pid == main; });
   kill_one(main, SIGKILL);
   run_until([&] { return !seen_->exits.empty(); });
   EXPECT_EQ(seen_->exits.at(0).pid, main);

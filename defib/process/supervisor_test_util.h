@@ -41,13 +41,17 @@ class Recorder : public SupervisorObserver {
   std::vector<Error> warnings;
   std::string log_bytes;
   int ready_count = 0;
+  std::function<void()> on_exit;
 
   void started(const StartInfo& info) override { starts.push_back(info); }
   void start_failed(const std::string&, const Error& error) override {
     start_failures.push_back(error);
   }
   void ready(const std::string&) override { ++ready_count; }
-  void exited(const ExitReport& report) override { exits.push_back(report); }
+  void exited(const ExitReport& report) override {
+    exits.push_back(report);
+    if (on_exit) on_exit();
+  }
   void dying(const DyingReport& report) override { deaths.push_back(report); }
   void standby_started(const StartInfo& info) override { standby_starts.push_back(info); }
   void standby_exited(const ExitReport& report) override { standby_exits.push_back(report); }

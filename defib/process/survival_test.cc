@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -94,6 +95,57 @@ class OldSupervisor {
  private:
   LaunchedShim shim_;
 };
+
+// A status file that a later defib wrote: neither it nor the service is touched.
+TEST_F(Survival, AServiceOfANewerVersionIsRefusedAndLeftAlone) {
+  start(victim({"chat"}));
+  run_until([&] { return status().pid > 0 && status().restart_ready; });
+  const pid_t service = status().pid, shim = status().shim_pid;
+  abandon_supervisor();
+  const std::string path = service_dir() + "/status";
+  auto before = os::read_file(os::real_files(), path, 4096);
+  ASSERT_TRUE(before);
+  for (std::size_t slot = 0; slot < 2; ++slot) {
+    shim::StatusRecord record{};
+    std::memcpy(&record, before->data() + slot * shim::kStatusSlot, sizeof record);
+    record.version = shim::kStatusVersion + 1;
+    std::memset(record.instances, 0x7f, sizeof record.instances);  // It means something else there.
+    record.crc = shim::status_checksum(record);
+    std::memcpy(before->data() + slot * shim::kStatusSlot, &record, sizeof record);
+  }
+  const os::Fd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  ASSERT_EQ(::pwrite(file.get(), before->data(), before->size(), 0),
+            static_cast<ssize_t>(before->size()));
+  const auto untouched = [&] {
+    const auto now = os::read_file(os::real_files(), path, 4096);
+    return now && *now == *before && kill_one(service, 0);
+  };
+  make_supervisor();
+  const auto added = supervisor_->add(victim({"chat"}));
+  ASSERT_FALSE(added);
+  EXPECT_EQ(added.error().code(), Code::kStateDirectoryForeign);
+  EXPECT_NE(added.error().to_text().find("version"), std::string::npos) << added.error().to_text();
+  EXPECT_TRUE(untouched());
+  EXPECT_TRUE(kill_one(shim, 0));
+  // Nor does a shim take the directory over by itself.
+  ASSERT_TRUE(kill_one(shim, SIGKILL));
+  const auto pidfd = os::open_pidfd(shim);
+  if (pidfd) {
+    pollfd wait = {pidfd->get(), POLLIN, 0};
+    ASSERT_EQ(::poll(&wait, 1, 10'000), 1);
+  }
+  ASSERT_FALSE(supervisor_->add(victim({"chat"})));
+  ShimLaunch launch;
+  launch.program = program("defib-shim");
+  launch.service_dir = service_dir();
+  auto launched = launch_shim(launch);
+  ASSERT_TRUE(launched) << launched.error().to_text();
+  const os::ExitStatus status = launched->process.wait();
+  EXPECT_EQ(status.to_string(), "exit code 4");
+  EXPECT_TRUE(untouched());
+  supervisor_.reset();
+  ASSERT_TRUE(kill_one(service, SIGKILL));
+}
 
 TEST_F(Survival, AShimOfAnotherVersionIsReplacedAndItsServiceGoesOn) {
   auto dir = StateDir::open(os::real_files(), state_dir_);

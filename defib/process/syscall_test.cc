@@ -44,6 +44,8 @@ class Strikes : public SupervisorTest {
   // A cycle in a directory of its own. Calls that were counted.
   std::uint64_t cycle(const Striker::Target& target);
   void campaign(const std::string& program, Blow blow, int error_number);
+  // From the death of a service to its replacement: the shim is killed at that call of its own.
+  std::uint64_t ending(std::uint64_t call);
 
  private:
   struct View {
@@ -52,6 +54,8 @@ class Strikes : public SupervisorTest {
     std::uint64_t generation = 0;
   };
   View view() const;
+  void make_place();
+  void stop_driver(const std::string& what);
   void reap() {
     while (::waitpid(-1, nullptr, WNOHANG) > 0) {
     }
@@ -144,13 +148,26 @@ void Strikes::prove_supervision(const std::string& what) {
   EXPECT_FALSE(duplicated()) << what << "\n" << told();
 }
 
-std::uint64_t Strikes::cycle(const Striker::Target& target) {
+void Strikes::make_place() {
   if (root_.empty()) root_ = dir_;
   dir_ = fmt::format("{}/{}", root_, ++rounds_);
   state_dir_ = dir_ + "/state";
   std::filesystem::create_directory(dir_);
   out_ = os::Fd(
       ::open((dir_ + "/driver.log").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+}
+
+void Strikes::stop_driver(const std::string& what) {
+  wait_until([&] { return ("\n" + told()).find("\nup ") != std::string::npos; }, kHealTime);
+  ::kill(driver_, SIGTERM);
+  EXPECT_TRUE(wait_until([&] { return processes().empty(); }, std::chrono::seconds(10)))
+      << what << ": something was left behind\n"
+      << told();
+  if (!HasFailure()) std::filesystem::remove_all(dir_);
+}
+
+std::uint64_t Strikes::cycle(const Striker::Target& target) {
+  make_place();
   std::uint64_t calls = 0;
   std::string what;
   bool struck = false;
@@ -204,12 +221,52 @@ std::uint64_t Strikes::cycle(const Striker::Target& target) {
   EXPECT_TRUE(wait_until(settled, kHealTime)) << what << ": no service\n" << told();
   if (HasFailure()) return calls;
   prove_supervision(what);
-  wait_until([&] { return ("\n" + told()).find("\nup ") != std::string::npos; }, kHealTime);
-  ::kill(driver_, SIGTERM);
-  EXPECT_TRUE(wait_until([&] { return processes().empty(); }, std::chrono::seconds(10)))
-      << what << ": something was left behind\n"
+  stop_driver(what);
+  return calls;
+}
+
+std::uint64_t Strikes::ending(std::uint64_t call) {
+  make_place();
+  std::uint64_t calls = 0;
+  std::string what = "no blow";
+  pid_t service = 0;
+  const auto count = [&](const std::string& wanted) {
+    const std::string text = told();
+    int found = 0;
+    for (std::size_t at = 0; (at = text.find(wanted, at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  {
+    Striker::Target target{"defib-shim", call, Blow::kKill, 0};
+    target.armed = false;
+    Striker striker(driver_command(), environment(), out_.get(), target);
+    driver_ = striker.pid();
+    const auto watched_until = [&](const std::function<bool()>& condition) {
+      return wait_until(
+          [&] {
+            striker.watch();
+            return striker.struck() || condition();
+          },
+          kHealTime);
+    };
+    EXPECT_TRUE(watched_until([&] { return view().runs && count("started 1 ") == 1; })) << told();
+    service = view().pid;
+    striker.arm();
+    if (!HasFailure()) kill_one(service, SIGUSR2);
+    EXPECT_TRUE(watched_until([&] { return count("started 2 ") == 1; })) << told();
+    if (striker.struck()) what = striker.description();
+    striker.let_go();
+    calls = striker.calls();
+  }
+  EXPECT_TRUE(wait_until(
+      [&] { return view().runs && view().generation > 1 && count("exited 1 ") > 0; }, kHealTime))
+      << what << "\n"
       << told();
-  if (!HasFailure()) std::filesystem::remove_all(dir_);
+  EXPECT_EQ(count("exited 1 "), 1) << what << "\n" << told();
+  EXPECT_EQ(count(fmt::format("exited 1 {} signal 12 (SIGUSR2)", service)), 1) << what << "\n"
+                                                                               << told();
+  EXPECT_FALSE(duplicated()) << what << "\n" << told();
+  stop_driver(what);
   return calls;
 }
 
@@ -234,6 +291,20 @@ void Strikes::campaign(const std::string& program, Blow blow, int error_number) 
 
 TEST_F(Strikes, TheShimIsKilledAtItsSystemCalls) {
   campaign("defib-shim", Blow::kKill, 0);
+}
+
+// The status is in the record before it is taken from the kernel: no call between the two loses it.
+TEST_F(Strikes, AnEndIsToldOnceAndTrulyWhereverItsShimIsKilled) {
+  const std::uint64_t all = ending(0);
+  const std::uint64_t wanted = number_from("DEFIB_STRIKES", 40);
+  const std::uint64_t step = wanted == 0 || wanted >= all ? 1 : all / wanted;
+  std::uint64_t struck = 0;
+  for (std::uint64_t call = 1 + number_from("DEFIB_SEED", os::random_seed()) % step;
+       call <= all && !HasFailure(); call += step, ++struck) {
+    SCOPED_TRACE(fmt::format("call {}", call));
+    ending(call);
+  }
+  std::printf("  %lu of %lu calls struck\n", struck, all);
 }
 
 TEST_F(Strikes, TheSupervisorIsKilledAtItsSystemCalls) {

@@ -331,16 +331,10 @@ TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
       std::printf("%lu: %d\n", generation, signal);
     for (const std::string& line : driver.lines()) std::printf("%s\n", line.c_str());
   }
-  // A shim that is killed between its wait for the service and the record of it takes the status
-  // along: it is then unknown, which is rare, and never another one.
-  int unknown = 0;
+  // One of shim and supervisor lived on each time: then no status is unknown.
   for (const std::string& line : driver.lines()) {
     unsigned long generation = 0;
     int pid = 0, signal = 0;
-    if (line.starts_with("exited") && line.ends_with(" unknown")) {
-      ++unknown;
-      continue;
-    }
     if (std::sscanf(line.c_str(), "exited %lu %d signal %d", &generation, &pid, &signal) == 3) {
       EXPECT_EQ(signal, killed_with[generation]) << line;
     } else {
@@ -348,7 +342,7 @@ TEST_F(Torture, KillsAtRandomTimesLeaveExactlyOneServiceAndLoseNoLine) {
       EXPECT_FALSE(line.starts_with("error")) << line;
     }
   }
-  EXPECT_LE(unknown, 1 + rounds / 500);
+  std::printf("  %d rounds, %zu services killed\n", rounds, killed_with.size());
   run_until([&] { return driver.up(); });
   driver.kill(SIGTERM);
   expect_no_line_lost();

@@ -3,7 +3,10 @@
 //   say:TEXT            one datagram; "\n" in it separates fields
 //   child:TEXT          a child process says it, and ends
 //   agent:CALL[:ARG]    a call of the agent's C face
-//   successor[:wrong]   starts another process, names it by MAINPID= (with a wrong inode) and ends
+//   successor[:HOW]     starts another process, names it by MAINPID= and ends. HOW: wrong, with a
+//                       wrong inode; fd, by MAINPIDFD=1; no-fd, without the descriptor; null-fd,
+//                       with another kind of one; own-fd, with that of a process that is not its
+//                       child; stay, goes on until it is killed
 //   sleep:MS            waits
 //   on-term:MS:CODE:TEXT  at SIGTERM: says TEXT, waits so long, ends with CODE
 //   exit:CODE           ends
@@ -14,6 +17,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -74,18 +78,25 @@ void call_agent(const std::string& call, const std::string& argument) {
   if (done != 1) _exit(96);
 }
 
-[[noreturn]] void hand_over(bool wrong) {
+[[noreturn]] void hand_over(const std::string& how) {
   const pid_t child = fork();
   if (child == 0) {
     setsid();
     while (true) pause();
   }
-  if (wrong) {
+  if (how == "wrong") {
     say("MAINPID=" + std::to_string(child) + "\nMAINPIDFDID=1\nREADY=1");
+  } else if (how.ends_with("fd")) {
+    const int fd = how == "null-fd"  ? open("/dev/null", O_RDONLY | O_CLOEXEC)
+                   : how == "no-fd"  ? -1
+                   : how == "own-fd" ? static_cast<int>(syscall(SYS_pidfd_open, getppid(), 0))
+                                     : static_cast<int>(syscall(SYS_pidfd_open, child, 0));
+    send_notify("MAINPIDFD=1\nREADY=1", fd);
   } else {
     if (defib_main_pid(child) != 1 || defib_ready() != 1) _exit(96);
   }
   if (defib_barrier(5000) != 1) _exit(96);
+  while (how == "stay") pause();
   _exit(0);
 }
 
@@ -122,7 +133,7 @@ int main(int argc, char** argv) {
       }
     }
     if (word == "agent") call_agent(parts[1], parts[2]);
-    if (word == "successor") hand_over(parts[1] == "wrong");
+    if (word == "successor") hand_over(parts[1]);
     if (word == "sleep") sleep_ms(std::atol(parts[1].c_str()));
     if (word == "exit") _exit(std::atoi(parts[1].c_str()));
     if (word == "on-term") {
