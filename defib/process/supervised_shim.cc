@@ -252,7 +252,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     planner_->resume_backoff(std::min(static_cast<int>(restarts), planner_->used_in_window()) +
                              next);
   }
-  if (runs && !first && generation_ == active->generation) {
+  if (runs && !first && alive() && generation_ == active->generation) {
     if (pid_ != active->pid) follow(active->pid, active->start_time);
   } else if (runs) {
     if (!first) {
@@ -279,7 +279,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     // A configuration that is impossible by now does not touch what runs.
     if (auto configured = configure(configured_monitoring_); !configured)
       last_error_ = configured.error();
-  } else if (record.generation > 0) {
+  } else if (record.generation > 0 && welcome.ticket_id == 0) {
     // Only for what a killed shim left in the control groups; a start configures anew.
     if (const auto description = describe(configured_monitoring_)) {
       const int fds[] = {description->get()};
@@ -657,8 +657,6 @@ Result<> Supervised::on_followed(const ShimMessage& message) {
   if (followed.generation == generation_ && pid_ == followed.old_pid) {
     follow(followed.pid, followed.start_time);
   }
-  siginfo_t ignored{};
-  collect_orphan(followed.old_pid, &ignored);
   return {};
 }
 
@@ -666,6 +664,8 @@ void Supervised::follow(pid_t pid, std::uint64_t start_time) {
   // Where the one before was left to us, so is this one.
   if (std::ranges::find(orphans_, pid_, &Orphan::pid) != orphans_.end()) {
     if (auto pidfd = os::open_pidfd(pid)) orphans_.push_back({pid, std::move(*pidfd)});
+    siginfo_t ignored{};
+    collect_orphan(pid_, &ignored);
   }
   pid_ = pid;
   start_time_ = start_time;
