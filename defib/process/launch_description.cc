@@ -68,14 +68,37 @@ struct Interpreter {
   bool is_program = false;  // ELF of this machine's kind, or a script
   std::string path;         // of the script's interpreter or the ELF file's loader; empty: none
   bool is_script = false;
+  bool is_elf = false;
+  bool is_64_bit = false;  // of ELF; what is not, the kernel knows, and we need not
+};
+
+// Headers, segments and the loader's name lie in the first page, as linkers make it: one read.
+class FileHead {
+ public:
+  explicit FileHead(int fd) : fd_(fd) {
+    const ssize_t size = ::pread(fd, head_.data(), head_.size(), 0);
+    size_ = size > 0 ? static_cast<std::size_t>(size) : 0;
+  }
+  std::string_view bytes() const { return {head_.data(), size_}; }
+  bool read(std::uint64_t at, void* to, std::size_t count) const {
+    if (at <= size_ && count <= size_ - at) {
+      std::memcpy(to, head_.data() + at, count);
+      return true;
+    }
+    return ::pread(fd_, to, count, static_cast<off_t>(at)) == static_cast<ssize_t>(count);
+  }
+
+ private:
+  int fd_;
+  std::array<char, 4096> head_;
+  std::size_t size_ = 0;
 };
 
 Interpreter interpreter_of(const os::Fd& fd) {
-  std::array<char, kMaxInterpreterLine> head{};
-  const ssize_t size = ::pread(fd.get(), head.data(), head.size(), 0);
+  const FileHead head(fd.get());
   Interpreter found;
-  if (size >= 2 && head[0] == '#' && head[1] == '!') {
-    std::string_view line(head.data() + 2, static_cast<std::size_t>(size) - 2);
+  if (head.bytes().starts_with("#!")) {
+    std::string_view line = head.bytes().substr(2, kMaxInterpreterLine - 2);
     line = line.substr(0, line.find('\n'));
     const std::size_t begin = line.find_first_not_of(" \t");
     if (begin == std::string_view::npos) return found;
@@ -85,19 +108,21 @@ Interpreter interpreter_of(const os::Fd& fd) {
     return found;
   }
   Elf64_Ehdr header{};
-  if (size < static_cast<ssize_t>(sizeof header)) return found;
-  std::memcpy(&header, head.data(), sizeof header);
+  if (!head.read(0, &header, sizeof header)) return found;
   if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return found;
-  found.is_program = true;
-  if (header.e_ident[EI_CLASS] != ELFCLASS64) return found;  // The kernel knows, we need not.
-  for (int i = 0; i < header.e_phnum; ++i) {
+  found.is_program = found.is_elf = true;
+  found.is_64_bit = header.e_ident[EI_CLASS] == ELFCLASS64;
+  for (int i = 0; found.is_64_bit && i < header.e_phnum; ++i) {
     Elf64_Phdr segment{};
-    const off_t at = static_cast<off_t>(header.e_phoff) + i * off_t{sizeof segment};
-    if (::pread(fd.get(), &segment, sizeof segment, at) != sizeof segment) break;
+    if (!head.read(header.e_phoff + static_cast<std::uint64_t>(i) * sizeof segment, &segment,
+                   sizeof segment)) {
+      break;
+    }
     if (segment.p_type != PT_INTERP || segment.p_filesz > kMaxInterpreterLine) continue;
-    const ssize_t got =
-        ::pread(fd.get(), head.data(), segment.p_filesz, static_cast<off_t>(segment.p_offset));
-    if (got > 0) found.path = std::string(head.data(), ::strnlen(head.data(), got));
+    std::array<char, kMaxInterpreterLine> path{};
+    if (head.read(segment.p_offset, path.data(), segment.p_filesz)) {
+      found.path = std::string(path.data(), ::strnlen(path.data(), segment.p_filesz));
+    }
     break;
   }
   return found;
@@ -282,20 +307,10 @@ std::string_view gains_rights(const std::string& program) {
   return capable && ::geteuid() != 0 ? "program with file capabilities" : "";
 }
 
-std::string_view elf_obstacle(int fd) {
-  Elf64_Ehdr header{};
-  if (::pread(fd, &header, sizeof header, 0) != sizeof header ||
-      std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) {
-    return "not an ELF program";
-  }
-  if (header.e_ident[EI_CLASS] != ELFCLASS64) return "32-bit program";
-  for (int i = 0; i < header.e_phnum; ++i) {
-    Elf64_Phdr segment{};
-    const off_t at = static_cast<off_t>(header.e_phoff) + i * off_t{sizeof segment};
-    if (::pread(fd, &segment, sizeof segment, at) != sizeof segment) break;
-    if (segment.p_type == PT_INTERP) return "";
-  }
-  return "static program";
+std::string_view elf_obstacle(const Interpreter& found) {
+  if (!found.is_elf) return "not an ELF program";
+  if (!found.is_64_bit) return "32-bit program";
+  return found.path.empty() ? "static program" : "";
 }
 
 // The file that the service's command names, as the shim will execute it; empty where there is
@@ -317,11 +332,10 @@ std::string preload_obstacle(const std::string& program) {
   }
   const os::Fd fd(::open(program.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return {};
-  if (const Interpreter found = interpreter_of(fd); found.is_script) {
-    const os::Fd its(::open(found.path.c_str(), O_RDONLY | O_CLOEXEC));
-    return its.valid() ? std::string(elf_obstacle(its.get())) : std::string();
-  }
-  return std::string(elf_obstacle(fd.get()));
+  const Interpreter found = interpreter_of(fd);
+  if (!found.is_script) return std::string(elf_obstacle(found));
+  const os::Fd its(::open(found.path.c_str(), O_RDONLY | O_CLOEXEC));
+  return its.valid() ? std::string(elf_obstacle(interpreter_of(its))) : std::string();
 }
 
 std::string preload_obstacle(const ServiceSpec& spec) {
