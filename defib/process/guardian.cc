@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <span>
 
 #include "defib/os/fd.h"
 #include "defib/os/pass_fds.h"
@@ -26,10 +27,24 @@ constexpr std::size_t kMaxLocks = 1024;
 
 // Plain numbers: nothing here may be destroyed before the process ends.
 struct LockTable {
-  std::array<int, kMaxLocks> fds{};
+  struct Lock {
+    int fd;
+    dev_t device;
+    ino_t inode;
+  };
+  std::array<Lock, kMaxLocks> locks{};
   std::size_t count = 0;
   void add(int fd) {
-    if (count < kMaxLocks) fds[count++] = fd;
+    struct stat info{};
+    if (count < kMaxLocks && ::fstat(fd, &info) == 0) {
+      locks[count++] = {fd, info.st_dev, info.st_ino};
+    }
+  }
+  void remove(int fd) {
+    const auto end = locks.begin() + static_cast<std::ptrdiff_t>(count);
+    const auto found =
+        std::find_if(locks.begin(), end, [fd](const Lock& one) { return one.fd == fd; });
+    if (found != end) *found = locks[--count];
   }
 };
 struct State {
@@ -37,6 +52,7 @@ struct State {
   pid_t guardian = 0;
   bool resumed = false;
   LockTable given;  // by whom was before us, and not yet taken
+  LockTable taken;  // of those: the guardian holds them already
   LockTable kept;   // for whom comes after us, where there is no guardian to keep them
 };
 State state;
@@ -46,11 +62,6 @@ std::string take_variable(const char* name) {
   std::string text = value != nullptr ? value : "";
   ::unsetenv(name);
   return text;
-}
-
-bool same_file(int a, const struct stat& other) {
-  struct stat info{};
-  return ::fstat(a, &info) == 0 && info.st_dev == other.st_dev && info.st_ino == other.st_ino;
 }
 
 void send_request(shim::GuardianMessage message, int fd) {
@@ -85,10 +96,11 @@ int take_given(const std::string& path) {
   struct stat wanted{};
   if (state.given.count == 0 || ::stat(path.c_str(), &wanted) != 0) return -1;
   for (std::size_t i = 0; i < state.given.count; ++i) {
-    const int fd = state.given.fds[i];
-    if (!same_file(fd, wanted)) continue;
-    state.given.fds[i] = state.given.fds[--state.given.count];
-    return fd;
+    const LockTable::Lock lock = state.given.locks[i];
+    if (lock.device != wanted.st_dev || lock.inode != wanted.st_ino) continue;
+    state.given.locks[i] = state.given.locks[--state.given.count];
+    if (is_guarded()) state.taken.locks[state.taken.count++] = lock;
+    return lock.fd;
   }
   return -1;
 }
@@ -167,30 +179,30 @@ pid_t lock_holder(const std::string& path) {
 }
 
 Result<std::unique_ptr<os::File>> take_lock(os::Files& files, const std::string& path) {
-  std::unique_ptr<os::File> file;
-  if (const int given = take_given(path); given >= 0) {
-    file = os::adopt_file(given, path);
-  } else {
-    DEFIB_TRY_ASSIGN(file, files.open(path, os::OpenMode::kCreate));
-    auto locked = file->try_lock();
-    // A supervisor that dies with its guardian, and a child that a killed one was just starting,
-    // hold it for some milliseconds. A holder that lives is answered at once.
-    constexpr int kAttempts = 200;
-    for (int attempt = 0; !locked && attempt < kAttempts; ++attempt) {
-      if (locked.error().code() != Code::kDatabaseLocked || is_running(lock_holder(path))) break;
-      ::usleep(5000);
-      locked = file->try_lock();
-    }
-    if (!locked) return locked.error();
+  // It names its holder already: the pid that users know is still the same.
+  if (const int given = take_given(path); given >= 0) return os::adopt_file(given, path);
+  DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files.open(path, os::OpenMode::kCreate));
+  auto locked = file->try_lock();
+  // A supervisor that dies with its guardian, and a child that a killed one was just starting,
+  // hold it for some milliseconds. A holder that lives is answered at once.
+  constexpr int kAttempts = 200;
+  for (int attempt = 0; !locked && attempt < kAttempts; ++attempt) {
+    if (locked.error().code() != Code::kDatabaseLocked || is_running(lock_holder(path))) break;
+    ::usleep(5000);
+    locked = file->try_lock();
   }
+  if (!locked) return locked.error();
   DEFIB_TRY(file->truncate(0));
   DEFIB_TRY(file->write_at(0, fmt::format("{}\n", public_pid())));
   return file;
 }
 
 void keep_lock(const os::File& lock) {
-  if (lock.descriptor() < 0) return;
-  send_request({shim::GuardianRequest::kKeepLock, 0, 0, 0}, lock.descriptor());
+  const int fd = lock.descriptor();
+  if (fd < 0) return;
+  const auto taken = std::span(state.taken.locks).first(state.taken.count);
+  if (std::ranges::find(taken, fd, &LockTable::Lock::fd) != taken.end()) return;
+  send_request({shim::GuardianRequest::kKeepLock, 0, 0, 0}, fd);
 }
 
 void keep_lock_for_upgrade(const os::File& lock) {
@@ -202,12 +214,13 @@ void keep_lock_for_upgrade(const os::File& lock) {
 void forget_lock(const os::File& lock) {
   struct stat info{};
   if (lock.descriptor() < 0 || ::fstat(lock.descriptor(), &info) != 0) return;
+  state.taken.remove(lock.descriptor());
   send_request({shim::GuardianRequest::kForgetLock, 0, info.st_dev, info.st_ino}, -1);
 }
 
 void forget_untaken_locks() {
   for (std::size_t i = 0; i < state.given.count; ++i) {
-    forget_lock(*os::adopt_file(state.given.fds[i], {}));
+    forget_lock(*os::adopt_file(state.given.locks[i].fd, {}));
   }
   state.given.count = 0;
 }
@@ -222,8 +235,9 @@ Error exec_guardian(const std::string& guardian, const std::vector<std::string>&
 Error exec_upgraded(const std::vector<std::string>& arguments) {
   std::string fds;
   for (std::size_t i = 0; i < state.kept.count; ++i) {
-    ::fcntl(state.kept.fds[i], F_SETFD, 0);
-    fds += fmt::format("{}{}", i > 0 ? "," : "", state.kept.fds[i]);
+    const int fd = state.kept.locks[i].fd;
+    ::fcntl(fd, F_SETFD, 0);
+    fds += fmt::format("{}{}", i > 0 ? "," : "", fd);
   }
   ::setenv(shim::kLockVariable, fds.c_str(), 1);
   ::setenv(shim::kResumedVariable, "1", 1);
