@@ -7,6 +7,8 @@
 //   standby_1gb     kill -9 of the active process until its standby of 1 GB is active
 //   footprint       proportional memory of shim and supervisor, idle
 //
+// `--only scale` runs what process_bench_scale.cc has: the whole daemon with many services.
+//
 // Rounds of ours and of the peer alternate, so that both see the same machine. Prints JSON rows.
 
 #include "benchmarks/process_bench.h"
@@ -310,16 +312,21 @@ int main(int argc, char** argv) {
   if (argc == 5 && std::string_view(argv[1]) == "--supervise") {
     return supervise(argv[2], argv[3], std::atoi(argv[4]));
   }
+  const bool scale_alone =
+      argc == 3 && std::string_view(argv[1]) == "--only" && std::string_view(argv[2]) == "scale";
   char dir[] = "/tmp/defib-bench-XXXXXX";
   DEFIB_ASSERT(::mkdtemp(dir) != nullptr);
   const std::string victim = os::own_program_dir() + "/process_bench_victim";
-  bench_hangs(dir);
-  bench_restarts(dir, victim);
-  const std::string large = os::own_program_dir() + "/process_bench_agent_victim";
-  bench_large(dir, large);
-  bench_standby(dir, large);
-  bench_footprint(dir, victim, 1);
-  bench_footprint(dir, victim, kManyServices);
+  if (!scale_alone) {
+    bench_hangs(dir);
+    bench_restarts(dir, victim);
+    const std::string large = os::own_program_dir() + "/process_bench_agent_victim";
+    bench_large(dir, large);
+    bench_standby(dir, large);
+    bench_footprint(dir, victim, 1);
+    bench_footprint(dir, victim, kManyServices);
+  }
+  bench_scale(dir, victim);
   std::filesystem::remove_all(dir);
   return 0;
 }

@@ -20,6 +20,8 @@
 
 // process_bench_hang.cc
 void bench_hangs(const std::string& dir);
+// process_bench_scale.cc
+void bench_scale(const std::string& dir, const std::string& victim);
 
 template <typename T>
 T must(defib::Result<T> result) {
