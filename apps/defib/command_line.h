@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -52,6 +53,7 @@ struct CommandLine {
   bool check = false;                // run daemon: only look whether it would start
   std::string log_level;             // empty: LOG_LEVEL, else "info"
   std::vector<std::string> program;  // this program's path and arguments
+  std::int64_t started_mono_ns = 0;  // of its main()
   RunFlags run;
   std::string name;            // start stop restart reset status logs
   std::string subject;         // incident id, code or verdict

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "apps/defib/commands.h"
 #include "apps/defib/output.h"
@@ -216,6 +217,7 @@ Result<int> run_command(const CommandLine& line) {
   options.state_dir = state_dir_of(line);
   options.quiet = line.run.quiet;
   options.command = line.program;
+  options.started_mono_ns = line.started_mono_ns;
   if (line.check) return would_start();
   return daemon::run_in_foreground(options);
 }
@@ -223,7 +225,11 @@ Result<int> run_command(const CommandLine& line) {
 Result<int> daemon_command(const CommandLine& line) {
   daemon::DaemonOptions options;
   options.config_path = absolute(line.config.empty() ? "defib.toml" : line.config);
-  DEFIB_TRY_ASSIGN(options.config, daemon::load_config(options.config_path));
+  const daemon::ConfigChecks checks = {
+      true, [&](const daemon::Config& config, const std::string& name) {
+        return daemon::service_runs(os::real_files(), state_dir_by(line, config), name);
+      }};
+  DEFIB_TRY_ASSIGN(options.config, daemon::load_config(options.config_path, checks));
   DEFIB_TRY(set_log_level(line.log_level, options.config.log_level, "info"));
   if (!options.config.log_file.empty()) {
     obs::LogFile file;
@@ -232,17 +238,12 @@ Result<int> daemon_command(const CommandLine& line) {
   }
   options.state_dir = state_dir_by(line, options.config);
   options.command = line.program;
-  // Once more, with a look at the files that it names, now that it is known what runs already.
-  const daemon::ConfigChecks checks = {true, [&](const std::string& name) {
-                                         return daemon::service_runs(os::real_files(),
-                                                                     options.state_dir, name);
-                                       }};
-  DEFIB_TRY_ASSIGN(options.config, daemon::load_config(options.config_path, checks));
+  options.started_mono_ns = line.started_mono_ns;
   if (line.check) return would_start();
   for (const std::string& warning : options.config.warnings) {
     obs::log(obs::Level::kWarning, "daemon", warning);
   }
-  return daemon::run_daemon(options);
+  return daemon::run_daemon(std::move(options));
 }
 
 Result<int> check_command(const CommandLine& line) {

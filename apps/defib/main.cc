@@ -7,6 +7,7 @@
 #include "apps/defib/command_line.h"
 #include "apps/defib/commands.h"
 #include "apps/defib/output.h"
+#include "defib/os/clock.h"
 
 namespace defib::cli {
 namespace {
@@ -67,10 +68,12 @@ std::optional<CommandLine> parse(int argc, char** argv, int& exit_code) {
 }
 
 int main(int argc, char** argv) {
+  const std::int64_t started_mono_ns = os::real_clock().mono_ns();
   int exit_code = kDone;
   std::optional<CommandLine> line = parse(argc, argv, exit_code);
   if (!line) return exit_code;
   line->program = own_command(argc, argv);
+  line->started_mono_ns = started_mono_ns;
   if (line->verb == Verb::kRun || line->verb == Verb::kDaemon) enter_guardian(*line);
   const Result<int> result = execute(*line);
   return result ? *result : print_error(result.error(), line->json);

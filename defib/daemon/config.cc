@@ -39,7 +39,7 @@ void add_service(conf::Section& section, std::string name, const ConfigChecks& c
   }
   if (checks.files && !service.spec.argv.empty()) {
     for (const Missing& missing : missing_files(service)) {
-      if (checks.runs && checks.runs(service.spec.name)) {
+      if (checks.runs && checks.runs(config, service.spec.name)) {
         config.warnings.push_back(fmt::format("{}: service.{}.{}: {}", section.where(missing.key),
                                               service.spec.name, missing.key, missing.message));
       } else {

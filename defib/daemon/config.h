@@ -38,8 +38,8 @@ struct Config {
 struct ConfigChecks {
   bool files = false;  // programs and working directories must exist
   // A service that runs already goes on though its program is being replaced: a warning. Empty:
-  // none does.
-  std::function<bool(const std::string& service)> runs;
+  // none does. `config` holds what stands outside of the services.
+  std::function<bool(const Config& config, const std::string& service)> runs;
 };
 
 // The first mistake, with all others as its causes; each names file, line and column.

@@ -390,7 +390,7 @@ TEST(Config, MissingProgramsAndDirectoriesAreMistakesButNotOfWhatRuns) {
                   "f:7:", "is not executable", "f:9:", "is a directory, and no program",
                   "f:10:", "'/etc/passwd' is no directory"},
                  checks);
-  checks.runs = [](const std::string&) { return true; };
+  checks.runs = [](const Config&, const std::string&) { return true; };
   const auto config = parse_config(text, "f", checks);
   ASSERT_TRUE(config) << config.error().to_text();
   EXPECT_EQ(config->warnings.size(), 6u);

@@ -9,6 +9,7 @@
 #include "defib/daemon/exit_cause.h"
 #include "defib/daemon/status.h"
 #include "defib/obs/log.h"
+#include "defib/os/memory.h"
 #include "defib/process/guardian.h"
 
 namespace defib::daemon {
@@ -22,6 +23,7 @@ constexpr std::size_t kMaxWaiting = 64;
 constexpr os::Duration kRequestTime = std::chrono::minutes(2);
 // How often the end of a service's last incident is looked for once the service is at rest.
 constexpr os::Duration kRestPoll = std::chrono::milliseconds(20);
+constexpr os::Duration kReleaseAfter = std::chrono::seconds(2);
 
 bool at_rest(ServiceState state) {
   return state == ServiceState::kStopped || state == ServiceState::kFailed;
@@ -38,7 +40,10 @@ wire::Json failure(const Error& error) {
 }  // namespace
 
 Host::Host(os::EventLoop& loop, Options options)
-    : loop_(loop), options_(std::move(options)), started_mono_ns_(loop.clock().mono_ns()) {}
+    : loop_(loop),
+      options_(std::move(options)),
+      started_mono_ns_(options_.started_mono_ns != 0 ? options_.started_mono_ns
+                                                     : loop.clock().mono_ns()) {}
 
 Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options) {
   std::unique_ptr<Host> host(new Host(loop, std::move(options)));
@@ -86,6 +91,7 @@ Host::~Host() {
   for (Waiting& waiting : waiting_) {
     if (waiting.timer != 0) loop_.cancel(waiting.timer);
   }
+  if (release_timer_ != 0) loop_.cancel(release_timer_);
   supervisor_.reset();
   recorder_.reset();  // its last news are still told
 }
@@ -113,6 +119,15 @@ void Host::tell(alert::Event event) {
   if (alerter_->dropped() > dropped) metrics_->alert_dropped(alerter_->dropped() - dropped);
 }
 
+// The status of a hundred services takes a megabyte for a moment, which the heap would keep.
+void Host::release_memory_soon() {
+  if (release_timer_ != 0) return;
+  release_timer_ = loop_.run_after(kReleaseAfter, [this] {
+    release_timer_ = 0;
+    os::release_startup_memory();
+  });
+}
+
 Result<> Host::listen(std::string path) {
   DEFIB_TRY_ASSIGN(control_, ControlServer::listen(
                                  loop_, std::move(path),
@@ -125,7 +140,7 @@ Result<> Host::listen(std::string path) {
 Result<> Host::add(const ServiceConfig& config) {
   DEFIB_TRY(take(config));
   const std::string& name = config.spec.name;
-  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->status(name));
+  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->known_status(name));
   const bool waits = status.state == ServiceState::kStopped && status.pid == 0;
   // One that an earlier supervisor left stopped stays so, until somebody asks for it.
   const bool rests = status.ended_before || (options_.resumed && status.generation > 0);
@@ -143,7 +158,7 @@ Result<> Host::take(const ServiceConfig& config) {
     services_.erase(name);
     return added;
   }
-  rebuild_order();
+  order_.reset();
   recorder_->begin(name);
   note_ready(name);
   return watch_service(service);
@@ -157,7 +172,7 @@ Result<> Host::watch_service(Service& service) {
   DEFIB_TRY_ASSIGN(
       service.sensors,
       Sensors::create({loop_, files, *supervisor_, *recorder_, file_watch_.get()}, service.config));
-  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->status(name));
+  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->known_status(name));
   if (status.pid != 0) service.sensors->started(status.pid, status.ready);
   return supervisor_->feed_log(name, service.sensors->wants_log());
 }
@@ -184,7 +199,7 @@ Result<wire::Json> Host::apply(const std::vector<ServiceConfig>& configs, bool r
     service.leaving = true;
     removed.push(name);
   }
-  rebuild_order();
+  order_.reset();
   for (const wire::Json& name : removed.items()) {
     const std::string leaving(name.as_string());
     to_start_.erase(leaving);
@@ -230,7 +245,7 @@ void Host::change_all(const std::vector<ServiceConfig>& configs, bool restart, w
       if (config.start) to_start_.insert(name);
     }
     const bool same = service.config == config;
-    const auto status = supervisor_->status(name);
+    const auto status = supervisor_->known_status(name);
     const bool runs = status && status->pid != 0;
     if (!same) {
       if (runs && needs_restart(service.config, config)) {
@@ -249,7 +264,7 @@ void Host::change_all(const std::vector<ServiceConfig>& configs, bool restart, w
     }
     restarted.push(name);
   }
-  rebuild_order();
+  order_.reset();
   // Dependants stop before what they require, and start behind it.
   for (const wire::Json& name : restarted.items()) {
     to_stop_.emplace(std::string(name.as_string()), false);
@@ -272,7 +287,7 @@ void Host::remove(const std::string& name) {
   services_.erase(name);
   to_start_.erase(name);
   to_stop_.erase(name);
-  rebuild_order();
+  order_.reset();
 }
 
 void Host::shutdown(std::function<void()> done) {
@@ -285,7 +300,10 @@ void Host::shutdown(std::function<void()> done) {
 void Host::handle(const wire::Json& request, ControlServer::Answer answer) {
   const std::string op(request["op"].as_string());
   const std::string name(request["name"].as_string());
-  if (op == "status") return answer(status_answer());
+  if (op == "status") {
+    answer(status_answer());
+    return release_memory_soon();
+  }
   if (op == "metrics") {
     wire::Json rows = wire::Json::array();
     // What no sample told is read by who shows it.
@@ -329,7 +347,7 @@ void Host::handle(const wire::Json& request, ControlServer::Answer answer) {
 
 void Host::handle_service_request(const std::string& op, const std::string& name,
                                   ControlServer::Answer answer) {
-  const auto status = supervisor_->status(name);
+  const auto status = supervisor_->known_status(name);
   if (!status) return answer(failure(status.error()));
   if (waiting_.size() >= kMaxWaiting) {
     return answer(failure(Error(Code::kLimitExceeded, "too many requests wait already")));
@@ -337,7 +355,7 @@ void Host::handle_service_request(const std::string& op, const std::string& name
   Result<> done;
   if (op == "start") {
     // One that is being stopped is started when it rests; what it requires comes first.
-    if (status->state == ServiceState::kStopping || order_.with_required(name).size() > 1) {
+    if (status->state == ServiceState::kStopping || order().with_required(name).size() > 1) {
       to_stop_.erase(name);
       if (status->pid != 0) done = supervisor_->start(name);
       want_start(name);
@@ -397,7 +415,7 @@ wire::Json Host::status_answer() const {
 }
 
 void Host::answer_waiting(const std::string& name) {
-  const auto status = supervisor_->status(name);
+  const auto status = supervisor_->known_status(name);
   if (!status) return;
   std::vector<std::pair<ControlServer::Answer, wire::Json>> answers;
   std::erase_if(waiting_, [&](Waiting& one) {
@@ -431,7 +449,7 @@ void Host::answer_waiting(const std::string& name) {
 }
 
 void Host::report_rest(const std::string& name) {
-  const auto status = supervisor_->status(name);
+  const auto status = supervisor_->known_status(name);
   if (status && at_rest(status->state)) rest_if_settled(name);
 }
 
@@ -443,7 +461,7 @@ void Host::rest_if_settled(const std::string& name) {
     const auto still = services_.find(name);
     if (still == services_.end()) return;
     still->second.rest_timer = 0;
-    const auto status = supervisor_->status(name);
+    const auto status = supervisor_->known_status(name);
     if (!status || !at_rest(status->state)) return;
     if (!recorder_->settled(name)) return rest_if_settled(name);
     const ServiceState state = status->state;
@@ -457,7 +475,7 @@ void Host::started(const process::StartInfo& info) {
            {{"service", info.service}, {"pid", info.pid}});
   metrics_->started(info);
   // Said once, not again at each restart.
-  const auto status = supervisor_ && !info.automatic ? supervisor_->status(info.service)
+  const auto status = supervisor_ && !info.automatic ? supervisor_->known_status(info.service)
                                                      : Result<process::ServiceStatus>({});
   if (status && status->agent.starts_with("not covered")) {
     obs::log(obs::Level::kWarning, kComponent, "the agent cannot be preloaded",
@@ -502,6 +520,7 @@ void Host::standby_exited(const process::ExitReport& report) {
 void Host::promoted(const process::PromotionReport& report) {
   obs::log(obs::Level::kWarning, kComponent, "the standby is active now",
            {{"service", report.service}, {"pid", report.pid}});
+  metrics_->promoted(report);
   recorder_->promoted(report);
   const auto found = services_.find(report.service);
   // The process that is watched from now on is the one that stood by.
@@ -567,7 +586,7 @@ void Host::state_changed(const std::string& service, ServiceState from, ServiceS
     follow_order();
     answer_waiting(service);
     // Who waits for this one may be told that it does not come.
-    for (const std::string& other : order_.behind(service)) answer_waiting(other);
+    for (const std::string& other : order().behind(service)) answer_waiting(other);
   });
   if (at_rest(to)) rest_if_settled(service);
 }
@@ -589,6 +608,7 @@ void Host::crash_loop(const std::string& service, const Error& error) {
 }
 
 void Host::slow_lane(const std::string& service, const Error& error, os::Duration delay) {
+  metrics_->slow_lane(service);
   recorder_->slow_lane(service, error, delay);
 }
 

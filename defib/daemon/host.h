@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -31,8 +32,9 @@ class Host : private process::SupervisorObserver {
  public:
   struct Options {
     std::string state_dir;
-    os::Files* files = nullptr;  // nullptr: the kernel's
-    std::string counters_path;   // empty: STATE/counters
+    os::Files* files = nullptr;        // nullptr: the kernel's
+    std::string counters_path;         // empty: STATE/counters
+    std::int64_t started_mono_ns = 0;  // of the program; 0: now
     std::vector<alert::Receiver> receivers;
     // A service came to rest: stopped or failed, and its incident is closed or needs a human.
     std::function<void(const std::string& service, process::ServiceState state)> on_rest;
@@ -97,7 +99,7 @@ class Host : private process::SupervisorObserver {
   Result<> add_all(const std::vector<ServiceConfig>& configs, wire::Json& added);
   void change_all(const std::vector<ServiceConfig>& configs, bool restart, wire::Json& answer);
   void remove(const std::string& name);
-  void rebuild_order();
+  const Dependencies& order() const;
 
   // Starts and stops in order; host_order.cc.
   void want_start(const std::string& name);
@@ -119,6 +121,7 @@ class Host : private process::SupervisorObserver {
   void rest_if_settled(const std::string& service);
   void on_news(const IncidentNews& news);
   void tell(alert::Event event);
+  void release_memory_soon();
 
   // SupervisorObserver.
   void started(const process::StartInfo& info) override;
@@ -159,10 +162,11 @@ class Host : private process::SupervisorObserver {
   std::unique_ptr<os::FileWatch> file_watch_;  // nullptr: the kernel gave none
   std::map<std::string, Service> services_;
   std::vector<Waiting> waiting_;
-  Dependencies order_;
-  std::set<std::string> to_start_;       // as soon as what they wait for is ready
-  std::map<std::string, bool> to_stop_;  // as soon as those behind them rest; true: asked to
+  mutable std::optional<Dependencies> order_;  // of services_; empty: they changed since
+  std::set<std::string> to_start_;             // as soon as what they wait for is ready
+  std::map<std::string, bool> to_stop_;        // as soon as those behind them rest; true: asked to
   bool order_posted_ = false;
+  os::EventLoop::TimerId release_timer_ = 0;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);  // for what is posted
   std::function<void()> shutdown_done_;
   std::unique_ptr<process::Supervisor> supervisor_;

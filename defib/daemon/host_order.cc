@@ -18,7 +18,10 @@ constexpr std::string_view kComponent = "daemon";
 
 }  // namespace
 
-void Host::rebuild_order() {
+// Made when it is next asked for: a hundred services that are taken over one after the other need
+// it once.
+const Dependencies& Host::order() const {
+  if (order_) return *order_;
   std::vector<Dependencies::Node> nodes;
   for (const auto& [name, service] : services_) {
     const ServiceConfig& config = service.config;
@@ -29,12 +32,12 @@ void Host::rebuild_order() {
     std::erase_if(
         nodes, [this](const Dependencies::Node& node) { return services_.at(node.name).leaving; });
   }
-  order_ = Dependencies(std::move(nodes));
+  return order_.emplace(std::move(nodes));
 }
 
 void Host::want_start(const std::string& name) {
-  for (const std::string& one : order_.with_required(name)) {
-    const auto status = supervisor_->status(one);
+  for (const std::string& one : order().with_required(name)) {
+    const auto status = supervisor_->known_status(one);
     // One that failed waits for a human, not for those that require it.
     const bool rests = status && status->pid == 0 && status->state == ServiceState::kStopped;
     if (one == name || rests) to_start_.insert(one);
@@ -43,7 +46,7 @@ void Host::want_start(const std::string& name) {
 }
 
 void Host::want_stop(const std::string& name) {
-  for (const std::string& one : order_.with_requiring(name)) {
+  for (const std::string& one : order().with_requiring(name)) {
     to_start_.erase(one);
     // What rests already is asked all the same: it may be backing off, or about to start.
     to_stop_.emplace(one, false);
@@ -70,23 +73,23 @@ void Host::follow_order() {
 }
 
 bool Host::is_at_rest(const std::string& name) const {
-  const auto status = supervisor_->status(name);
+  const auto status = supervisor_->known_status(name);
   return !status || (status->pid == 0 && (status->state == ServiceState::kStopped ||
                                           status->state == ServiceState::kFailed));
 }
 
 bool Host::is_ready(const std::string& name) const {
-  const auto status = supervisor_->status(name);
+  const auto status = supervisor_->known_status(name);
   return status && status->pid != 0 && status->state != ServiceState::kStarting &&
          status->state != ServiceState::kStopping;
 }
 
 void Host::stop_in_order() {
-  const std::vector<std::string>& order = order_.order();
-  for (auto name = order.rbegin(); name != order.rend(); ++name) {
+  const std::vector<std::string>& names = order().order();
+  for (auto name = names.rbegin(); name != names.rend(); ++name) {
     const auto found = to_stop_.find(*name);
     if (found == to_stop_.end()) continue;
-    const std::vector<std::string> behind = order_.behind(*name);
+    const std::vector<std::string> behind = order().behind(*name);
     const bool free = std::ranges::none_of(
         behind, [this](const std::string& one) { return to_stop_.contains(one); });
     if (!free) continue;
@@ -102,10 +105,10 @@ void Host::stop_in_order() {
 }
 
 std::string Host::blocked(const std::string& name, bool& for_good) const {
-  for (const std::string& other : order_.before(name)) {
+  for (const std::string& other : order().before(name)) {
     if (is_ready(other) || !services_.contains(other)) continue;
-    const bool required = order_.requires_directly(name, other);
-    const auto status = supervisor_->status(other);
+    const bool required = order().requires_directly(name, other);
+    const auto status = supervisor_->known_status(other);
     const bool rests = is_at_rest(other) && !to_start_.contains(other);
     if (rests && !required) continue;  // Order alone waits for nobody who does not come.
     const bool failed = status && status->state == ServiceState::kFailed;
@@ -123,9 +126,9 @@ std::string Host::blocked(const std::string& name, bool& for_good) const {
 
 void Host::start_in_order() {
   if (to_start_.empty()) return;
-  for (const std::string& name : order_.order()) {
+  for (const std::string& name : order().order()) {
     if (!to_start_.contains(name) || to_stop_.contains(name)) continue;
-    const auto status = supervisor_->status(name);
+    const auto status = supervisor_->known_status(name);
     const bool there = status && status->pid != 0;
     bool for_good = false;
     const std::string why = there ? std::string() : blocked(name, for_good);
@@ -150,12 +153,12 @@ void Host::start_in_order() {
 // Those that want it are restarted when what they require was.
 void Host::note_ready(const std::string& name) {
   const auto found = services_.find(name);
-  const auto status = supervisor_->status(name);
+  const auto status = supervisor_->known_status(name);
   if (found == services_.end() || !status || !is_ready(name)) return;
   const std::uint64_t before = std::exchange(found->second.ready_generation, status->generation);
   if (before == 0 || before == status->generation) return;
-  for (const std::string& other : order_.restarted_with(name)) {
-    const auto running = supervisor_->status(other);
+  for (const std::string& other : order().restarted_with(name)) {
+    const auto running = supervisor_->known_status(other);
     if (!running || running->pid == 0 || to_stop_.contains(other)) continue;
     obs::log(obs::Level::kInfo, kComponent, "restarted with the service that it requires",
              {{"service", other}, {"requires", name}});

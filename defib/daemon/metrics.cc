@@ -72,23 +72,39 @@ obs::Counter Metrics::of(const char* name, const char* help, const std::string& 
 
 void Metrics::started(const process::StartInfo& info) {
   of("defib_service_starts_total", "Starts of a service's process", info.service).add();
-  const auto down = down_.find(info.service);
-  if (down == down_.end()) return;
-  const std::int64_t lost = info.mono_ns - down->second.mono_ns;
-  if (info.automatic) {
-    of("defib_service_restarts_total", "Automatic restarts, by the cause of the failure",
-       info.service, "cause", down->second.cause)
+  begun(info.service, {info.generation, info.mono_ns, info.automatic, {}});
+}
+
+void Metrics::promoted(const process::PromotionReport& report) {
+  begun(report.service, {report.generation, report.mono_ns, true, "promotion"});
+}
+
+void Metrics::begun(const std::string& service, const Begin& begin) {
+  Life& life = lives_[service];
+  life.newest = begin;
+  if (life.down) count_replacement(service, life);
+}
+
+// Once both the end and the start that follows it are known, whichever was first.
+void Metrics::count_replacement(const std::string& service, Life& life) {
+  const Begin& begin = life.newest;
+  const std::int64_t lost = begin.mono_ns - life.down->mono_ns;
+  if (begin.automatic) {
+    const std::string_view kind = begin.kind.empty() ? life.down->kind : begin.kind;
+    registry_
+        ->counter("defib_service_restarts_total", "Automatic restarts, by cause and kind",
+                  {{"service", service}, {"cause", life.down->cause}, {"kind", std::string(kind)}})
         .add();
     if (lost > 0) restart_->record(os::Duration(lost));
   }
   if (lost > 0) {
     registry_
         ->counter("defib_service_lost_seconds_total",
-                  "Time from failures to the starts of replacements", {{"service", info.service}},
+                  "Time from failures to the starts of replacements", {{"service", service}},
                   obs::Unit::kNanoseconds)
         .add(static_cast<std::uint64_t>(lost));
   }
-  down_.erase(down);
+  life.down.reset();
 }
 
 void Metrics::start_failed(const std::string& service) {
@@ -104,8 +120,11 @@ void Metrics::exited(const process::ExitReport& report, std::string_view cause) 
   if (crashed && report.noticed_mono_ns >= report.crashed_mono_ns) {
     detection_->record(os::Duration(report.noticed_mono_ns - report.crashed_mono_ns));
   }
-  down_[report.service] = {crashed ? report.crashed_mono_ns : report.noticed_mono_ns,
-                           std::string(cause)};
+  Life& life = lives_[report.service];
+  life.down = Down{crashed ? report.crashed_mono_ns : report.noticed_mono_ns, std::string(cause),
+                   report.restart_delay.count() > 0 ? "delayed" : "at_once"};
+  // A replacement may begin before the old process is gone.
+  if (life.newest.generation > report.generation) count_replacement(report.service, life);
 }
 
 void Metrics::hung(const process::HangReport& report) {
@@ -131,6 +150,11 @@ void Metrics::log_matched(const std::string& service) {
 
 void Metrics::crash_loop(const std::string& service) {
   of("defib_service_crash_loops_total", "Times that the restarts were used up", service).add();
+}
+
+void Metrics::slow_lane(const std::string& service) {
+  of("defib_service_slow_lanes_total", "Times that it came into the slow lane", service).add();
+  if (Life& life = lives_[service]; life.down) life.down->kind = "slow_lane";
 }
 
 void Metrics::adopted(const std::string& service) {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "defib/obs/counters.h"
 #include "defib/process/supervisor.h"
@@ -35,6 +36,8 @@ class Metrics {
   void unhealthy(const std::string& service);
   void log_matched(const std::string& service);
   void crash_loop(const std::string& service);
+  void slow_lane(const std::string& service);
+  void promoted(const process::PromotionReport& report);
   void adopted(const std::string& service);
   void shim_replaced(const std::string& service);
   void incident_opened(const std::string& service);
@@ -43,16 +46,30 @@ class Metrics {
   void alert_dropped(std::uint64_t count);
 
  private:
+  // A failure whose replacement is awaited.
   struct Down {
     std::int64_t mono_ns = 0;
     std::string cause;
+    std::string_view kind;  // of the restart, as far as its delay tells
   };
+  struct Begin {
+    std::uint64_t generation = 0;  // 0: none was seen
+    std::int64_t mono_ns = 0;
+    bool automatic = false;
+    std::string_view kind;  // empty: that of the failure
+  };
+  struct Life {
+    Begin newest;
+    std::optional<Down> down;
+  };
+  void begun(const std::string& service, const Begin& begin);
+  void count_replacement(const std::string& service, Life& life);
   obs::Counter of(const char* name, const char* help, const std::string& service);
   obs::Counter of(const char* name, const char* help, const std::string& service, const char* label,
                   std::string_view value);
   std::unique_ptr<obs::Registry> registry_;
   std::optional<obs::Histogram> detection_, hang_detection_, restart_;
-  std::map<std::string, Down> down_;  // services whose replacement is awaited
+  std::map<std::string, Life> lives_;  // of services that were started or failed since we began
 };
 
 }  // namespace defib::daemon

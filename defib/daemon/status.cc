@@ -181,6 +181,7 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
        {"reason", or_null(!status.reason.empty(), status.reason)},
        {"next_action", next_action(status)},
        {"next_start_mono_ns", or_null(status.next_start_mono_ns != 0, status.next_start_mono_ns)},
+       {"slow_lane", status.slow_lane},
        {"fingerprint", or_null(!status.fingerprint.empty(), status.fingerprint)},
        {"equal_crashes", status.equal_crashes},
        {"downtime_seconds", rounded(std::chrono::duration<double>(status.downtime).count(), 1000)},
@@ -199,7 +200,7 @@ wire::Json metrics_row(const process::ServiceStatus& status) {
                             status.restarts_in_window, status.max_restarts, status.started_wall_ns,
                             status.memory_bytes, status.cpu_percent,
                             status.heartbeat_age ? status.heartbeat_age->count() : -1,
-                            status.log_bytes_dropped, status.events_dropped});
+                            status.slow_lane, status.events_dropped});
 }
 
 bool service_runs(os::Files& files, const std::string& state_dir, const std::string& name) {

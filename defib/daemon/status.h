@@ -18,7 +18,7 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
 
 // What /metrics needs of one service, short: [name, state, pid or 0, restarts in the window,
 // their limit, started (wall ns), memory (bytes; 0: not sampled), cpu (%), age of the heartbeat
-// (ns, or -1), log bytes dropped, events dropped].
+// (ns, or -1), whether it is in the slow lane, events dropped].
 inline constexpr std::size_t kMetricsCells = 11;
 wire::Json metrics_row(const process::ServiceStatus& status);
 

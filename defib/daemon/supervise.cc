@@ -57,7 +57,7 @@ class GracefulStop {
     if (!host_) return loop_.stop();
     if (stopping_) {
       obs::log(obs::Level::kWarning, kComponent, "asked again: killing what still runs");
-      for (const process::ServiceStatus& status : host_->supervisor().status()) {
+      for (const process::ServiceStatus& status : host_->supervisor().known_status()) {
         (void)host_->supervisor().signal(status.name, SIGKILL);
       }
       return;
@@ -143,6 +143,7 @@ Result<int> run_in_foreground(const RunOptions& options) {
   }));
   Host::Options host_options;
   host_options.state_dir = options.state_dir;
+  host_options.started_mono_ns = options.started_mono_ns;
   host_options.receivers = options.receivers;
   host_options.counters_path = run_counters_path(options.state_dir, name);
   host_options.resumed = process::is_resumed();
@@ -166,7 +167,7 @@ Result<int> run_in_foreground(const RunOptions& options) {
   }
   DEFIB_TRY(host->listen(
       os::join_path(host->supervisor().state_dir().service_dir(name), kControlSocket)));
-  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, host->supervisor().status(name));
+  DEFIB_TRY_ASSIGN(const process::ServiceStatus status, host->supervisor().known_status(name));
   const bool rests = status.pid == 0 && status.state != ServiceState::kBackingOff;
   if (rests && process::is_resumed()) {
     // It came to rest while the supervisor before us died: that is the end of this run too.
@@ -202,9 +203,23 @@ Result<std::unique_ptr<os::File>> lock_daemon(const std::string& state_dir) {
       .with("holder", holder);
 }
 
+// Takes over, or starts in order, what the configuration names.
+void add_services(Host& host, const std::vector<ServiceConfig>& services) {
+  std::vector<process::ServiceSpec> specs;
+  for (const ServiceConfig& config : services) specs.push_back(config.spec);
+  host.supervisor().begin(specs);
+  // A service that cannot be had does not keep the others from being supervised.
+  for (const ServiceConfig& config : services) {
+    if (const auto added = host.add(config); !added) {
+      obs::log(obs::Level::kError, kComponent, "a service is not supervised",
+               {{"service", config.spec.name}, {"error", added.error()}});
+    }
+  }
+}
+
 }  // namespace
 
-Result<int> run_daemon(const DaemonOptions& options) {
+Result<int> run_daemon(DaemonOptions options) {
   DEFIB_TRY(ignore_broken_pipes());
   DEFIB_TRY_ASSIGN(const std::unique_ptr<os::EventLoop> loop, os::EventLoop::create());
   HttpHelper http(*loop, options.state_dir);
@@ -212,7 +227,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
   std::unique_ptr<Host> host;
   GracefulStop stop(*loop, host, manager);
   Replacement replacement(*loop, host, stop, options.command);
-  const ConfigChecks checks = {true, [&](const std::string& name) {
+  const ConfigChecks checks = {true, [&](const Config&, const std::string& name) {
                                  return service_runs(os::real_files(), options.state_dir, name);
                                }};
   const auto reload = [&](bool restart) -> Result<wire::Json> {
@@ -238,6 +253,7 @@ Result<int> run_daemon(const DaemonOptions& options) {
   }));
   Host::Options host_options;
   host_options.state_dir = options.state_dir;
+  host_options.started_mono_ns = options.started_mono_ns;
   host_options.resumed = process::is_resumed();
   host_options.on_reload = reload;
   host_options.receivers = options.config.receivers;
@@ -246,20 +262,15 @@ Result<int> run_daemon(const DaemonOptions& options) {
   take_priority();
   DEFIB_TRY_ASSIGN(const std::unique_ptr<os::File> lock, lock_daemon(options.state_dir));
   DEFIB_TRY(host->listen(os::join_path(options.state_dir, kControlSocket)));
-  // A service that cannot be had does not keep the others from being supervised.
-  for (const ServiceConfig& config : options.config.services) {
-    if (const auto added = host->add(config); !added) {
-      obs::log(obs::Level::kError, kComponent, "a service is not supervised",
-               {{"service", config.spec.name}, {"error", added.error()}});
-    }
-  }
-  http.serve(options.config.http);
+  add_services(*host, options.config.services);
   obs::log(obs::Level::kInfo, kComponent, "supervising",
            {{"state_dir", options.state_dir}, {"services", options.config.services.size()}});
   process::forget_untaken_locks();
   process::tell_guardian(process::shim::GuardianRequest::kBegun);
   host->supervising();
   process::tell_guardian(process::shim::GuardianRequest::kReady);
+  http.serve(options.config.http);
+  options.config = {};  // each part has what it needs of it
   manager.ready();
   release_memory_when_quiet(*loop);
   DEFIB_TRY(loop->run());

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct RunOptions {
   bool quiet = false;                      // keep the output in the log alone
   // This program's path and arguments, for an upgrade in place; empty: there is none.
   std::vector<std::string> command;
+  std::int64_t started_mono_ns = 0;  // of this program's main()
 };
 // Supervises one service in the foreground until it is stopped (by SIGTERM, SIGINT, `defib stop`),
 // ends cleanly by its policy, or fails for good. The exit code of docs/cli.md: 0 or 1.
@@ -28,9 +30,10 @@ struct DaemonOptions {
   std::string state_dir;
   std::string config_path;  // read again by SIGHUP and `defib reload`
   Config config;
-  std::vector<std::string> command;  // as in RunOptions
+  std::vector<std::string> command;  // this and the next as in RunOptions
+  std::int64_t started_mono_ns = 0;
 };
 // Until SIGTERM or SIGINT, which stop all services gracefully.
-Result<int> run_daemon(const DaemonOptions& options);
+Result<int> run_daemon(DaemonOptions options);
 
 }  // namespace defib::daemon

@@ -254,8 +254,9 @@ std::string Endpoint::make_page() {
       ServiceNow& one = page.services.back();
       known.insert(one.name);
       if (const auto log = process::read_log_counters(os::join_path(services, one.name))) {
-        one.log_bytes_dropped =
-            static_cast<std::int64_t>(log->dropped_by_rate + log->dropped_by_disk);
+        one.log_dropped_by_rate = static_cast<std::int64_t>(log->dropped_by_rate);
+        one.log_dropped_by_disk = static_cast<std::int64_t>(log->dropped_by_disk);
+        one.journal_dropped = static_cast<std::int64_t>(log->journal_dropped);
       }
       if (one.pid != 0 && one.memory_bytes == 0) {
         one.memory_bytes = memory_.bytes(one.name, one.pid, one.started_wall_ns);

@@ -1,5 +1,6 @@
 #include "defib/endpoint/endpoint.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
@@ -159,13 +160,81 @@ TEST(Endpoint, SeriesOfSeveralProcessesAreOne) {
   EXPECT_THAT(text, HasSubstr("\ndefib_supervisor_starts_total 3\n"));
   EXPECT_THAT(text, HasSubstr("defib_incidents_opened_total{service=\"engine\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("defib_service_lost_seconds_total{service=\"engine\"} 2.5\n"));
-  EXPECT_THAT(text,
-              HasSubstr("defib_service_restarts_total{service=\"engine\",cause=\"abort\"} 1\n"));
+  EXPECT_THAT(
+      text,
+      HasSubstr(
+          "defib_service_restarts_total{service=\"engine\",cause=\"abort\",kind=\"at_once\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("defib_service_cpu_ratio{service=\"engine\"} 0.5\n"));
   EXPECT_THAT(text, HasSubstr("defib_service_heartbeat_age_seconds{service=\"engine\"} 1.5\n"));
   EXPECT_THAT(text, HasSubstr("defib_service_memory_bytes{service=\"engine\"} 1572864\n"));
   EXPECT_THAT(text, HasSubstr("defib_service_hangs_total{service=\"engine\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("state=\"running\"} 1\n"));
+  std::filesystem::remove_all(dir);
+}
+
+TEST(Endpoint, RestartsAreCountedByCauseAndKindInWhateverOrderTheirEventsCome) {
+  char dir[] = "/tmp/defib-endpoint-XXXXXX";
+  ASSERT_NE(::mkdtemp(dir), nullptr);
+  {
+    daemon::Metrics metrics(std::string(dir) + "/counters");
+    const auto ended = [&](std::uint64_t generation, os::Duration delay) {
+      process::ExitReport exit;
+      exit.service = "engine";
+      exit.generation = generation;
+      exit.noticed_mono_ns = static_cast<std::int64_t>(generation) * 1'000'000'000;
+      exit.restart_delay = delay;
+      metrics.exited(exit, "abort");
+    };
+    const auto began = [&](std::uint64_t generation) {
+      process::StartInfo start;
+      start.service = "engine";
+      start.generation = generation;
+      start.mono_ns = static_cast<std::int64_t>(generation) * 1'000'000'000 - 500'000'000;
+      start.automatic = true;
+      metrics.started(start);
+    };
+    const auto promoted = [&](std::uint64_t generation) {
+      process::PromotionReport promotion;
+      promotion.service = "engine";
+      promotion.generation = generation;
+      promotion.old_generation = generation - 1;
+      metrics.promoted(promotion);
+    };
+    ended(1, os::Duration(0));
+    began(2);
+    ended(2, std::chrono::seconds(1));
+    began(3);
+    ended(3, std::chrono::seconds(1));
+    metrics.slow_lane("engine");
+    began(4);
+    began(5);  // while the one before it dies
+    ended(4, os::Duration(0));
+    ended(5, os::Duration(0));
+    promoted(6);
+    promoted(7);  // before the end of the one before it is known
+    ended(6, os::Duration(0));
+  }
+  Page page;
+  page.counters = read_counters(dir);
+  const auto status = wire::Json::parse(
+      R"({"services":[{"name":"engine","state":"backing_off","supervised":true,"slow_lane":true,)"
+      R"("log_bytes_dropped":70,"log_dropped_by_rate":50,"journal_dropped":3}]})");
+  page.services.push_back(service_from_status((*status)["services"].items()[0]));
+  const std::string text = render(page);
+  const auto restarts = [](std::string_view kind, int count) {
+    return HasSubstr(fmt::format(
+        "defib_service_restarts_total{{service=\"engine\",cause=\"abort\",kind=\"{}\"}} {}\n", kind,
+        count));
+  };
+  EXPECT_THAT(text, restarts("at_once", 2));
+  EXPECT_THAT(text, restarts("delayed", 1));
+  EXPECT_THAT(text, restarts("slow_lane", 1));
+  EXPECT_THAT(text, restarts("promotion", 2));
+  EXPECT_THAT(text, HasSubstr("defib_service_slow_lane{service=\"engine\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("defib_service_slow_lanes_total{service=\"engine\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("dropped_bytes_total{service=\"engine\",reason=\"rate\"} 50\n"));
+  EXPECT_THAT(text, HasSubstr("dropped_bytes_total{service=\"engine\",reason=\"disk\"} 20\n"));
+  EXPECT_THAT(text, HasSubstr("journal_dropped_lines_total{service=\"engine\"} 3\n"));
   std::filesystem::remove_all(dir);
 }
 

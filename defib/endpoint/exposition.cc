@@ -37,6 +37,7 @@ constexpr Zero kZeros[] = {
     {"defib_service_unhealthy_total", "Times that health checks found it unhealthy"},
     {"defib_service_log_matches_total", "Lines of output that matched the pattern"},
     {"defib_service_crash_loops_total", "Times that the restarts were used up"},
+    {"defib_service_slow_lanes_total", "Times that it came into the slow lane"},
     {"defib_service_adoptions_total", "Times that a running process was taken over"},
     {"defib_service_shim_replacements_total", "Shims that died and were replaced"},
     {"defib_service_lost_seconds_total", "Time from failures to the starts of replacements"},
@@ -97,6 +98,19 @@ void add_states(Text& text, const Page& page) {
   }
 }
 
+void add_log_drops(Text& text, const Page& page) {
+  if (page.services.empty()) return;
+  constexpr std::string_view kName = "defib_service_log_dropped_bytes_total";
+  text.family(kName, "Output that was not kept: beyond log_rate, or not taken by the disk",
+              "counter");
+  for (const ServiceNow& service : page.services) {
+    text.line(
+        fmt::format("{0}{{service=\"{1}\",reason=\"rate\"}} {2}\n"
+                    "{0}{{service=\"{1}\",reason=\"disk\"}} {3}\n",
+                    kName, service.name, service.log_dropped_by_rate, service.log_dropped_by_disk));
+  }
+}
+
 void add_gauges(Text& text, const Page& page) {
   const auto gauge = [&](std::string_view name, std::string_view help, auto get) {
     text.per_service(page, name, help, "gauge", get);
@@ -125,8 +139,12 @@ void add_gauges(Text& text, const Page& page) {
           return one.heartbeat_age_ns < 0 ? Real()
                                           : Real(static_cast<double>(one.heartbeat_age_ns) / 1e9);
         });
-  text.per_service(page, "defib_service_log_dropped_bytes_total", "Output that was not kept",
-                   "counter", [](S one) { return Whole(one.log_bytes_dropped); });
+  gauge("defib_service_slow_lane", "1 while it failed too often and waits for its next slow start",
+        [](S one) { return flag(one.slow_lane); });
+  add_log_drops(text, page);
+  text.per_service(page, "defib_service_journal_dropped_lines_total",
+                   "Lines that journald did not take", "counter",
+                   [](S one) { return Whole(one.journal_dropped); });
   text.per_service(page, "defib_service_events_dropped_total",
                    "Events that the shim had no room for", "counter",
                    [](S one) { return Whole(one.events_dropped); });
@@ -204,7 +222,10 @@ ServiceNow service_from_status(const wire::Json& service) {
   if (!service["heartbeat_age_ms"].is_null()) {
     now.heartbeat_age_ns = service["heartbeat_age_ms"].as_int() * 1'000'000;
   }
-  now.log_bytes_dropped = service["log_bytes_dropped"].as_int();
+  now.slow_lane = service["slow_lane"].as_bool();
+  now.log_dropped_by_rate = service["log_dropped_by_rate"].as_int();
+  now.log_dropped_by_disk = service["log_bytes_dropped"].as_int() - now.log_dropped_by_rate;
+  now.journal_dropped = service["journal_dropped"].as_int();
   now.events_dropped = service["events_dropped"].as_int();
   return now;
 }
@@ -223,7 +244,7 @@ ServiceNow service_from_metrics(const wire::Json& row) {
   now.memory_bytes = cells[6].as_int();
   now.cpu_percent = cells[7].as_double();
   now.heartbeat_age_ns = cells[8].as_int(-1);
-  now.log_bytes_dropped = cells[9].as_int();
+  now.slow_lane = cells[9].as_bool();
   now.events_dropped = cells[10].as_int();
   return now;
 }

@@ -24,7 +24,10 @@ struct ServiceNow {
   std::int64_t memory_bytes = 0;
   double cpu_percent = 0;
   std::int64_t heartbeat_age_ns = -1;  // -1: it never beat
-  std::int64_t log_bytes_dropped = 0, events_dropped = 0;
+  bool slow_lane = false;              // it failed too often, and waits for its next slow start
+  // Bytes of output that were not kept, lines that journald did not take, events of the shim.
+  std::int64_t log_dropped_by_rate = 0, log_dropped_by_disk = 0;
+  std::int64_t journal_dropped = 0, events_dropped = 0;
 };
 // One of "services" of defib.status/1, and of the daemon's shorter answer to {"op":"metrics"}.
 ServiceNow service_from_status(const wire::Json& service);

@@ -68,7 +68,7 @@ Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &healthy_timer_, &ready_timer_, &start_timer_, &relaunch_timer_,
         &capture_timer_, &decide_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_,
-        &runtime_timer_}) {
+        &runtime_timer_, &catch_up_timer_}) {
     cancel(*timer);
   }
   end_sampling();
@@ -77,18 +77,28 @@ Supervised::~Supervised() {
   if (capture_.valid()) context_.loop.unwatch(capture_.pidfd());
 }
 
-Result<std::unique_ptr<Supervised>> Supervised::open(SupervisionContext& context,
-                                                     ServiceSpec spec) {
+Result<std::unique_ptr<Supervised>> Supervised::begin(SupervisionContext& context,
+                                                      ServiceSpec spec) {
   DEFIB_TRY(validate(spec));
   std::unique_ptr<Supervised> service(new Supervised(context, std::move(spec)));
-  const std::string& name = service->spec_.name;
-  DEFIB_TRY_ASSIGN(service->lock_, context.dir.lock_service(name));
-  DEFIB_TRY(context.dir.prepare_service(name, to_json(service->spec_).dump(2) + "\n"));
-  service->planner_ = RestartPlanner::open(context.files, context.clock, service->dir_,
-                                           service->spec_, os::Random(os::random_seed()));
-  DEFIB_TRY(service->connect_or_launch());
-  keep_lock(*service->lock_);
+  DEFIB_TRY_ASSIGN(service->lock_, context.dir.lock_service(service->spec_.name));
+  if (auto link = ShimLink::connect(service->dir_)) {
+    // One that goes in this moment is found out by open().
+    static_cast<void>(service->greet(std::move(*link)).has_value());
+  }
   return service;
+}
+
+Result<> Supervised::prepare_dir() const {
+  return context_.dir.prepare_service(spec_.name, to_json(spec_).dump(2) + "\n");
+}
+
+Result<> Supervised::open() {
+  planner_ = RestartPlanner::open(context_.files, context_.clock, dir_, spec_,
+                                  os::Random(os::random_seed()));
+  DEFIB_TRY(connect_or_launch());
+  keep_lock(*lock_);
+  return {};
 }
 
 void Supervised::cancel(os::EventLoop::TimerId& timer) {
@@ -541,6 +551,10 @@ ServiceStatus Supervised::status(bool with_usage) const {
   }
   explain(status);
   status.next_start_mono_ns = next_start_mono_ns_;
+  if (state_ == ServiceState::kBackingOff) {
+    const auto decision = planner_->pending(generation_);
+    status.slow_lane = decision && decision->verdict == RestartPlanner::Verdict::kSlow;
+  }
   status.last_exit = last_exit_;
   status.log_bytes_dropped = log_bytes_dropped_;
   if (with_usage) add_log_counters(dir_, status);

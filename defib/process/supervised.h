@@ -79,8 +79,10 @@ struct Standby {
 
 class Supervised {
  public:
-  // Locks the name, adopts or prepares. See Supervisor::add().
-  static Result<std::unique_ptr<Supervised>> open(SupervisionContext& context, ServiceSpec spec);
+  // Locks the name, and greets a shim that listens; its answer is waited for by open().
+  static Result<std::unique_ptr<Supervised>> begin(SupervisionContext& context, ServiceSpec spec);
+  // Adopts or prepares. See Supervisor::add().
+  Result<> open();
   ~Supervised();
 
   Result<> start();
@@ -111,10 +113,14 @@ class Supervised {
 
   // The shim.
   Result<> connect_or_launch();
-  Result<> attach(ShimLink link);
+  Result<> greet(ShimLink link);
+  Result<> attach();
   Result<ShimLink> launch();
   Result<> wait_for_welcome();
+  Result<> prepare_dir() const;
   Result<> configure(bool monitoring);
+  void catch_up_soon();
+  void catch_up();
   Result<os::Fd> describe(bool monitoring);
   void warn(const Error& warning, bool asked_for);
   void request_cleanup();
@@ -324,6 +330,7 @@ class Supervised {
   os::EventLoop::TimerId runtime_timer_ = 0;
   os::EventLoop::TimerId start_timer_ = 0;
   os::EventLoop::TimerId relaunch_timer_ = 0;
+  os::EventLoop::TimerId catch_up_timer_ = 0;
   os::EventLoop::TimerId capture_timer_ = 0;
   os::EventLoop::TimerId decide_timer_ = 0;
   os::Child capture_;  // of a hung service

@@ -32,9 +32,12 @@ void Supervised::arm_heartbeat() {
 void Supervised::look_at_heartbeat() {
   if (killing_) return;
   const std::int64_t now = context_.clock.mono_ns();
-  const os::Duration late =
-      stall_.unexplained_lateness(heartbeat_due_ns_ != 0 ? heartbeat_due_ns_ : now, now);
   const HeartbeatWatch::Look look = heartbeat_.look(page_.page(), now);
+  // The kernel is asked about ourselves only where a deadline is, or was, armed.
+  os::Duration late{0};
+  if (heartbeat_due_ns_ != 0 || heartbeat_.next_due()) {
+    late = stall_.unexplained_lateness(heartbeat_due_ns_ != 0 ? heartbeat_due_ns_ : now, now);
+  }
   if (look.recovered) on_beats_again();
   for (const HeartbeatWatch::Silence& silence : look.silent) {
     judge_silence(silence, late);

@@ -68,7 +68,8 @@ void Supervised::watch_limits() {
   sampling_.cgroup_looks = 0;
   if (!limits && orphans_.empty()) return;
   sampling_.id = context_.sampler->add(spec_.sample_interval, [this] { sample(); });
-  if (spec_.max_cpu_percent > 0) take_sample();  // the window begins now
+  // The window begins now, or when the others are watched too.
+  if (spec_.max_cpu_percent > 0 && catch_up_timer_ == 0) take_sample();
 }
 
 void Supervised::end_sampling() {

@@ -59,12 +59,18 @@ Result<> Supervised::connect_or_launch() {
   DEFIB_TRY(read_status(context_.files, dir_));
   Error last(Code::kUnavailable, "no shim answered");
   for (int attempt = 0; attempt < kAttachAttempts; ++attempt) {
-    auto link = ShimLink::connect(dir_);
-    const pid_t found = link ? link->peer_pid() : 0;
-    found_shim_ = link.has_value();
-    if (!link) link = launch();
-    if (!link) return link.error();
-    auto attached = attach(std::move(*link));
+    Result<> attached;
+    if (!link_.connected()) {
+      if (auto link = ShimLink::connect(dir_)) attached = greet(std::move(*link));
+    }
+    const pid_t found = link_.connected() ? link_.peer_pid() : 0;
+    found_shim_ = link_.connected();
+    if (!link_.connected()) {
+      DEFIB_TRY(prepare_dir());
+      DEFIB_TRY_ASSIGN(ShimLink launched, launch());
+      attached = greet(std::move(launched));
+    }
+    if (attached) attached = attach();
     if (attached) attached = wait_for_welcome();
     if (attached) return {};
     last = attached.error();
@@ -116,9 +122,12 @@ void Supervised::on_shim_ended() {
   shim_ = os::Child{};
 }
 
-Result<> Supervised::attach(ShimLink link) {
+Result<> Supervised::greet(ShimLink link) {
   link_ = std::move(link);
-  DEFIB_TRY(link_.send(shim::Type::kHello, shim::Hello{::getpid(), 0}));
+  return link_.send(shim::Type::kHello, shim::Hello{::getpid(), 0});
+}
+
+Result<> Supervised::attach() {
   return context_.loop.watch(link_.fd(), EPOLLIN, [this](std::uint32_t) { on_readable(); });
 }
 
@@ -136,6 +145,30 @@ Result<> Supervised::configure(bool monitoring) {
   DEFIB_TRY(send_sockets());
   const int fds[] = {description.get()};
   return link_.send_bytes(shim::Type::kConfigure, {}, fds);
+}
+
+// A shim that listened already has all that it needs, from the supervisor before us. What may have
+// changed is told, and written, when every service is watched again: nobody is to wait for that.
+void Supervised::catch_up_soon() {
+  cancel(catch_up_timer_);
+  catch_up_timer_ = context_.loop.run_after(os::Duration(0), [this] {
+    catch_up_timer_ = 0;
+    catch_up();
+  });
+}
+
+void Supervised::catch_up() {
+  if (auto prepared = prepare_dir(); !prepared) {
+    last_error_ = prepared.error();
+    context_.observer.trouble(spec_.name, prepared.error());
+  }
+  if (!alive()) return;
+  if (sampling_.id != 0) take_sample();
+  if (!link_.connected()) return;
+  // A configuration that is impossible by now does not touch what runs.
+  if (auto configured = configure(configured_monitoring_); !configured) {
+    last_error_ = configured.error();
+  }
 }
 
 void Supervised::on_readable() {
@@ -244,6 +277,8 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   }
   const shim::StatusInstance* const active = find_instance(record, shim::InstanceRole::kActive);
   const bool runs = active != nullptr;
+  const bool catches_up = first && found_shim_;
+  if (catches_up) catch_up_soon();
   if (first && !runs) {
     // The series of delays goes on where the supervisor before us was in it; the start that the
     // shim waits with is the next of it.
@@ -275,7 +310,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     undecided_ = *last;
   }
   ended_before_ = first && found_shim_ && !runs && welcome.ticket_id == 0 && generation_ > 0;
-  if (runs) {
+  if (runs && !catches_up) {
     // A configuration that is impossible by now does not touch what runs.
     if (auto configured = configure(configured_monitoring_); !configured)
       last_error_ = configured.error();
@@ -640,7 +675,8 @@ void Supervised::lost_shim() {
 void Supervised::relaunch() {
   auto link = ShimLink::connect(dir_);
   if (!link) link = launch();
-  Result<> attached = link ? attach(std::move(*link)) : Result<>(link.error());
+  Result<> attached = link ? greet(std::move(*link)) : Result<>(link.error());
+  if (attached) attached = attach();
   if (attached) return;
   last_error_ = attached.error();
   if (link_.connected()) context_.loop.unwatch(link_.fd());
@@ -728,6 +764,7 @@ Result<> Supervised::pass_through(int stdout_fd, int stderr_fd) {
 }
 
 Result<> Supervised::feed_log(bool on) {
+  if (!on && !feed_log_) return {};  // No shim does so by itself.
   feed_log_ = on;
   if (link_.connected()) {
     static_cast<void>(link_.send(shim::Type::kLogFeed, shim::LogFeed{on ? 1u : 0u, 0}).has_value());

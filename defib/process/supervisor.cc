@@ -26,6 +26,7 @@ struct Supervisor::Core {
 
   SupervisionContext context;
   std::map<std::string, std::unique_ptr<Supervised>> services;
+  std::map<std::string, std::unique_ptr<Supervised>> begun;  // and not yet added
   os::EventLoop::TimerId shutdown_timer = 0;
   std::function<void()> shutdown_done;
   std::int64_t captures_until = 0;
@@ -97,14 +98,28 @@ Result<std::unique_ptr<Supervisor>> Supervisor::create(os::EventLoop& loop, Opti
   // Owned on every path.
 }  // NOLINT(clang-analyzer-cplusplus.NewDeleteLeaks)
 
+void Supervisor::begin(const std::vector<ServiceSpec>& specs) {
+  for (const ServiceSpec& spec : specs) {
+    if (core_->services.contains(spec.name)) continue;
+    if (auto service = Supervised::begin(core_->context, spec)) {
+      core_->begun.insert_or_assign(spec.name, std::move(*service));
+    }
+  }
+}
+
 Result<> Supervisor::add(ServiceSpec spec) {
   const std::string name = spec.name;
   if (core_->services.contains(name)) {
     return Error(Code::kAlreadyExists, fmt::format("there is a service '{}' already", name))
         .with("service", name);
   }
-  DEFIB_TRY_ASSIGN(std::unique_ptr<Supervised> service,
-                   Supervised::open(core_->context, std::move(spec)));
+  std::unique_ptr<Supervised> service;
+  if (auto begun = core_->begun.extract(name)) {
+    service = std::move(begun.mapped());
+  } else {
+    DEFIB_TRY_ASSIGN(service, Supervised::begin(core_->context, std::move(spec)));
+  }
+  DEFIB_TRY(service->open());
   core_->services.emplace(name, std::move(service));
   return {};
 }
@@ -217,6 +232,11 @@ std::vector<ServiceStatus> Supervisor::known_status() const {
   std::vector<ServiceStatus> all;
   for (const auto& [name, service] : core_->services) all.push_back(service->status(false));
   return all;
+}
+
+Result<ServiceStatus> Supervisor::known_status(const std::string& name) const {
+  DEFIB_TRY_ASSIGN(const Supervised* service, core_->find(name));
+  return service->status(false);
 }
 
 std::vector<ServiceStatus> Supervisor::status() const {

@@ -257,6 +257,7 @@ struct ServiceStatus {
   // "attached", "preloaded" (not attached yet), "off", or "not covered: " and why.
   std::string agent;
   std::int64_t next_start_mono_ns = 0;  // while backing off
+  bool slow_lane = false;               // backing off because it failed too often
   std::optional<ExitReport> last_exit;
   std::uint64_t log_bytes_dropped = 0;    // all that did not reach the log,
   std::uint64_t log_dropped_by_rate = 0;  // and the part of it beyond log_rate
@@ -288,6 +289,9 @@ class Supervisor {
   // Takes the name's lock (AlreadySupervised) and adopts the service if it runs already; else it is
   // stopped until start(). Blocks for some milliseconds.
   Result<> add(ServiceSpec spec);
+  // Before many add()s: the shims of all these services are asked together, so that none is waited
+  // for by itself. What cannot be had is told by its add().
+  void begin(const std::vector<ServiceSpec>& specs);
   // Changes the spec: what concerns a process takes effect with its next start.
   Result<> update(ServiceSpec spec);
   // Forgets a service that does not run, and ends its shim. AlreadyExists where it runs.
@@ -322,6 +326,7 @@ class Supervisor {
   std::vector<ServiceStatus> status() const;
   // Reads nothing: memory that no sample told is 0, and so is what the log's files tell.
   std::vector<ServiceStatus> known_status() const;
+  Result<ServiceStatus> known_status(const std::string& name) const;
   Result<ServiceStatus> status(const std::string& name) const;
   const StateDir& state_dir() const;
 

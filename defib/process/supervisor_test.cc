@@ -497,6 +497,42 @@ TEST_F(Supervision, ASecondSupervisorOfTheSameNameIsRefusedAndNamesTheFirst) {
   run_until([&] { return done; });
 }
 
+TEST_F(Supervision, ServicesThatAreTakenOverTogetherAreWatchedAndFollowTheNewSpecs) {
+  std::vector<ServiceSpec> specs;
+  for (const char* name : {"one", "two", "three"}) {
+    specs.push_back(victim({"run"}));
+    specs.back().name = name;
+    specs.back().env = {{"SUPERVISION_TEST", dir_}};  // each has its own directory
+    start(specs.back());
+  }
+  run_until([&] { return seen_->starts.size() == specs.size(); });
+  std::vector<pid_t> before;
+  for (const ServiceSpec& spec : specs) before.push_back(supervisor_->status(spec.name)->pid);
+  const pid_t shim_of_two = supervisor_->status("two")->shim_pid;
+  abandon_supervisor();
+  seen_ = std::make_unique<Recorder>();
+  make_supervisor();
+  for (ServiceSpec& spec : specs) spec.argv.back() = "notify";
+  supervisor_->begin(specs);
+  kill_one(shim_of_two, SIGKILL);  // It was greeted, and does not answer any more.
+  for (const ServiceSpec& spec : specs) ASSERT_TRUE(supervisor_->add(spec));
+  EXPECT_EQ(seen_->adoptions, before);
+  run_until([&] { return supervisor_->status("two")->shim_pid != shim_of_two; });
+  // Each is watched, and what starts next is what the new spec says.
+  run_until([&] {
+    return std::ranges::all_of(specs, [&](const ServiceSpec& spec) {
+      const std::string dir = supervisor_->state_dir().service_dir(spec.name);
+      const auto text = os::read_file(os::real_files(), os::join_path(dir, "spec.json"));
+      return text && text->find("notify") != std::string::npos;
+    });
+  });
+  // By the shim, which hears of it after the new spec.
+  for (const ServiceSpec& spec : specs) ASSERT_TRUE(supervisor_->signal(spec.name, SIGKILL));
+  run_until(
+      [&] { return std::ranges::count(seen_->notifications, "READY", &NotifyEvent::key) == 3; });
+  EXPECT_EQ(seen_->exits.size(), 3u);
+}
+
 TEST_F(Supervision, AStateDirectoryPathOfAnyLengthWorks) {
   state_dir_ = dir_ + "/" + std::string(120, 'd') + "/state";
   start(victim({"notify"}));
