@@ -53,6 +53,7 @@ Result<int> run(const Arguments& arguments, process::Agent& agent) {
   DEFIB_TRY_ASSIGN(engine::EngineConfig config, engine::load_engine_config(arguments.config));
   config.state_dir = arguments.state_dir;
   config.fault_file = arguments.fault_file;
+  config.start_in_monitoring = process::starts_in_monitoring();
   if (!arguments.fault.empty()) {
     DEFIB_TRY_ASSIGN(config.fault, engine::parse_fault(arguments.fault));
   }

@@ -1,6 +1,6 @@
 #include "defib/engine/engine.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <vector>
@@ -54,6 +54,7 @@ struct Engine::State {
   Result<> open();
   void event(std::string name, Json fields);
   void set_state(const std::string& word);
+  void tell_status(std::string_view word);
   std::unique_ptr<TradingRecovery> make_recovery(bool dry_run);
   void try_recovery();
   trading::HealthResult health() const;
@@ -187,6 +188,21 @@ void Engine::State::set_state(const std::string& word) {
   }
 }
 
+// The state in a sentence, for `defib status`; what a person must do is said in the log too.
+void Engine::State::tell_status(std::string_view word) {
+  if (recovery == nullptr) return;
+  const auto& plan = recovery->plan();
+  if (!plan || (word != "monitoring" && word != "awaiting_approval")) {
+    agent.status(word == "running" ? "trading" : word);
+    return;
+  }
+  const std::string text = fmt::format("no order leaves until a person approves: {} ({})",
+                                       fmt::join(plan->asked_because, ", "), plan->hash());
+  agent.status(text);
+  obs::log(obs::Level::kWarning, "engine", text,
+           {{"try", fmt::format("defib approve {} --by NAME", plan->hash().substr(0, 12))}});
+}
+
 std::unique_ptr<TradingRecovery> Engine::State::make_recovery(bool dry_run) {
   TradingRecovery::Parts parts;
   parts.store = store.get();
@@ -202,8 +218,12 @@ std::unique_ptr<TradingRecovery> Engine::State::make_recovery(bool dry_run) {
   parts.events = [this](std::string name, Json fields, bool) {
     event(std::move(name), std::move(fields));
   };
-  parts.states = [this](std::string word) { set_state(word); };
+  parts.states = [this](std::string word) {
+    set_state(word);
+    tell_status(word);
+  };
   parts.health_checks.push_back([this] { return health(); });
+  parts.start_in_monitoring = config.start_in_monitoring;
   parts.dry_run = dry_run;
   return std::make_unique<TradingRecovery>(std::move(parts));
 }
@@ -346,8 +366,11 @@ Result<> Engine::run(const process::Shutdown& shutdown) {
   State& state = *state_;
   auto heartbeat = state.agent.stage("loop", state.config.heartbeat);
   heartbeat.beat();
-  state.event("engine_started",
-              Json::object({{"epoch", state.ids->epoch()}, {"after_crash", state.crashed_before}}));
+  state.event(
+      "engine_started",
+      Json::object({{"epoch", state.ids->epoch()},
+                    {"after_crash", state.crashed_before},
+                    {"start_mode", state.config.start_in_monitoring ? "monitoring" : "normal"}}));
   while (!shutdown.requested()) {
     const std::int64_t next = state.clock.mono_ns() + state.config.tick.count();
     heartbeat.beat();

@@ -39,6 +39,8 @@ struct EngineConfig {
   // and fails as told. Empty: not looked for.
   std::string fault_file;
   std::optional<FaultPlan> fault;
+  // All is recovered and watched, and no order leaves before a person has approved the plan.
+  bool start_in_monitoring = false;
 };
 
 // [engine] of the file, beside [venue] and [trading]; the Config* errors name line and column.

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <limits>
 #include <mutex>
 
@@ -38,6 +39,12 @@ void on_shutdown_signal(int signal) {
 }
 
 }  // namespace
+
+bool starts_in_monitoring() {
+  const char* value = std::getenv(std::string(kStartModeVariable).c_str());
+  const std::string_view mode = value != nullptr ? value : "";
+  return !mode.empty() && mode != "normal";
+}
 
 Heartbeat::~Heartbeat() {
   agent_core::release_stage(slot_);

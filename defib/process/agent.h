@@ -25,6 +25,13 @@
 
 namespace defib::process {
 
+// What a start that should do nothing outside finds in its environment, with the value "monitoring"
+// (`start_in`, `monitoring_after`).
+inline constexpr std::string_view kStartModeVariable = "DEFIB_START_MODE";
+// Whether this start is such a one. A value that is neither empty nor "normal" says so too: who
+// cannot tell what was meant does the safe thing.
+bool starts_in_monitoring();
+
 // One watched activity: a loop, a thread, a stage of a pipeline. Armed by its first beat; hung when
 // it is then not beaten within its deadline. Destroying it ends the watch.
 class Heartbeat {

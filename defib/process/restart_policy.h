@@ -31,9 +31,6 @@
 
 namespace defib::process {
 
-// What a start that should trade nothing finds in its environment, with the value "monitoring".
-inline constexpr std::string_view kStartModeVariable = "DEFIB_START_MODE";
-
 // Words such as "3", "64-78" and "SIGTERM" as a set; InvalidArgument names the first that is none.
 Result<shim::ExitSet> parse_exit_set(const std::vector<std::string>& words);
 std::vector<std::string> exit_set_words(const shim::ExitSet& set);

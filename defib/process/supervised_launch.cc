@@ -5,6 +5,7 @@
 
 #include <cerrno>
 
+#include "defib/process/agent.h"
 #include "defib/process/launch_report.h"
 #include "defib/process/supervised.h"
 

@@ -199,15 +199,13 @@ Result<> Testbed::start_supervisor() {
                 "--restart-delay",
                 duration_text(options_.restart_delay),
                 "--heartbeat-timeout",
-                duration_text(options_.heartbeat),
-                "--",
-                program("engine"),
-                "--config",
-                config_path_,
-                "--state-dir",
-                state_dir_,
-                "--fault-file",
-                os::join_path(options_.dir, "fault")};
+                duration_text(options_.heartbeat)};
+  const std::vector<std::string> engine = {
+      "--",          program("engine"), "--config",     config_path_,
+      "--state-dir", state_dir_,        "--fault-file", os::join_path(options_.dir, "fault")};
+  for (const auto& more : {options_.run_options, engine}) {
+    spawn.argv.insert(spawn.argv.end(), more.begin(), more.end());
+  }
   spawn.env = {{"PAPER_API_KEY", std::string(kApiKey)}};
   spawn.fds = {{log.get(), 1}, {log.get(), 2}};
   DEFIB_TRY_ASSIGN(supervisor_, os::spawn(spawn));

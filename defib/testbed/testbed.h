@@ -44,6 +44,7 @@ struct TestbedOptions {
   int max_restarts = 10;
   os::Duration restart_delay = std::chrono::seconds(1);
   os::Duration heartbeat = std::chrono::seconds(1);
+  std::vector<std::string> run_options;  // further ones of `defib run`
 };
 
 // What the venue's ledger says of the engine's intents (`paper-venue audit`).

@@ -163,7 +163,8 @@ recovery::Evidence GateEvidence::to_evidence() const {
       .set("halted_symbols", std::move(halted))
       .set("price_age_ns", price_age_ns)
       .set("stale_symbol", stale_symbol)
-      .set("clock_skew_ms", clock_skew_ms);
+      .set("clock_skew_ms", clock_skew_ms)
+      .set("start_mode", start_in_monitoring ? "monitoring" : "normal");
   return evidence;
 }
 
@@ -178,6 +179,14 @@ std::vector<recovery::Rule> gate_rules(const GateThresholds& thresholds) {
         return std::pair(!always, std::string(always ? "every recovery needs a person"
                                                      : "only where another rule asks for it"));
       }));
+  rules.push_back(make_rule("start_mode", {"start_mode"}, Verdict::kNeedApproval, "a normal start",
+                            fmt::format("{}, or restart the service by hand once its `start_in` "
+                                        "and `monitoring_after` allow a normal start",
+                                        kApprove),
+                            [](const Evidence& evidence) {
+                              const std::string mode(evidence["start_mode"].as_string());
+                              return std::pair(mode == "normal", "started in " + mode);
+                            }));
   rules.push_back(make_rule(
       "market_state", {"halted_symbols"}, Verdict::kMonitorOnly, "every symbol trades",
       "wait for the venue to open the market", [](const Evidence& evidence) {

@@ -54,6 +54,7 @@ struct GateEvidence {
   std::int64_t price_age_ns = -1;  // the oldest quote; negative: a symbol has none
   std::string stale_symbol;
   std::int64_t clock_skew_ms = 0;
+  bool start_in_monitoring = false;  // the supervisor asked for it (DEFIB_START_MODE)
   recovery::Evidence to_evidence() const;
 };
 
@@ -69,6 +70,7 @@ struct GateEvidence {
 //   volatility           beyond max_volatility                     -> need approval
 //   stale_prices         older than max_price_age, or none         -> need approval
 //   approval             approval_always                           -> need approval
+//   start_mode           started in monitoring                     -> need approval
 //   market_state         a symbol is halted                        -> monitor only
 //   checkpoint_age       beyond max_checkpoint_age                 -> warn
 std::vector<recovery::Rule> gate_rules(const GateThresholds& thresholds);

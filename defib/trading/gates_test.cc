@@ -50,6 +50,7 @@ const std::vector<Trouble>& troubles() {
        [](auto& e, auto&) { e.volatility = dec("0.05000001"); }},
       {"stale_prices", Verdict::kNeedApproval, [](auto& e, auto&) { e.price_age_ns = -1; }},
       {"approval", Verdict::kNeedApproval, [](auto&, auto& t) { t.approval_always = true; }},
+      {"start_mode", Verdict::kNeedApproval, [](auto& e, auto&) { e.start_in_monitoring = true; }},
       {"market_state", Verdict::kMonitorOnly,
        [](auto& e, auto&) { e.halted_symbols = {"BTCUSDT"}; }},
       {"checkpoint_age", Verdict::kWarn,
@@ -58,7 +59,7 @@ const std::vector<Trouble>& troubles() {
   return kTroubles;
 }
 
-// All 2^13 combinations: the strictest trouble decides, the first among equals.
+// All 2^14 combinations: the strictest trouble decides, the first among equals.
 TEST(Gates, EveryCombinationIsDecidedByItsStrictestTrouble) {
   const auto& all = troubles();
   ASSERT_EQ(gate_rules({}).size(), all.size());

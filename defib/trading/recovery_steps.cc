@@ -70,6 +70,7 @@ Result<> TradingRecovery::State::analyze(StageContext& context) {
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> stored, parts.store->snapshot());
   DEFIB_TRY_ASSIGN(const std::vector<BootRecord> boots, read_boots(*stored, kBootsRead));
   evidence.crashes = crashes_within(boots, *parts.clock, parts.config.gates.crash_window);
+  evidence.start_in_monitoring = parts.start_in_monitoring;
   const bool was_clean = boots.size() < 2 || boots[boots.size() - 2].clean;
   emit("trading_recovery_started",
        wire::Json::object({{"venue", parts.venue->name()},
@@ -77,6 +78,7 @@ Result<> TradingRecovery::State::analyze(StageContext& context) {
                            {"epoch", parts.ids->epoch()},
                            {"crashes_in_window", evidence.crashes},
                            {"previous_end", was_clean ? "clean" : "crash"},
+                           {"start_mode", parts.start_in_monitoring ? "monitoring" : "normal"},
                            {"open_orders", parts.ledger->orders().size()},
                            {"unresolved_intents", parts.intents->unresolved().size()},
                            {"dry_run", parts.dry_run}}),
@@ -395,23 +397,25 @@ wire::Json TradingRecovery::State::make_report() const {
   }
   wire::Json unresolved = wire::Json::array();
   for (const Intent& intent : parts.intents->unresolved()) unresolved.push(intent.to_json());
-  wire::Json report = wire::Json::object({{"schema", "defib.trading_report/1"},
-                                          {"venue", parts.venue->name()},
-                                          {"owner", parts.ids->owner()},
-                                          {"epoch", parts.ids->epoch()},
-                                          {"at", os::format_time(parts.clock->wall_ns())},
-                                          {"dry_run", parts.dry_run},
-                                          {"outcome", to_string(outcome)},
-                                          {"crashes_in_window", evidence.crashes},
-                                          {"checkpoint", verdict.to_json()},
-                                          {"source", source.to_json()},
-                                          {"discrepancies_total", discrepancies.size()},
-                                          {"discrepancies", std::move(found)},
-                                          {"unexplained", evidence.unexplained},
-                                          {"unresolved_intents", std::move(unresolved)},
-                                          {"exposure", evidence.exposure.to_json()},
-                                          {"dead_mans_switch", "none on this venue"},
-                                          {"ramp", ramp.to_json()}});
+  wire::Json report =
+      wire::Json::object({{"schema", "defib.trading_report/1"},
+                          {"venue", parts.venue->name()},
+                          {"owner", parts.ids->owner()},
+                          {"epoch", parts.ids->epoch()},
+                          {"at", os::format_time(parts.clock->wall_ns())},
+                          {"dry_run", parts.dry_run},
+                          {"start_mode", parts.start_in_monitoring ? "monitoring" : "normal"},
+                          {"outcome", to_string(outcome)},
+                          {"crashes_in_window", evidence.crashes},
+                          {"checkpoint", verdict.to_json()},
+                          {"source", source.to_json()},
+                          {"discrepancies_total", discrepancies.size()},
+                          {"discrepancies", std::move(found)},
+                          {"unexplained", evidence.unexplained},
+                          {"unresolved_intents", std::move(unresolved)},
+                          {"exposure", evidence.exposure.to_json()},
+                          {"dead_mans_switch", "none on this venue"},
+                          {"ramp", ramp.to_json()}});
   if (decision) report.set("decision", decision->to_json());
   if (plan) report.set("plan", plan->hash());
   return report;

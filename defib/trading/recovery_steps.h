@@ -76,6 +76,9 @@ class TradingRecovery {
     EventSink events;  // may be empty
     StateSink states;  // may be empty
     std::vector<HealthCheck> health_checks;
+    // The supervisor asked for it: no order leaves before a person has approved the plan, and the
+    // state is "monitoring" until then (the gate's rule start_mode).
+    bool start_in_monitoring = false;
     // Only look: nothing is written, corrected, consumed or resumed (`defib checklist`).
     bool dry_run = false;
     // False: the state is recovered and a plan published, but nothing is consumed or resumed; the

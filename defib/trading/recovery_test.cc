@@ -27,7 +27,8 @@ TradingConfig make_config() {
 struct Recovery {
   Recovery(Engine& engine, ScriptedVenue& venue, const os::Clock& clock, const std::string& dir,
            TradingConfig config, bool dry_run = false,
-           std::function<void(const std::string&)> on_event = {}) {
+           std::function<void(const std::string&)> on_event = {},
+           bool start_in_monitoring = false) {
     TradingRecovery::Parts parts;
     parts.store = engine.store.get();
     parts.venue = &venue;
@@ -40,6 +41,7 @@ struct Recovery {
     parts.ids = engine.ids.get();
     parts.gateway = engine.gateway.get();
     parts.dry_run = dry_run;
+    parts.start_in_monitoring = start_in_monitoring;
     parts.events = [this, on_event](std::string event, wire::Json fields, bool) {
       events.emplace_back(event, std::move(fields));
       if (on_event) on_event(event);
@@ -321,6 +323,35 @@ TEST_F(RecoveryTest, AnApprovalDoesNotOpenAHaltedMarket) {
   venue_.halt("BTCUSDT", false);
   live(6s);
   EXPECT_TRUE(engine_->gateway->permit().open);
+}
+
+TEST_F(RecoveryTest, AStartInMonitoringTradesOnlyAfterAPersonApproved) {
+  const auto start_in_monitoring = [&] {
+    run_ = std::make_unique<Recovery>(*engine_, venue_, clock_, dir_.path(), config_, false,
+                                      std::function<void(const std::string&)>(), true);
+    ASSERT_TRUE(run_->recovery->procedure().execute(clock_).success());
+  };
+  start_in_monitoring();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
+  EXPECT_EQ(rule(), "start_mode");
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "monitoring"));
+  EXPECT_EQ(run_->last("trading_recovery_started")["start_mode"].as_string(), "monitoring");
+  EXPECT_EQ(run_->last("trading_report")["start_mode"].as_string(), "monitoring");
+  EXPECT_THAT(run_->recovery->plan()->asked_because, Contains("start_mode"));
+  live(10min);
+  EXPECT_FALSE(engine_->gateway->permit().open) << "time alone opens nothing";
+  approve();
+  live(1s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+  EXPECT_EQ(run_->states.back(), "ramping");
+  live(2min);  // A checkpoint is written.
+  // The approval was for that start alone; a normal start needs none.
+  restart();
+  start_in_monitoring();
+  live(2s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  restart();
+  expect_recovers();
 }
 
 TEST_F(RecoveryTest, AMarketThatMovedWhileTheEngineWasDeadNeedsAPersonAlsoAfterAnotherKill) {

@@ -131,7 +131,7 @@ Result<> TradingRecovery::State::ask_for_approval() {
     told_invalid.clear();
   }
   if (!parts.resume) return {};
-  enter("awaiting_approval");
+  enter(parts.start_in_monitoring ? "monitoring" : "awaiting_approval");
   gate_next = now + kGatePoll.count();
   approval_next = now + kApprovalPoll.count();
   return poll_approval();  // it may lie there already
