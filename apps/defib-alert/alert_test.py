@@ -14,6 +14,7 @@ import http.server
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import ssl
@@ -434,6 +435,55 @@ class Delivery(Alerting):
         self.until(lambda: [b["status"] for b in grave.bodies()] == ["firing", "resolved"])
 
 
+    def test_a_lost_standby_is_told(self):
+        receiver = self.receiver()
+        # The program says READY=1, as active and as standby, and waits to be promoted.
+        script = self.script("""
+            import ctypes, signal
+            agent = ctypes.CDLL(None)
+            agent.defib_ready()
+            agent.defib_wait_active(-1)
+            while True:
+                signal.pause()
+        """)
+        self.daemon(webhook(receiver.port), '[service.a]\nstandby = true\nexpects_ready = true\n'
+                    f'command = ["{e2e_test.PYTHON}", "{script}"]\n')
+        standby = self.until(lambda: (lambda s: s and s["standby"] and s["standby"]["ready"] and
+                                      s["standby"]["pid"])(self.service("a")), what="a standby")
+        active = self.service("a")["pid"]
+        self.assertEqual(receiver.bodies(), [])
+        os.kill(standby, signal.SIGKILL)
+        body = self.until(receiver.bodies, what="an alert")[0]
+        self.assertEqual((body["cause"], body["severity"], body["service"]),
+                         ("standby_lost", "warning", "a"))
+        for part in ("signal 9", "the next one is started in", "cold start", "defib logs a"):
+            self.assertIn(part, body["message"])
+        self.until(lambda: (lambda s: s["standby"] and s["standby"]["ready"] and
+                            not s["standby_error"])(self.service("a")), what="the next standby")
+        self.assertEqual(self.service("a")["pid"], active)
+
+    def test_the_slow_lane_is_told_once_with_its_reason_and_what_to_do(self):
+        receiver = self.receiver()
+        self.daemon(webhook(receiver.port), '[service.a]\ncommand = ["/bin/sh", "-c", "exit 7"]\n'
+                    'capture = "none"\nrestart_delay = "0s"\non_crash_loop = "slow"\n'
+                    'slow_lane_interval = "1s"\nrestart_window = "1s"\n')
+
+        def slow():
+            return [b for b in receiver.bodies() if b["cause"] == "slow_lane"]
+        body = self.until(slow, what="an alert about the slow lane")[0]
+        self.assertEqual(body["severity"], "critical")
+        for part in ("3 times in a row", "exit code 7", "next in 1s", "defib reset a"):
+            self.assertIn(part, body["message"])
+        service = self.until(lambda: (lambda s: s if s["state"] == "backing_off" else None)(
+            self.service("a")))
+        self.assertIn("tried again only slowly", service["reason"])
+        self.assertEqual(service["next_action"]["what"], "start")
+        # Some further starts in the slow lane are no further messages.
+        restarts = self.service("a")["restart_count"]
+        self.until(lambda: self.service("a")["restart_count"] >= restarts + 2)
+        self.assertEqual(len(slow()), 1)
+
+
 class Trouble(Alerting):
     def test_dead_slow_and_failing_receivers_delay_neither_recovery_nor_each_other(self):
         hole = self.receiver(lambda request: None)
@@ -561,6 +611,43 @@ class Trouble(Alerting):
         os.mkdir(queue)
         self.kill_service()
         self.assertEqual(self.until(receiver.bodies)[0]["service"], "a")
+
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs root to mount a small disk")
+    def test_on_a_full_disk_the_service_comes_back_and_the_disk_is_told(self):
+        os.makedirs(self.state)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs",
+                                  self.state], capture_output=True, check=False)
+        if mounted.returncode != 0:
+            self.skipTest("this machine does not let root mount a small disk")
+        self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
+        self.addCleanup(subprocess.run, ["umount", "-l", self.state], check=False)
+        receiver = self.receiver()
+        self.daemon(webhook(receiver.port), '[service.a]\ncommand = ["sleep", "1000"]\n'
+                    'capture = "none"\nrestart_delay = "0s"\n')
+        self.running("a")
+        # Beside the directory's own files, which a filler in it would make foreign.
+        filler = os.path.join(self.state, "services", "a", "logs", "filler")
+        with open(filler, "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+            except OSError as error:
+                self.assertEqual(error.errno, 28)
+        for _ in range(3):
+            _, pid = self.kill_service()
+            self.running("a", not_pid=pid)
+        told = self.until(lambda: [b for b in receiver.bodies() if b["cause"] == "disk_full"],
+                          what="an alert about the disk")[0]
+        self.assertEqual((told["severity"], told["service"]), ("critical", "a"))
+        self.assertIn("cannot be recorded", told["message"])
+        with open(os.path.join(self.dir, "daemon.log"), encoding="utf-8") as file:
+            self.assertIn("NoSpace", file.read())
+        os.remove(filler)
+        known = len(self.json("incidents")["incidents"])
+        _, pid = self.kill_service()
+        self.running("a", not_pid=pid)
+        self.until(lambda: len(self.json("incidents")["incidents"]) > known, what="an incident")
 
 
 class Acknowledging(Alerting):

@@ -36,7 +36,7 @@ std::string number_or_dash(const wire::Json& value, const char* format) {
 // "engine: backing_off because it ended: exit code 1; start in 27.3 s".
 std::string explanation(const wire::Json& service) {
   const wire::Json& next = service["next_action"];
-  if (!next.is_object()) return {};
+  if (!next.is_object() && !service["reason"].is_string()) return {};
   std::string text =
       fmt::format("{}: {}", service["name"].as_string(), service["state"].as_string());
   if (service["reason"].is_string()) {
@@ -76,9 +76,15 @@ std::string status_table(const wire::Json& status) {
   std::string text = table.to_text();
   for (const wire::Json& service : status["services"].items()) {
     const wire::Json& standby = service["standby"];
-    if (!standby["pid"].is_number()) continue;
-    text += fmt::format("{}: standby {} {}\n", service["name"].as_string(), standby["pid"].as_int(),
-                        standby["ready"].as_bool() ? "is ready" : "initialises");
+    if (standby["pid"].is_number()) {
+      text +=
+          fmt::format("{}: standby {} {}\n", service["name"].as_string(), standby["pid"].as_int(),
+                      standby["ready"].as_bool() ? "is ready" : "initialises");
+    }
+    if (service["standby_error"].is_string()) {
+      text += fmt::format("{}: {}\n", service["name"].as_string(),
+                          styled(Style::kBad, service["standby_error"].as_string()));
+    }
   }
   for (const wire::Json& service : status["services"].items()) {
     text += explanation(service);

@@ -36,6 +36,7 @@ std::optional<Event> event_of(const IncidentNews& news) {
       event.severity = news.down ? Severity::kCritical : Severity::kWarning;
       break;
     case What::kCrashLoop:
+    case What::kSlowLane:
     case What::kApprovalNeeded:
       event.severity = Severity::kCritical;
       break;
@@ -61,6 +62,11 @@ Event shim_lost_event(const std::string& service, const std::string& detail) {
   return notice(service, "shim_lost",
                 fmt::format("the shim of {} died and was replaced; the service went on ({})",
                             service, detail));
+}
+
+Event standby_lost_event(const std::string& service, const Error& error) {
+  return notice(service, "standby_lost",
+                fmt::format("{}; {}", error.to_line(), error.suggested_action()));
 }
 
 Event removed_event(const std::string& service) {

@@ -14,6 +14,8 @@ namespace defib::daemon {
 std::optional<alert::Event> event_of(const IncidentNews& news);
 // A shim died and was replaced.
 alert::Event shim_lost_event(const std::string& service, const std::string& detail);
+// The service goes on, without a standby that is ready.
+alert::Event standby_lost_event(const std::string& service, const Error& error);
 // The service was taken out of the configuration: nothing of it is open any more.
 alert::Event removed_event(const std::string& service);
 

@@ -1,6 +1,7 @@
 #include "defib/daemon/host.h"
 
 #include <fmt/core.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -499,7 +500,28 @@ void Host::exited(const process::ExitReport& report) {
   metrics_->exited(report, classify_exit(report.status, report.reason, {}, {}).cause);
   recorder_->exited(report);
   const auto found = services_.find(report.service);
-  if (found != services_.end() && found->second.sensors) found->second.sensors->exited(report);
+  if (found == services_.end()) return;
+  if (found->second.sensors) found->second.sensors->exited(report);
+  tell_how_it_stopped(found->second.config.spec, report);
+}
+
+// A stop on request is no incident; that it took force, its operator should know.
+void Host::tell_how_it_stopped(const process::ServiceSpec& spec,
+                               const process::ExitReport& report) {
+  const bool forced = report.reason == process::StopReason::kRequested && report.status.known &&
+                      report.status.signal == SIGKILL;
+  const std::vector<process::StopStep> steps = process::stop_steps(spec);
+  if (!forced || steps.back().signal == SIGKILL) return;
+  std::string asked;
+  for (const process::StopStep& step : steps) {
+    asked += fmt::format("{}{} for {}", asked.empty() ? "" : ", ", os::signal_name(step.signal),
+                         os::format_duration(step.wait));
+  }
+  obs::log(obs::Level::kWarning, kComponent, "the service did not end when asked, and was killed",
+           {{"service", spec.name},
+            {"pid", report.pid},
+            {"asked", asked},
+            {"try", "let it end at that signal, or give it longer with stop_timeout"}});
 }
 
 void Host::dying(const process::DyingReport& report) {
@@ -513,8 +535,15 @@ void Host::standby_started(const process::StartInfo& info) {
 
 void Host::standby_exited(const process::ExitReport& report) {
   obs::log(
-      obs::Level::kWarning, kComponent, "the standby ended",
+      obs::Level::kInfo, kComponent, "the standby ended",
       {{"service", report.service}, {"pid", report.pid}, {"status", report.status.to_string()}});
+}
+
+// No incident: the service itself has not failed. What it lost is told, and stands in the status.
+void Host::standby_lost(const std::string& service, const Error& error) {
+  obs::log(obs::Level::kWarning, kComponent, "the service has no standby that is ready",
+           {{"service", service}, {"error", error}, {"try", error.suggested_action()}});
+  tell(standby_lost_event(service, error));
 }
 
 void Host::promoted(const process::PromotionReport& report) {

@@ -122,6 +122,8 @@ class Host : private process::SupervisorObserver {
   void on_news(const IncidentNews& news);
   void tell(alert::Event event);
   void release_memory_soon();
+  static void tell_how_it_stopped(const process::ServiceSpec& spec,
+                                  const process::ExitReport& report);
 
   // SupervisorObserver.
   void started(const process::StartInfo& info) override;
@@ -131,6 +133,7 @@ class Host : private process::SupervisorObserver {
   void exited(const process::ExitReport& report) override;
   void standby_started(const process::StartInfo& info) override;
   void standby_exited(const process::ExitReport& report) override;
+  void standby_lost(const std::string& service, const Error& error) override;
   void promoted(const process::PromotionReport& report) override;
   void captured(const process::CaptureReport& report) override;
   void hung(const process::HangReport& report) override;

@@ -75,6 +75,25 @@ void IncidentRecorder::tell_again(const Track& own, const recovery::IncidentSumm
   tell(own, news);
 }
 
+void IncidentRecorder::tell_approval_needed(const Track& own) {
+  IncidentNews news;
+  news.what = IncidentNews::What::kApprovalNeeded;
+  news.cause = "approval_needed";
+  news.message = fmt::format("{} waits for a human's approval", own.service);
+  tell(own, std::move(news));
+}
+
+// Once an incident: the starts that follow in the slow lane are no news.
+void IncidentRecorder::tell_slow_lane(const Track& own, std::string message) {
+  IncidentNews news;
+  news.what = IncidentNews::What::kSlowLane;
+  news.cause = "slow_lane";
+  news.message = std::move(message);
+  news.id = own.last_id + ":slow_lane";
+  news.down = true;
+  tell(own, std::move(news));
+}
+
 void IncidentRecorder::tell_unrecorded(const Track& own, const Error& error) {
   if (error.root().code() != Code::kNoSpace && error.code() != Code::kNoSpace) return;
   IncidentNews news;

@@ -570,7 +570,7 @@ void IncidentRecorder::start_failed(const std::string& service, const Error& err
          wire::Json::object({{"what", "start_failed"}, {"error", wire::to_json(error)}}),
          Durability::kSync);
   obs::log(obs::Level::kError, kComponent, "the service cannot be started",
-           {{"service", service}, {"error", error}});
+           {{"service", service}, {"error", error}, {"try", error.suggested_action()}});
   tell_failure(own, "start_failed",
                fmt::format("{} cannot be started: {}", service, error.to_line()), opens, true);
   Classification found;
@@ -630,6 +630,10 @@ void IncidentRecorder::slow_lane(const std::string& service, const Error& error,
          Durability::kSync);
   obs::log(obs::Level::kError, kComponent, "the service crashes again and again; it goes on slowly",
            {{"service", service}, {"error", error}});
+  tell_slow_lane(own,
+                 fmt::format("{} is tried again only slowly, next in {}: {}; when its cause is "
+                             "cured, `defib reset {}` starts it at once",
+                             service, os::format_duration(delay), error.message(), service));
 }
 
 void IncidentRecorder::state_changed(const std::string& service, ServiceState from,
@@ -697,13 +701,10 @@ void IncidentRecorder::service_event(Track& own, const std::string& text) {
     if (outcome != "awaiting_approval") {
       own.final_outcome = outcome.empty() ? "recovered" : outcome;
     } else {
-      IncidentNews news;
-      news.what = IncidentNews::What::kApprovalNeeded;
-      news.cause = "approval_needed";
-      news.message = fmt::format("{} waits for a human's approval", own.service);
-      tell(own, std::move(news));
+      tell_approval_needed(own);
     }
   }
+  if (name == "approval_required") tell_approval_needed(own);
   close_if_due(own);
 }
 

@@ -61,6 +61,7 @@ struct IncidentNews {
   enum class What : std::uint8_t {
     kFailed,          // one failure, the first of an incident or a further one
     kCrashLoop,       // it is not started again by itself
+    kSlowLane,        // it crashes too often, and is tried again slowly
     kApprovalNeeded,  // recovery waits for a human
     kClosed,
     kRunsAgain,   // a service whose last incident ended as "failed" was started by somebody
@@ -174,6 +175,8 @@ class IncidentRecorder {
   void tell_failure(const Track& track, std::string_view cause, std::string message, bool opens,
                     bool down);
   void tell_again(const Track& track, const recovery::IncidentSummary& summary);
+  void tell_approval_needed(const Track& track);
+  void tell_slow_lane(const Track& track, std::string message);
   void tell_unrecorded(const Track& track, const Error& error);
 
   os::EventLoop& loop_;

@@ -183,6 +183,45 @@ TEST_F(Recorder, AnIncidentThatWaitsForAnApprovalStaysOpenAndSaysSo) {
   EXPECT_EQ(newest()["outcome"].as_string(), "awaiting_approval");
 }
 
+TEST_F(Recorder, APlanThatAsksForApprovalIsToldAndShownUntilItIsAnswered) {
+  std::vector<IncidentNews> news;
+  recorder_->on_news([&](const IncidentNews& one) { news.push_back(one); }, false);
+  recorder_->exited(crash(1));
+  start(2);
+  run_until([this] { return recorder_->settled("engine"); });
+  tell("X_DEFIB_EVENT", R"({"event":"approval_required","plan":"abc"})");
+  EXPECT_EQ(news.back().what, IncidentNews::What::kApprovalNeeded);
+  EXPECT_EQ(news.back().incident, list()[0].id);
+  tell("X_DEFIB_STATE", "awaiting_approval");
+  tell("X_DEFIB_EVENT", R"({"event":"trading_report","outcome":"needs_approval"})");
+  EXPECT_EQ(list()[0].outcome, "awaiting_approval");
+  EXPECT_EQ(newest()["outcome"].as_string(), "awaiting_approval");
+  kill();
+  EXPECT_EQ(list()[0].outcome, "awaiting_approval");
+  tell("X_DEFIB_EVENT", R"({"event":"approval_used","by":"ada"})");
+  EXPECT_EQ(list()[0].outcome, "open");
+  EXPECT_EQ(newest()["outcome"].as_string(), "open");
+  tell("X_DEFIB_STATE", "running");
+  run_until_closed();
+  EXPECT_EQ(newest()["outcome"].as_string(), "recovered");
+}
+
+TEST_F(Recorder, TheSlowLaneIsToldOnceAnIncidentWithReasonAndNextAction) {
+  std::vector<IncidentNews> news;
+  recorder_->on_news([&](const IncidentNews& one) { news.push_back(one); }, false);
+  recorder_->exited(crash(1));
+  const Error why(Code::kCrashLoop, "it crashed 3 times in a row in the same way");
+  recorder_->slow_lane("engine", why, 5min);
+  ASSERT_EQ(news.size(), 2u);
+  EXPECT_EQ(news.back().what, IncidentNews::What::kSlowLane);
+  EXPECT_EQ(news.back().cause, "slow_lane");
+  EXPECT_NE(news.back().message.find("3 times in a row"), std::string::npos);
+  EXPECT_NE(news.back().message.find("next in 5m"), std::string::npos);
+  EXPECT_NE(news.back().message.find("defib reset engine"), std::string::npos);
+  recorder_->slow_lane("engine", why, 5min);
+  EXPECT_EQ(news.back().id, news[1].id) << "who has heard it hears nothing new";
+}
+
 TEST_F(Recorder, NonsenseOfTheServiceIsNotRecorded) {
   recorder_->exited(crash(1));
   start(2);

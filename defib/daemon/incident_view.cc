@@ -2,6 +2,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/daemon/exit_cause.h"
+#include "defib/recovery/incident.h"
 
 namespace defib::daemon {
 namespace {
@@ -40,7 +41,9 @@ wire::Json incident_document(const std::vector<wire::Json>& lines) {
   wire::Json threads = wire::Json::array();
   wire::Json timeline = wire::Json::array();
   std::string cause(lines.front()["cause"].as_string());
+  bool waits = false;
   for (const wire::Json& line : lines) {
+    waits = recovery::waits_for_human(line, waits);
     if (line["event"].as_string() == "classified") {
       classification = classification_of(line);
       cause = line["cause"].as_string();
@@ -50,7 +53,6 @@ wire::Json incident_document(const std::vector<wire::Json>& lines) {
   }
   const wire::Json& last = lines.back();
   const bool closed = last["event"].as_string() == "closed";
-  const bool waits = last["outcome"].as_string() == "awaiting_approval";
   return wire::Json::object({{"schema", "defib.incident/1"},
                              {"id", lines.front()["incident"]},
                              {"service", lines.front()["service"]},

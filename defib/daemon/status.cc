@@ -172,6 +172,8 @@ wire::Json status_to_json(const process::ServiceStatus& status, std::string_view
                                              {"generation", status.standby_generation},
                                              {"ready", status.standby_ready}})
                        : wire::Json()},
+       {"standby_error",
+        status.standby_error ? wire::Json(status.standby_error->to_line()) : wire::Json()},
        {"status_text", status.status_text},
        {"reloading", status.reloading},
        {"reported_error", or_null(!status.reported_error.empty(), status.reported_error)},

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <gmock/gmock.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -14,6 +15,8 @@
 
 namespace defib::process {
 namespace {
+
+using testing::HasSubstr;
 
 class StandbyService : public SupervisorTest {
  protected:
@@ -97,12 +100,71 @@ TEST_F(StandbyService, ThatDiesIsReplacedAndTheActiveOneDoesNotNotice) {
 
 TEST_F(StandbyService, AStopEndsBoth) {
   start_settled(pair());
+  EXPECT_TRUE(seen_->standby_losses.empty());
   ASSERT_TRUE(supervisor_->stop("victim"));
   run_until([&] { return status().state == ServiceState::kStopped && status().standby_pid == 0; });
   EXPECT_EQ(processes(), std::vector<pid_t>{status().shim_pid});
   EXPECT_TRUE(seen_->promotions.empty());
   ASSERT_TRUE(supervisor_->start("victim"));
   run_until([&] { return settled(); });
+  EXPECT_TRUE(seen_->standby_losses.empty()) << "it was asked for";
+}
+
+TEST_F(StandbyService, ThatIsLostIsToldWithItsReasonAndShownUntilTheNextIsReady) {
+  start_settled(pair());
+  const pid_t lost = status().standby_pid;
+  kill_one(lost, SIGKILL);
+  run_until([&] { return seen_->standby_losses.size() == 1; });
+  const Error& error = seen_->standby_losses.at(0);
+  EXPECT_THAT(error.message(), HasSubstr(fmt::format("the standby of 'victim' (pid {})", lost)));
+  EXPECT_THAT(error.message(), HasSubstr("SIGKILL"));
+  EXPECT_THAT(error.suggested_action(), HasSubstr("the next one is started in"));
+  EXPECT_THAT(error.suggested_action(), HasSubstr("defib logs victim"));
+  ASSERT_TRUE(status().standby_error);
+  EXPECT_EQ(status().standby_error->message(), error.message());
+  run_until([&] { return settled(); });
+  EXPECT_FALSE(status().standby_error);
+}
+
+// The victim as the active process; as its standby something else.
+ServiceSpec with_other_standby(ServiceSpec spec, const std::string& standby) {
+  std::string active;
+  for (const std::string& word : spec.argv) active += " '" + word + "'";
+  spec.argv = {"/bin/sh", "-c",
+               fmt::format("[ $DEFIB_ROLE = standby ] && {}; exec{}", standby, active)};
+  return spec;
+}
+
+TEST_F(StandbyService, ThatIsNeverReadyIsToldAndReplaced) {
+  ServiceSpec spec = with_other_standby(pair(), "exec sleep 1000");
+  spec.ready_timeout = std::chrono::milliseconds(500);
+  start(spec);
+  run_until([&] { return status().standby_pid != 0; });
+  const ServiceStatus before = status();
+  run_until([&] { return seen_->standby_losses.size() == 1; });
+  EXPECT_EQ(seen_->standby_losses.at(0).code(), Code::kTimeout);
+  EXPECT_THAT(seen_->standby_losses.at(0).message(), HasSubstr("READY=1 within 500ms"));
+  run_until([&] { return seen_->standby_exits.size() == 1 && status().standby_pid != 0; });
+  EXPECT_EQ(seen_->standby_exits.at(0).reason, StopReason::kNotReady);
+  EXPECT_NE(status().standby_pid, before.standby_pid);
+  EXPECT_TRUE(status().standby_error);
+  EXPECT_EQ(seen_->standby_losses.size(), 1u) << "its end is no second loss";
+  EXPECT_EQ(status().pid, before.pid) << "the active process goes on";
+  EXPECT_EQ(status().state, ServiceState::kRunning);
+}
+
+TEST_F(StandbyService, ThatCannotBeStartedIsNoFailureOfTheService) {
+  const std::string own = dir_ + "/sh";
+  ASSERT_EQ(::symlink("/bin/sh", own.c_str()), 0);
+  ServiceSpec spec = with_other_standby(pair(), "exit 0");
+  spec.argv[0] = own;
+  spec.argv[2] = "rm " + own + "; " + spec.argv[2];
+  start(spec);
+  run_until([&] { return !seen_->standby_losses.empty(); });
+  EXPECT_EQ(seen_->standby_losses.at(0).code(), Code::kStartFailed);
+  EXPECT_THAT(seen_->standby_losses.at(0).message(), HasSubstr("cannot be started"));
+  EXPECT_TRUE(seen_->start_failures.empty());
+  EXPECT_EQ(status().state, ServiceState::kRunning);
 }
 
 TEST_F(StandbyService, ACleanEndIsNotTakenOver) {

@@ -67,8 +67,8 @@ Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
 Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &healthy_timer_, &ready_timer_, &start_timer_, &relaunch_timer_,
-        &capture_timer_, &decide_timer_, &standby_timer_, &reload_timer_, &self_stop_timer_,
-        &runtime_timer_, &catch_up_timer_}) {
+         &capture_timer_, &decide_timer_, &standby_timer_, &standby_ready_timer_, &reload_timer_,
+         &self_stop_timer_, &runtime_timer_, &catch_up_timer_}) {
     cancel(*timer);
   }
   end_sampling();
@@ -151,7 +151,13 @@ Result<> Supervised::start() {
   restart_requested_ = fresh_asked_ = false;
   stop_asked_.reset();
   planner_->forget_pending();
-  DEFIB_TRY(send_start(false));
+  if (auto started = send_start(false); !started) {
+    // Nobody may look at the answer: a daemon that starts its services does not.
+    last_error_ = started.error();
+    context_.observer.start_failed(spec_.name, started.error());
+    change(ServiceEvent::kExitedFailed);
+    return started;
+  }
   change(ServiceEvent::kStarted);
   return {};
 }
@@ -165,7 +171,10 @@ Result<> Supervised::stop(StopReason reason) {
   next_start_mono_ns_ = 0;
   if (requested) restart_requested_ = fresh_asked_ = restart_when_started_ = false;
   const shim::Stop request = graceful_stop(spec_, reason, requested ? 0 : generation_);
-  if (requested) cancel(standby_timer_);
+  if (requested) {
+    cancel(standby_timer_);
+    cancel(standby_ready_timer_);
+  }
   if (!alive()) {
     // The shim's own delayed start is called off too; and should it have happened just now, the
     // new process is stopped.
@@ -265,6 +274,7 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   cancel(decide_timer_);
   deciding_ = false;
   next_start_mono_ns_ = 0;
+  slow_lane_ = false;
   ended_before_ = false;
   undecided_.reset();
   start_asked_.reset();
@@ -453,8 +463,10 @@ void Supervised::decide() {
 void Supervised::follow(const RestartPlanner::Decision& decision) {
   switch (decision.verdict) {
     case RestartPlanner::Verdict::kStart:
+      slow_lane_ = false;
       return start_later(decision.delay);
     case RestartPlanner::Verdict::kSlow:
+      slow_lane_ = true;
       if (decision.why) {
         last_error_ = *decision.why;
         context_.observer.slow_lane(spec_.name, *decision.why, decision.delay);
@@ -533,6 +545,7 @@ ServiceStatus Supervised::status(bool with_usage) const {
   status.standby_pid = standby_.pid;
   status.standby_generation = standby_.generation;
   status.standby_ready = standby_.ready;
+  if (spec_.standby && alive()) status.standby_error = standby_error_;
   status.status_text = status_text_;
   status.reloading = said_.reloading_since_ns != 0;
   status.reported_error = said_.error;

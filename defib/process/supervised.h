@@ -170,6 +170,8 @@ class Supervised {
   void on_standby_exited(const ExitReport& report);
   Result<> on_promoted(const ShimMessage& message);
   void ensure_standby();
+  void watch_standby();
+  void lose_standby(Error why);
   Result<> open_sockets();
   Result<> send_sockets();
   Result<> on_stored(ShimMessage& message);
@@ -310,11 +312,15 @@ class Supervised {
   os::Duration ticket_delay_{0};
   std::uint64_t next_ticket_ = 1;
   std::int64_t next_start_mono_ns_ = 0;
+  bool slow_lane_ = false;  // that start is one of the slow lane
 
   Standby standby_;
   recovery::Backoff standby_backoff_;
   bool standby_by_ticket_ = false;  // the shim starts the next one by itself
   os::EventLoop::TimerId standby_timer_ = 0;
+  std::int64_t standby_due_ns_ = 0;                 // of that timer
+  os::EventLoop::TimerId standby_ready_timer_ = 0;  // until its READY=1
+  std::optional<Error> standby_error_;              // why the last one was lost; none: one is ready
   KeptSockets sockets_;
 
   PageView page_;

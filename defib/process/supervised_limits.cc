@@ -274,12 +274,24 @@ void Supervised::explain(ServiceStatus& status) const {
     case ServiceState::kBackingOff:
       status.reason = last_exit_ ? fmt::format("it ended: {}", last_exit_->status.to_string())
                                  : std::string("it could not be started");
+      if (slow_lane_) {
+        status.reason += fmt::format("; it is tried again only slowly: {}",
+                                     last_error_ ? last_error_->message() : "a crash loop");
+      }
       status.next_action = "start";
       status.next_action_mono_ns = next_start_mono_ns_;
       return;
     case ServiceState::kFailed:
       status.reason = last_error_ ? last_error_->message() : std::string("it failed");
       status.next_action = "reset";  // by a human
+      return;
+    case ServiceState::kStopped:
+      if (last_exit_ && last_exit_->reason == StopReason::kNone) {
+        // A program that goes into the background looks so too, and its operator should know why.
+        status.reason =
+            fmt::format("it ended by itself: {}; what it left in the background was ended with it",
+                        last_exit_->status.to_string());
+      }
       return;
     case ServiceState::kDegraded:
       if (last_error_) status.reason = last_error_->message();

@@ -51,7 +51,11 @@ Result<> Supervised::on_notify(const ShimMessage& message) {
     if (current) {
       if (!on_notify_field(key, value)) ++said_.unknown;
     } else if (notify.generation == standby_.generation && standby_.pid != 0) {
-      if (key == "READY" && value == "1") standby_.ready = true;
+      if (key == "READY" && value == "1") {
+        standby_.ready = true;
+        standby_error_.reset();
+        cancel(standby_ready_timer_);
+      }
       if (key == "X_DEFIB_STATE") standby_.state_word = value;
       continue;  // Not the service's own words, as long as it waits.
     }

@@ -444,14 +444,17 @@ Result<> Supervised::on_start_failed(const ShimMessage& message) {
   const bool standby = failed.role == shim::InstanceRole::kStandby;
   if (!standby) start_asked_.reset();
   const Error error = start_error(spec_, failed);
-  last_error_ = error;
-  context_.observer.start_failed(spec_.name, error);
   if (standby) {
     standby_by_ticket_ = false;
     if (failed.ticket_id != 0 && alive() && replay_left_ == 0) grant_ticket();
     ensure_standby();
+    lose_standby(
+        Error(Code::kStartFailed, fmt::format("the standby of '{}' cannot be started", spec_.name))
+            .because(error));
     return {};
   }
+  last_error_ = error;
+  context_.observer.start_failed(spec_.name, error);
   // By request: the caller knows, and decides. By itself: the program may be being replaced.
   // A hook that fails may find at the next time what it waits for.
   const bool again = failed.stage == shim::StartStage::kHook && may_restart(spec_);

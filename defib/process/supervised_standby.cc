@@ -1,7 +1,10 @@
 // What stands ready beside the active process: its standby, and the sockets that are kept for it.
 
+#include <fmt/core.h>
+
 #include <algorithm>
 
+#include "defib/process/launch_description.h"
 #include "defib/process/supervised.h"
 
 namespace defib::process {
@@ -22,6 +25,7 @@ Result<> Supervised::on_standby_started(ShimMessage& message, const shim::Starte
   if (started.generation == standby_.generation && !message.fds.empty()) {
     standby_.page = PageView::map(std::move(message.fds[0]));
   }
+  if (news) watch_standby();
   context_.observer.standby_started({spec_.name, started.generation, started.pid,
                                      started.started_mono_ns, started.started_wall_ns,
                                      started.automatic != 0, started.ticket_id != 0, 0});
@@ -34,15 +38,59 @@ void Supervised::on_standby_exited(const ExitReport& report) {
     // Only a standby that stood for a while makes the next one immediate again.
     standby_backoff_.succeeded_for(os::Duration(report.noticed_mono_ns - standby_.started_mono_ns));
     standby_ = Standby{};
+    cancel(standby_ready_timer_);
   }
   context_.observer.standby_exited(report);
   ensure_standby();
+  const bool told = report.reason == StopReason::kNotReady || report.reason == StopReason::kReboot;
+  if (report.reason == StopReason::kRequested || told) return;
+  lose_standby(
+      Error(Code::kServiceCrashed, fmt::format("the standby of '{}' (pid {}) ended: {}", spec_.name,
+                                               report.pid, report.status.to_string())));
+}
+
+// One that does not say READY=1 in time is replaced, as an active process is.
+void Supervised::watch_standby() {
+  cancel(standby_ready_timer_);
+  if (standby_.pid == 0 || standby_.ready) return;
+  if (!spec_.expects_ready || spec_.ready_timeout.count() == 0) return;
+  const std::int64_t due = standby_.started_mono_ns + spec_.ready_timeout.count();
+  const os::Duration left(std::max<std::int64_t>(0, due - context_.clock.mono_ns()));
+  standby_ready_timer_ = context_.loop.run_after(left, [this] {
+    standby_ready_timer_ = 0;
+    static_cast<void>(
+        send_stop(graceful_stop(spec_, StopReason::kNotReady, standby_.generation)).has_value());
+    lose_standby(
+        Error(Code::kTimeout,
+              fmt::format("the standby of '{}' (pid {}) has not said READY=1 within {} and "
+                          "is replaced",
+                          spec_.name, standby_.pid, os::format_duration(spec_.ready_timeout))));
+  });
+}
+
+void Supervised::lose_standby(Error why) {
+  std::string next = "another one follows";
+  if (standby_timer_ != 0) {
+    const os::Duration left(std::max<std::int64_t>(0, standby_due_ns_ - context_.clock.mono_ns()));
+    next = fmt::format("the next one is started in {}", os::format_duration(left));
+  } else if (alive() && !killing_ && !planner_->has_ticket() && planner_->exhausted()) {
+    next = "no other one is started while the restarts of the window are used up";
+  }
+  standby_error_ = std::move(why)
+                       .with("service", spec_.name)
+                       .suggest(fmt::format("{}; until one is ready, a failure of the service is "
+                                            "followed by a cold start; its output is "
+                                            "in `defib logs {}`",
+                                            next, spec_.name));
+  context_.observer.standby_lost(spec_.name, *standby_error_);
 }
 
 Result<> Supervised::on_promoted(const ShimMessage& message) {
   DEFIB_TRY_ASSIGN(const shim::Promoted promoted, message.body<shim::Promoted>());
   standby_by_ticket_ = promoted.ticket_id != 0;
   standby_backoff_.reset();  // The last one did what it was there for.
+  standby_error_.reset();
+  cancel(standby_ready_timer_);
   if (promoted.generation != generation_) {
     Standby next = std::move(standby_);
     standby_ = Standby{};
@@ -84,7 +132,9 @@ void Supervised::ensure_standby() {
                       replay_left_ == 0 && (ready_ || !spec_.expects_ready) &&
                       (planner_->has_ticket() || !planner_->exhausted());
   if (!wanted || standby_.pid != 0 || standby_by_ticket_ || standby_timer_ != 0) return;
-  standby_timer_ = context_.loop.run_after(standby_backoff_.next(), [this] {
+  const os::Duration delay = standby_backoff_.next();
+  standby_due_ns_ = context_.clock.mono_ns() + delay.count();
+  standby_timer_ = context_.loop.run_after(delay, [this] {
     standby_timer_ = 0;
     if (!spec_.standby || !alive() || killing_ || standby_.pid != 0 || !link_.connected()) return;
     const shim::Start request = {0, shim::InstanceRole::kStandby};
@@ -128,6 +178,7 @@ void Supervised::take_pages_and_sockets(ShimMessage& message, const shim::Welcom
   }
   const auto* record = find_instance(welcome.status, shim::InstanceRole::kStandby);
   standby_ = Standby{};
+  cancel(standby_ready_timer_);
   if (record == nullptr) return;
   standby_.generation = record->generation;
   standby_.pid = record->pid;
@@ -135,6 +186,7 @@ void Supervised::take_pages_and_sockets(ShimMessage& message, const shim::Welcom
   standby_.ready = (record->ready & shim::kSaidReady) != 0;
   standby_.state_word = record->state_word;
   standby_.page = std::move(standby);
+  watch_standby();
 }
 
 }  // namespace defib::process

@@ -177,6 +177,9 @@ class SupervisorObserver {
   // Of the process that waits beside the active one. promoted() comes instead of started().
   virtual void standby_started(const StartInfo&) {}
   virtual void standby_exited(const ExitReport&) {}
+  // The service has no standby that is ready, against its configuration: it died, could not be
+  // started, or was not ready in time. Another one is started; the active process goes on.
+  virtual void standby_lost(const std::string& /*service*/, const Error&) {}
   virtual void promoted(const PromotionReport&) {}
   // The report of a crash or of a hang has been written (or could not be).
   virtual void captured(const CaptureReport&) {}
@@ -236,9 +239,10 @@ struct ServiceStatus {
   pid_t standby_pid = 0;  // 0: none runs
   std::uint64_t standby_generation = 0;
   bool standby_ready = false;
-  std::string status_text;     // the last STATUS=
-  bool reloading = false;      // RELOADING=1, and no READY=1 since
-  std::string reported_error;  // why the service says that it fails; empty: it does not
+  std::optional<Error> standby_error;  // why the last one was lost; none since one is ready
+  std::string status_text;             // the last STATUS=
+  bool reloading = false;              // RELOADING=1, and no READY=1 since
+  std::string reported_error;          // why the service says that it fails; empty: it does not
   std::optional<std::int64_t> reported_exit_status;
   std::uint64_t unknown_notifications = 0;  // fields that mean nothing here, or were malformed
   std::optional<Error> last_error;

@@ -23,6 +23,7 @@ class Recorder : public SupervisorObserver {
   std::vector<DyingReport> deaths;
   std::vector<StartInfo> standby_starts;
   std::vector<ExitReport> standby_exits;
+  std::vector<Error> standby_losses;
   std::vector<PromotionReport> promotions;
   std::vector<Error> start_failures;
   std::vector<HangReport> hangs;
@@ -55,6 +56,9 @@ class Recorder : public SupervisorObserver {
   void dying(const DyingReport& report) override { deaths.push_back(report); }
   void standby_started(const StartInfo& info) override { standby_starts.push_back(info); }
   void standby_exited(const ExitReport& report) override { standby_exits.push_back(report); }
+  void standby_lost(const std::string&, const Error& error) override {
+    standby_losses.push_back(error);
+  }
   void promoted(const PromotionReport& report) override { promotions.push_back(report); }
   void captured(const CaptureReport& report) override { captures.push_back(report); }
   void hung(const HangReport& report) override { hangs.push_back(report); }

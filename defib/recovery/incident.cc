@@ -100,7 +100,7 @@ struct Scan {
   std::int64_t expected_line = 0;
   bool closed = false;
   std::string cause = "unknown";
-  std::string outcome;  // of the last line
+  bool waits = false;
   std::string id, previous_id, previous_hash;
   std::string problem;
 };
@@ -131,7 +131,7 @@ std::string scan_line(std::string_view line, Scan& scan) {
   ++scan.lines;
   scan.head = sealed.hash;
   scan.closed = event == "closed";
-  scan.outcome = json["outcome"].as_string();
+  scan.waits = waits_for_human(json, scan.waits);
   if (const std::string_view cause = stated_cause(json); !cause.empty()) scan.cause = cause;
   return {};
 }
@@ -262,11 +262,22 @@ Result<IncidentSummary> summarize(os::Files& files, const std::string& path) {
   DEFIB_TRY_ASSIGN(const std::string text, os::read_file(files, path, kMaxIncidentFile));
   const Scan scan = scan_incident(text, {});
   summary.cause = scan.cause;
-  summary.outcome = scan.outcome == "awaiting_approval" ? "awaiting_approval" : "open";
+  summary.outcome = scan.waits ? "awaiting_approval" : "open";
   return summary;
 }
 
 }  // namespace
+
+bool waits_for_human(const wire::Json& line, bool before) {
+  const std::string_view event = line["event"].as_string(), state = line["state"].as_string();
+  if (line["outcome"].as_string() == "awaiting_approval" || event == "approval_required") {
+    return true;
+  }
+  if (event == "approval_used" || event == "detected" || event == "restarted") return false;
+  if (event != "service_state") return before;
+  if (state == "ramping" || state == "running") return false;
+  return before || state == "awaiting_approval";
+}
 
 wire::Json IncidentSummary::to_json() const {
   return wire::Json::object(
