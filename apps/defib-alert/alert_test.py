@@ -447,6 +447,7 @@ class Delivery(Alerting):
                 signal.pause()
         """)
         self.daemon(webhook(receiver.port), '[service.a]\nstandby = true\nexpects_ready = true\n'
+                    'restart_delay = "0s"\n'
                     f'command = ["{e2e_test.PYTHON}", "{script}"]\n')
         standby = self.until(lambda: (lambda s: s and s["standby"] and s["standby"]["ready"] and
                                       s["standby"]["pid"])(self.service("a")), what="a standby")
@@ -472,7 +473,7 @@ class Delivery(Alerting):
             return [b for b in receiver.bodies() if b["cause"] == "slow_lane"]
         body = self.until(slow, what="an alert about the slow lane")[0]
         self.assertEqual(body["severity"], "critical")
-        for part in ("3 times in a row", "exit code 7", "next in 1s", "defib reset a"):
+        for part in ("3 times in a row", "exit code 7", "next in 1.0", "defib reset a"):
             self.assertIn(part, body["message"])
         service = self.until(lambda: (lambda s: s if s["state"] == "backing_off" else None)(
             self.service("a")))

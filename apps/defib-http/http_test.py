@@ -237,6 +237,26 @@ class Serving(Http):
                                 capture_output=True, text=True, check=False)
         self.assertEqual(direct.returncode, 2)
 
+    def test_a_port_in_use_is_told_disturbs_nobody_and_is_taken_when_it_is_free(self):
+        path = self.script(f'[http]\nlisten = "127.0.0.1:{self.port}"\n{SLEEPER}', "defib.toml")
+        log_path = os.path.join(self.dir, "daemon.log")
+        with socket.socket() as holder, open(log_path, "ab") as log:
+            holder.bind(("127.0.0.1", self.port))
+            holder.listen()
+            self.runs.append(subprocess.Popen(
+                [os.path.join(e2e_test.BIN, "defib"), "daemon", "-c", path], env=self.env,
+                stdout=subprocess.DEVNULL, stderr=log))
+            self.running("a")
+
+            def told():
+                with open(log_path, encoding="utf-8") as file:
+                    text = file.read()
+                return text if "HttpListenFailed" in text else None
+            text = self.until(told, what="the message")
+            self.assertIn(f"127.0.0.1:{self.port}", text)
+            self.assertIn("choose a free port, or stop the holder", text)
+        self.until(lambda: self.get("/health")[0] == 200, what="/health")
+
     def test_the_metrics_page_is_well_formed(self):
         self.daemon(SLEEPER)
         before = self.running("a")

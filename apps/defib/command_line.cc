@@ -4,7 +4,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <optional>
 #include <string_view>
+
+#include "defib/conf/conf.h"
 
 namespace defib::cli {
 namespace {
@@ -54,6 +57,11 @@ constexpr RunSetting kRunSettings[] = {
     {"--on-crash-loop", "WHAT", "stop (until a human resets it) or slow (default stop)"},
     {"--slow-lane-interval", "D", "Time between starts in the slow lane (default 5m)"},
     {"--same-crash-limit", "N", "Equal crashes in a row that are a crash loop (default 3)"},
+    {"--start-in", "MODE",
+     "monitoring: each start finds DEFIB_START_MODE=monitoring and shall do nothing outside "
+     "(default "
+     "normal)"},
+    {"--monitoring-after", "N", "The N-th restart in the window and those after it start so"},
     {"--max-downtime", "D", "Give up after so much lost time in the window (default: no limit)"},
     {"--heartbeat-timeout", "D",
      "Restart when a heartbeat stage stands still for so long (default: each stage's own)"},
@@ -253,6 +261,48 @@ Error usage_error(const CLI::App& app, const std::string& text) {
   return Error(Code::kWrongUsage, message).suggest(fmt::format("`{} --help`", command));
 }
 
+// The words of the command that was begun, and how they could be meant.
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* at = &app; at != nullptr;) {
+    for (const CLI::Option* option : at->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+    const auto used = at->get_subcommands();
+    at = used.empty() ? nullptr : used.front();
+  }
+  return names;
+}
+
+Error unknown_word(const std::string& what, const std::string& word,
+                   const std::vector<std::string>& known, std::string_view help) {
+  const std::string_view meant = conf::nearest_word(word, known);
+  return Error(Code::kWrongUsage,
+               fmt::format("there is no {} '{}'{}", what, word,
+                           meant.empty() ? "" : fmt::format("; did you mean '{}'?", meant)))
+      .suggest(fmt::format("`{}`", help));
+}
+
+// A word that nobody knows, by what it is: a command, an option, or something too much.
+std::optional<Error> unknown_word(const CLI::App& app, const std::vector<std::string>& arguments,
+                                  std::string_view command) {
+  std::vector<std::string> commands;
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    commands.push_back(sub->get_name());
+  }
+  const std::string word(command);
+  if (!word.empty() && std::ranges::find(commands, word) == commands.end()) {
+    return unknown_word("command", word, commands, "defib --help");
+  }
+  const std::vector<std::string> options = option_names(app);
+  for (const std::string& argument : arguments) {
+    const std::string name = argument.substr(0, argument.find('='));
+    if (!name.starts_with("--") || std::ranges::find(options, name) != options.end()) continue;
+    return unknown_word("option", name, options, fmt::format("defib {} --help", command));
+  }
+  return std::nullopt;
+}
+
 // The commands of the contract that this version does not have.
 constexpr std::string_view kLaterVerbs[] = {"report", "export", "symbolize", "kill",
                                             "call",   "dbn",    "db"};
@@ -331,7 +381,8 @@ ParseOutcome parse_command_line(int argc, char** argv) {
   } catch (const CLI::CallForAllHelp&) {
     outcome.help = parser.app().help("", CLI::AppFormatMode::All);
   } catch (const CLI::ParseError& error) {
-    outcome.error = usage_error(parser.app(), error.what());
+    outcome.error = unknown_word(parser.app(), arguments, word)
+                        .value_or(usage_error(parser.app(), error.what()));
   }
   return outcome;
 }

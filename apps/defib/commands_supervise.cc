@@ -14,6 +14,8 @@
 #include "defib/obs/log.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
+#include "defib/process/guardian.h"
+#include "defib/process/launch_description.h"
 #include "defib/process/shim_link.h"
 #include "defib/process/state_dir.h"
 
@@ -218,6 +220,15 @@ Result<int> run_command(const CommandLine& line) {
   options.quiet = line.run.quiet;
   options.command = line.program;
   options.started_mono_ns = line.started_mono_ns;
+  // Before anything is touched. Of one that runs already, or is resumed, the program may be being
+  // replaced.
+  const bool fresh =
+      !process::is_resumed() &&
+      !daemon::service_runs(os::real_files(), options.state_dir, options.service.spec.name);
+  if (fresh) {
+    const auto obstacles = process::start_obstacles(options.service.spec);
+    if (!obstacles.empty()) return obstacles.front().error;
+  }
   if (line.check) return would_start();
   return daemon::run_in_foreground(options);
 }
@@ -231,15 +242,15 @@ Result<int> daemon_command(const CommandLine& line) {
       }};
   DEFIB_TRY_ASSIGN(options.config, daemon::load_config(options.config_path, checks));
   DEFIB_TRY(set_log_level(line.log_level, options.config.log_level, "info"));
+  options.state_dir = state_dir_by(line, options.config);
+  options.command = line.program;
+  options.started_mono_ns = line.started_mono_ns;
+  if (line.check) return would_start();
   if (!options.config.log_file.empty()) {
     obs::LogFile file;
     file.path = options.config.log_file;
     DEFIB_TRY(obs::set_log_file(file));
   }
-  options.state_dir = state_dir_by(line, options.config);
-  options.command = line.program;
-  options.started_mono_ns = line.started_mono_ns;
-  if (line.check) return would_start();
   for (const std::string& warning : options.config.warnings) {
     obs::log(obs::Level::kWarning, "daemon", warning);
   }

@@ -292,6 +292,9 @@ class Supervising(Service):
         self.assertEqual(self.defib("logs", "q").stdout, "hidden\n")
 
     def test_a_program_that_does_not_exist_is_told(self):
+        done = self.defib("run", "--", "/nonexistent/program")
+        self.assertEqual(done.returncode, 2)
+        self.assertFalse(os.path.exists(self.state), "it was told before anything was touched")
         done = self.defib("run", "--max-restarts", "1", "--restart-delay", "0", "--",
                           "/nonexistent/program")
         self.assertNotEqual(done.returncode, 0)
@@ -303,8 +306,12 @@ class Supervising(Service):
         self.assertEqual(run.stdout.readline(), "up\n")
         pid = self.running("deaf")["pid"]
         run.send_signal(signal.SIGINT)
-        self.assertEqual(run.wait(10), 0)
+        _, said = run.communicate(timeout=10)
+        self.assertEqual(run.returncode, 0)
         self.assertFalse(is_alive(pid))
+        for part in ("did not end when asked, and was killed", "SIGTERM for 300 ms",
+                     "stop_timeout"):
+            self.assertIn(part, said)
 
     def test_two_runs_that_begin_in_one_moment_share_a_fresh_state_directory(self):
         for _ in range(20):

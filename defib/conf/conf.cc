@@ -701,6 +701,9 @@ Result<> Document::finish() {
   for (std::size_t i = shown - 1; i-- > 0;) {
     error = state.to_error(state.problems[i]).because(std::move(error));
   }
+  if (state.problems.size() > 1) {
+    error = std::move(error).suggest("correct each of these places; nothing was touched");
+  }
   return std::move(error).with("errors", static_cast<std::int64_t>(state.problems.size()));
 }
 

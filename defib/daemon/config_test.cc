@@ -68,6 +68,15 @@ command = ["feed"]
   EXPECT_EQ(config->services[1].health.policy.interval, 30s);
   EXPECT_EQ(config->services[1].spec.max_restarts, 10);
   EXPECT_EQ(config->services[1].spec.on_limit, process::LimitAction::kAlert);
+  const process::ServiceSpec& defaults = config->services[1].spec;
+  EXPECT_EQ(defaults.max_cpu_window, 60s);
+  EXPECT_EQ(defaults.heartbeat_healthy, 5s);
+  EXPECT_EQ(defaults.heartbeat_timeout, 10s);
+  EXPECT_EQ(defaults.on_heartbeat_lost, process::LimitAction::kRestart);
+  EXPECT_EQ(defaults.restart_window, 1h);
+  EXPECT_EQ(defaults.restart_delay_cap, 5min);
+  EXPECT_EQ(defaults.same_crash_limit, 3);
+  EXPECT_EQ(defaults.restart, process::RestartPolicy::kOnFailure);
 }
 
 TEST(Config, AServiceSaysAsWhomItRunsWithinWhatAndWithWhichHooks) {
@@ -109,6 +118,7 @@ hook_timeout = "3s"
   EXPECT_EQ(spec.control_groups, true);
   EXPECT_EQ(spec.memory_limit_bytes, 512u << 20);
   EXPECT_EQ(spec.max_processes, 100u);
+  EXPECT_EQ(spec.max_threads, 90) << "told before the kernel refuses";
   EXPECT_EQ(spec.stop_sequence, (std::vector<process::StopStep>{{SIGINT, 5s}, {SIGTERM, 250ms}}));
   EXPECT_EQ(spec.pre_start, std::vector<std::string>{"./check"});
   EXPECT_EQ(spec.post_crash.size(), 3u);
@@ -381,19 +391,22 @@ TEST(Config, MissingProgramsAndDirectoriesAreMistakesButNotOfWhatRuns) {
       "[service.b]\ncommand = [\"no-such-program-anywhere\"]\n"
       "[service.c]\ncommand = [\"/etc/passwd\"]\n"
       "[service.d]\ncommand = [\"/tmp\"]\nworking_directory = \"/etc/passwd\"\n"
-      "[service.e]\ncommand = [\"sh\"]\nworking_directory = \"/tmp\"\n";
+      "[service.e]\ncommand = [\"sh\"]\nworking_directory = \"/tmp\"\n"
+      "[service.f]\ncommand = [\"sh\"]\nuser = \"nosuchuser\"\npre_start = [\"/no/hook\"]\n";
   EXPECT_EQ(mistakes(text), "");
   ConfigChecks checks{true, {}};
-  expect_mistake(text,
-                 {"f:2:", "the command of the service 'a': there is no '/no/such'",
-                  "f:3:", "'/nowhere' does not exist", "f:5:", "is in no directory of PATH",
-                  "f:7:", "is not executable", "f:9:", "is a directory, and no program",
-                  "f:10:", "'/etc/passwd' is no directory"},
-                 checks);
+  expect_mistake(
+      text,
+      {"f:2:", "the command of the service 'a': there is no '/no/such'",
+       "f:3:", "'/nowhere' of the service 'a' does not exist", "f:5:", "is in no directory of PATH",
+       "f:7:", "is not executable", "f:9:", "is a directory, and no program",
+       "chmod +x /etc/passwd", "f:10:", "'/etc/passwd' of the service 'd' is no directory",
+       "f:16:", "there is no user 'nosuchuser'", "f:17:", "pre_start of the service 'f'"},
+      checks);
   checks.runs = [](const Config&, const std::string&) { return true; };
   const auto config = parse_config(text, "f", checks);
   ASSERT_TRUE(config) << config.error().to_text();
-  EXPECT_EQ(config->warnings.size(), 6u);
+  EXPECT_EQ(config->warnings.size(), 8u);
 }
 
 TEST(Config, AnOptionOfTheCommandLineIsTheSameSetting) {

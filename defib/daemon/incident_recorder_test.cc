@@ -216,9 +216,10 @@ TEST_F(Recorder, TheSlowLaneIsToldOnceAnIncidentWithReasonAndNextAction) {
   EXPECT_EQ(news.back().what, IncidentNews::What::kSlowLane);
   EXPECT_EQ(news.back().cause, "slow_lane");
   EXPECT_NE(news.back().message.find("3 times in a row"), std::string::npos);
-  EXPECT_NE(news.back().message.find("next in 5m"), std::string::npos);
+  EXPECT_NE(news.back().message.find("next in 5.00 min"), std::string::npos);
   EXPECT_NE(news.back().message.find("defib reset engine"), std::string::npos);
   recorder_->slow_lane("engine", why, 5min);
+  EXPECT_FALSE(news.back().id.empty());
   EXPECT_EQ(news.back().id, news[1].id) << "who has heard it hears nothing new";
 }
 

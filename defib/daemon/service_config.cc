@@ -227,98 +227,113 @@ struct Option {
   Setter set;
 };
 
-constexpr std::array kOptions = {
-    Option{"restart",
-           [](ServiceConfig& c, std::string_view, std::string_view t) {
-             return set_word(c.spec.restart, t, process::parse_restart_policy);
-           }},
-    Option{"restart_when",
-           [](ServiceConfig& c, std::string_view, std::string_view t) {
-             return set_word(c.spec.restart_when, t, process::parse_restart_when);
-           }},
-    Option{"standby", [](ServiceConfig& c, std::string_view k,
-                         std::string_view t) { return read_flag(k, t, c.spec.standby); }},
-    Option{"sockets",
-           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-             c.spec.sockets = comma_list(t);
-             DEFIB_TRY(process::parse_sockets(c.spec.sockets));
-             return {};
-           }},
-    Option{"max_restarts",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_number(k, t, c.spec.max_restarts, kRestarts);
-           }},
-    Option{"restart_window",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.spec.restart_window, kPositiveTime);
-           }},
-    Option{"restart_delay",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-             DEFIB_TRY(read_duration(k, t, c.spec.restart_delay, kAnyTime));
-             c.spec.restart_delay_cap = std::max(c.spec.restart_delay_cap, c.spec.restart_delay);
-             return {};
-           }},
-    Option{"success_exit_codes", set_exits<&process::ServiceSpec::success_exit_codes>},
-    Option{"restart_exit_codes", set_exits<&process::ServiceSpec::restart_exit_codes>},
-    Option{"no_restart_exit_codes", set_exits<&process::ServiceSpec::no_restart_exit_codes>},
-    Option{"on_crash_loop", set_crash_loop},
-    Option{"slow_lane_interval", set_slow_lane},
-    Option{"same_crash_limit", set_same_crash_limit},
-    Option{"max_downtime", set_max_downtime},
-    Option{"heartbeat_timeout",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
-           }},
-    Option{"heartbeat_healthy",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_duration(k, t, c.spec.heartbeat_healthy, kPositiveTime);
-           }},
-    Option{"health_url",
-           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-             c.health.url = t;
-             return {};
-           }},
-    Option{"health_check_interval", set_check_interval},
-    Option{"max_memory", set_memory},
-    Option{"max_cpu",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_number(k, t, c.spec.max_cpu_percent, kCpuPercent);
-           }},
-    Option{"max_descriptors", set_descriptors},
-    Option{"max_threads",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) {
-             return read_number(k, t, c.spec.max_threads, kThreads);
-           }},
-    Option{"log_pattern",
-           [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
-             c.sensors.log_patterns.emplace_back();
-             c.sensors.log_patterns.back().match = t;
-             return {};
-           }},
-    Option{"log_rate",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-             return read_rate(k, t, c.spec.log_rate);
-           }},
-    Option{"log_max_size",
-           [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
-             return read_size(k, t, c.spec.log_max_bytes, kLogSize);
-           }},
-    Option{"log_max_age",
-           [](ServiceConfig& c, std::string_view k,
-              std::string_view t) { return read_duration(k, t, c.spec.log_max_age, kAnyTime); }},
-    Option{"log_files",
-           [](ServiceConfig& c, std::string_view k,
-              std::string_view t) { return read_number(k, t, c.spec.log_files, kLogFiles); }},
-    Option{"log_journal", [](ServiceConfig& c, std::string_view k,
-                             std::string_view t) { return read_flag(k, t, c.spec.log_journal); }},
-    Option{"capture",
-           [](ServiceConfig& c, std::string_view,
-              std::string_view
-                  t) { return set_word(c.spec.capture, t, process::parse_capture_mode); }},
-    Option{"stop_timeout",
-           [](ServiceConfig& c, std::string_view k,
-              std::string_view t) { return read_duration(k, t, c.spec.stop_timeout, kAnyTime); }},
-    Option{"stop_signal", set_stop_signal},
+constexpr std::array kOptions =
+    {
+        Option{"restart",
+               [](ServiceConfig& c, std::string_view, std::string_view t) {
+                 return set_word(c.spec.restart, t, process::parse_restart_policy);
+               }},
+        Option{"restart_when",
+               [](ServiceConfig& c, std::string_view, std::string_view t) {
+                 return set_word(c.spec.restart_when, t, process::parse_restart_when);
+               }},
+        Option{"standby", [](ServiceConfig& c, std::string_view k,
+                             std::string_view t) { return read_flag(k, t, c.spec.standby); }},
+        Option{"sockets",
+               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+                 c.spec.sockets = comma_list(t);
+                 DEFIB_TRY(process::parse_sockets(c.spec.sockets));
+                 return {};
+               }},
+        Option{"max_restarts",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_number(k, t, c.spec.max_restarts, kRestarts);
+               }},
+        Option{"restart_window",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_duration(k, t, c.spec.restart_window, kPositiveTime);
+               }},
+        Option{"restart_delay",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 DEFIB_TRY(read_duration(k, t, c.spec.restart_delay, kAnyTime));
+                 c.spec.restart_delay_cap =
+                     std::max(c.spec.restart_delay_cap, c.spec.restart_delay);
+                 return {};
+               }},
+        Option{"success_exit_codes", set_exits<&process::ServiceSpec::success_exit_codes>},
+        Option{"restart_exit_codes", set_exits<&process::ServiceSpec::restart_exit_codes>},
+        Option{"no_restart_exit_codes", set_exits<&process::ServiceSpec::no_restart_exit_codes>},
+        Option{"on_crash_loop", set_crash_loop},
+        Option{"slow_lane_interval", set_slow_lane},
+        Option{"same_crash_limit", set_same_crash_limit},
+        Option{"start_in",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 if (t != "normal" && t != "monitoring")
+                   return bad_value(k, t, "normal or monitoring");
+                 c.spec.start_in_monitoring = t == "monitoring";
+                 return {};
+               }},
+        Option{"monitoring_after",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_number(k, t, c.spec.monitoring_after, kRestarts);
+               }},
+        Option{"max_downtime", set_max_downtime},
+        Option{"heartbeat_timeout",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_duration(k, t, c.spec.heartbeat_timeout, kHeartbeat);
+               }},
+        Option{"heartbeat_healthy",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_duration(k, t, c.spec.heartbeat_healthy, kPositiveTime);
+               }},
+        Option{"health_url",
+               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+                 c.health.url = t;
+                 return {};
+               }},
+        Option{"health_check_interval", set_check_interval},
+        Option{"max_memory", set_memory},
+        Option{"max_cpu",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) {
+                 return read_number(k, t, c.spec.max_cpu_percent, kCpuPercent);
+               }},
+        Option{"max_descriptors", set_descriptors},
+        Option{"max_threads",
+               [](ServiceConfig& c, std::string_view k,
+                  std::string_view t) { return read_number(k, t, c.spec.max_threads, kThreads); }},
+        Option{"log_pattern",
+               [](ServiceConfig& c, std::string_view, std::string_view t) -> Result<> {
+                 c.sensors.log_patterns.emplace_back();
+                 c.sensors.log_patterns.back().match = t;
+                 return {};
+               }},
+        Option{"log_rate",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 return read_rate(k, t, c.spec.log_rate);
+               }},
+        Option{"log_max_size",
+               [](ServiceConfig& c, std::string_view k, std::string_view t) -> Result<> {
+                 return read_size(k, t, c.spec.log_max_bytes, kLogSize);
+               }},
+        Option{
+            "log_max_age",
+            [](ServiceConfig& c, std::string_view k,
+               std::string_view t) { return read_duration(k, t, c.spec.log_max_age, kAnyTime); }},
+        Option{"log_files",
+               [](ServiceConfig& c, std::string_view k,
+                  std::string_view t) { return read_number(k, t, c.spec.log_files, kLogFiles); }},
+        Option{"log_journal",
+               [](ServiceConfig& c, std::string_view k,
+                  std::string_view t) { return read_flag(k, t, c.spec.log_journal); }},
+        Option{"capture",
+               [](ServiceConfig& c, std::string_view,
+                  std::string_view
+                      t) { return set_word(c.spec.capture, t, process::parse_capture_mode); }},
+        Option{
+            "stop_timeout",
+            [](ServiceConfig& c, std::string_view k,
+               std::string_view t) { return read_duration(k, t, c.spec.stop_timeout, kAnyTime); }},
+        Option{"stop_signal", set_stop_signal},
 };
 
 template <typename Value, typename... Rest>
@@ -388,6 +403,9 @@ void read_identity(conf::Section& section, process::ServiceSpec& spec) {
     spec.max_memory_bytes = spec.memory_limit_bytes / 10 * 9;
   }
   section.value("max_processes", spec.max_processes, {1, 1u << 22});
+  if (!section.has("max_threads") && spec.max_processes > 0) {
+    spec.max_threads = std::max<int>(1, static_cast<int>(spec.max_processes * 9 / 10));
+  }
 }
 
 void read_hooks(conf::Section& section, process::ServiceSpec& spec) {
@@ -601,15 +619,13 @@ bool needs_restart(const ServiceConfig& before, const ServiceConfig& after) {
 
 std::vector<Missing> missing_files(const ServiceConfig& config) {
   std::vector<Missing> missing;
-  const std::string& directory = config.spec.working_directory;
-  if (!directory.empty() && !os::real_files().is_dir(directory)) {
-    missing.push_back(
-        {"working_directory",
-         fmt::format("'{}' {}", directory,
-                     os::real_files().exists(directory) ? "is no directory" : "does not exist")});
-  }
-  if (const auto program = process::find_service_program(config.spec); !program) {
-    missing.push_back({"command", program.error().message()});
+  for (const process::StartObstacle& one : process::start_obstacles(config.spec)) {
+    std::string text(one.error.message());
+    // Of the system's words only those that say more.
+    const Error* cause = one.error.cause();
+    if (cause != nullptr && cause->code() == Code::kPermissionDenied)
+      text += ": " + cause->message();
+    missing.push_back({one.key, fmt::format("{}; {}", text, one.error.suggested_action())});
   }
   return missing;
 }

@@ -50,7 +50,7 @@ Result<> validate(const ServiceConfig& config);
 // What changed takes effect only with the next start of the program.
 bool needs_restart(const ServiceConfig& before, const ServiceConfig& after);
 
-// The program does not exist, or the working directory does not: {key, message} of each.
+// What this machine lacks for a start, with what to do about it: {key, message} of each.
 struct Missing {
   std::string key;
   std::string message;

@@ -16,6 +16,7 @@
 #include "defib/os/memory.h"
 #include "defib/os/process.h"
 #include "defib/process/guardian.h"
+#include "defib/process/state_dir.h"
 
 namespace defib::daemon {
 namespace {
@@ -200,7 +201,8 @@ Result<std::unique_ptr<os::File>> lock_daemon(const std::string& state_dir) {
                fmt::format("a daemon for this state directory is running already{}",
                            holder > 0 ? fmt::format(": process {}", holder) : ""))
       .with("state_dir", state_dir)
-      .with("holder", holder);
+      .with("holder", holder)
+      .suggest("use that one (`defib status`, `defib reload`), or choose another --state-dir");
 }
 
 // Takes over, or starts in order, what the configuration names.
@@ -258,9 +260,11 @@ Result<int> run_daemon(DaemonOptions options) {
   host_options.on_reload = reload;
   host_options.receivers = options.config.receivers;
   host_options.on_upgrade = [&](const auto& answer) { replacement.request(answer); };
+  // Before anything of the state is touched: another daemon may be at work there.
+  DEFIB_TRY(process::StateDir::open(os::real_files(), options.state_dir));
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<os::File> lock, lock_daemon(options.state_dir));
   DEFIB_TRY_ASSIGN(host, Host::create(*loop, std::move(host_options)));
   take_priority();
-  DEFIB_TRY_ASSIGN(const std::unique_ptr<os::File> lock, lock_daemon(options.state_dir));
   DEFIB_TRY(host->listen(os::join_path(options.state_dir, kControlSocket)));
   add_services(*host, options.config.services);
   obs::log(obs::Level::kInfo, kComponent, "supervising",

@@ -417,43 +417,78 @@ std::string encode_launch(const shim::LaunchHeader& header, const std::vector<st
   return result + strings;
 }
 
-Result<std::string> find_service_program(const ServiceSpec& spec) {
-  const std::string directory =
-      absolute(spec.working_directory.empty() ? "." : spec.working_directory);
-  Environment env = service_environment(spec, std::nullopt);
-  return find_program(fmt::format("the command of the service '{}'", spec.name), spec.argv[0],
-                      directory, env["PATH"]);
+namespace {
+
+std::string directory_of(const ServiceSpec& spec) {
+  return absolute(spec.working_directory.empty() ? "." : spec.working_directory);
+}
+
+Result<> check_directory(const ServiceSpec& spec, const std::string& directory) {
+  if (spec.working_directory.empty()) return {};
+  struct stat info{};
+  const bool found = ::stat(directory.c_str(), &info) == 0;
+  if (found && S_ISDIR(info.st_mode)) return {};
+  const int failed = found ? ENOTDIR : errno;
+  const std::string_view why = failed == ENOENT    ? "does not exist"
+                               : failed == ENOTDIR ? "is no directory"
+                                                   : "cannot be entered";
+  return Error(Code::kFileNotFound, fmt::format("the working directory '{}' of the service '{}' {}",
+                                                directory, spec.name, why))
+      .with("path", directory)
+      .because(os::system_error("chdir", directory, failed))
+      .suggest(fmt::format("mkdir -p {}, or correct working_directory", directory));
+}
+
+// The command and the hooks, by their keys.
+std::vector<std::pair<std::string_view, const std::vector<std::string>*>> programs_of(
+    const ServiceSpec& spec) {
+  return {{"command", &spec.argv},
+          {"pre_start", &spec.pre_start},
+          {"post_crash", &spec.post_crash},
+          {"cleanup", &spec.cleanup}};
+}
+
+Result<std::string> find_program_of(const ServiceSpec& spec, std::string_view key,
+                                    const std::string& program, const std::string& directory,
+                                    std::string_view path) {
+  const std::string_view what = key == "command" ? std::string_view("the command") : key;
+  return find_program(fmt::format("{} of the service '{}'", what, spec.name), program, directory,
+                      path);
+}
+
+}  // namespace
+
+std::vector<StartObstacle> start_obstacles(const ServiceSpec& spec) {
+  std::vector<StartObstacle> found;
+  const auto identity = resolve_identity(spec);
+  if (!identity) found.push_back({std::string(identity.error().field("field")), identity.error()});
+  const std::string directory = directory_of(spec);
+  const auto entered = check_directory(spec, directory);
+  if (!entered) found.push_back({"working_directory", entered.error()});
+  Environment env = service_environment(spec, identity ? *identity : std::nullopt);
+  for (const auto& [key, argv] : programs_of(spec)) {
+    // Without its directory nobody knows what a relative one means.
+    if (argv->empty() || (!entered && !argv->front().starts_with('/'))) continue;
+    const auto program = find_program_of(spec, key, argv->front(), directory, env["PATH"]);
+    if (!program) found.push_back({std::string(key), program.error()});
+  }
+  return found;
 }
 
 Result<os::Fd> make_launch_description(const ServiceSpec& spec, const LaunchPlace& place) {
   DEFIB_TRY_ASSIGN(const std::optional<Identity> identity, resolve_identity(spec));
   Environment env = service_environment(spec, identity);
-  const std::string directory =
-      absolute(spec.working_directory.empty() ? "." : spec.working_directory);
-  struct stat info{};
-  if (!spec.working_directory.empty() &&
-      (::stat(directory.c_str(), &info) != 0 || !S_ISDIR(info.st_mode))) {
-    const int failed = S_ISREG(info.st_mode) ? ENOTDIR : errno;
-    return Error(Code::kFileNotFound,
-                 fmt::format("the working directory '{}' of the service '{}' {}", directory,
-                             spec.name, failed == ENOENT ? "does not exist" : "cannot be entered"))
-        .with("path", directory)
-        .because(os::system_error("chdir", directory, failed))
-        .suggest(fmt::format("mkdir -p {}, or correct working_directory", directory));
-  }
-  DEFIB_TRY_ASSIGN(const std::string program,
-                   find_program(fmt::format("the command of the service '{}'", spec.name),
-                                spec.argv[0], directory, env["PATH"]));
+  const std::string directory = directory_of(spec);
+  DEFIB_TRY(check_directory(spec, directory));
   std::vector<std::vector<std::string>> hooks;
-  for (const auto& [name, argv] :
-       {std::pair("pre_start", &spec.pre_start), std::pair("post_crash", &spec.post_crash),
-        std::pair("cleanup", &spec.cleanup)}) {
+  for (const auto& [key, argv] : programs_of(spec)) {
     hooks.push_back(*argv);
     if (argv->empty()) continue;
     DEFIB_TRY_ASSIGN(hooks.back()[0],
-                     find_program(fmt::format("{} of the service '{}'", name, spec.name),
-                                  argv->front(), directory, env["PATH"]));
+                     find_program_of(spec, key, argv->front(), directory, env["PATH"]));
   }
+  const std::string program = hooks.front().front();
+  hooks.erase(hooks.begin());
   const Programs& programs = place.programs;
   const bool captures = spec.capture != CaptureMode::kNone;
   if (spec.capture == CaptureMode::kLive && !programs.agent_lib.empty() &&

@@ -42,9 +42,14 @@ std::string encode_launch(const shim::LaunchHeader& header, const std::vector<st
 Result<std::string> find_program(std::string_view what, const std::string& command,
                                  const std::string& directory, std::string_view path);
 
-// The program that the service's command means, as its start would find it. ProgramNotFound says
-// whether it is missing or cannot be executed.
-Result<std::string> find_service_program(const ServiceSpec& spec);
+// What stands in the way of a start of this service on this machine, by the key of the spec: its
+// user and groups, its working directory, the programs of its command and its hooks. All of it, as
+// a start would find it; empty: nothing.
+struct StartObstacle {
+  std::string key;
+  Error error;
+};
+std::vector<StartObstacle> start_obstacles(const ServiceSpec& spec);
 
 // The graceful end that the spec describes, of this generation; 0: of all that is there.
 shim::Stop graceful_stop(const ServiceSpec& spec, shim::StopReason reason,

@@ -65,6 +65,13 @@ std::string subject_of(const ServiceSpec& spec, StartStage stage) {
       return spec.argv[0];
     case StartStage::kOomScore:
       return "/proc/self/oom_score_adj";
+    case StartStage::kResourceLimit: {
+      std::string names;
+      for (const ProcessLimit& limit : spec.limits) {
+        names += (names.empty() ? "limits." : ", limits.") + limit.name;
+      }
+      return names;
+    }
     case StartStage::kMemoryLimit:
       return "memory.max or memory.limit_in_bytes";
     case StartStage::kProcessLimit:

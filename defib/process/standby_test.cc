@@ -143,7 +143,7 @@ TEST_F(StandbyService, ThatIsNeverReadyIsToldAndReplaced) {
   const ServiceStatus before = status();
   run_until([&] { return seen_->standby_losses.size() == 1; });
   EXPECT_EQ(seen_->standby_losses.at(0).code(), Code::kTimeout);
-  EXPECT_THAT(seen_->standby_losses.at(0).message(), HasSubstr("READY=1 within 500ms"));
+  EXPECT_THAT(seen_->standby_losses.at(0).message(), HasSubstr("READY=1 within 500 ms"));
   run_until([&] { return seen_->standby_exits.size() == 1 && status().standby_pid != 0; });
   EXPECT_EQ(seen_->standby_exits.at(0).reason, StopReason::kNotReady);
   EXPECT_NE(status().standby_pid, before.standby_pid);

@@ -68,7 +68,13 @@ Result<StateDir> StateDir::open(os::Files& files, const std::string& path) {
       return dir;
     }
   }
-  DEFIB_TRY(files.create_dirs(dir.path_));
+  if (const auto made = files.create_dirs(dir.path_); !made) {
+    return Error(made.error().code(),
+                 fmt::format("the state directory '{}' cannot be made", dir.path_))
+        .with("path", dir.path_)
+        .because(made.error())
+        .suggest("choose another --state-dir, or make it as a user who may");
+  }
   const std::string mark = os::join_path(dir.path_, kMarkName);
   if (const auto written = os::write_file_atomically(files, mark, kStateMark); !written) {
     // Another defib that began here in the same moment took the temporary name from under us.

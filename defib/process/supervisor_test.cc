@@ -269,6 +269,11 @@ TEST_F(Supervision, AMissingProgramIsAnErrorOfTheStart) {
   const auto started = supervisor_->start("victim");
   ASSERT_FALSE(started);
   EXPECT_EQ(started.error().code(), Code::kProgramNotFound);
+  // Also those who did not ask are told.
+  EXPECT_EQ(seen_->start_failures.size(), 1u);
+  EXPECT_EQ(status().state, ServiceState::kFailed);
+  EXPECT_EQ(status().reason, started.error().message());
+  EXPECT_EQ(status().next_action, "reset");
 }
 
 TEST_F(Supervision, AWorkingDirectoryThatWentAwayIsToldByTheShim) {

@@ -310,6 +310,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(Options options, Handler h
   if (impl->daemon == nullptr) {
     std::string reason = impl->start_log;
     while (!reason.empty() && (reason.back() == '\n' || reason.back() == '.')) reason.pop_back();
+    // The library does not know the port of an address that it is given, and says 0.
+    if (reason.starts_with("Failed to bind")) reason.erase(0, reason.rfind(": ") + 2);
     return Error(Code::kHttpListenFailed,
                  fmt::format("cannot listen on {}:{}: {}", impl->options.host, impl->options.port,
                              reason))
