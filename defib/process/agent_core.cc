@@ -80,10 +80,12 @@ void hold_life(AgentPage* page) {
   auto* lock = reinterpret_cast<pthread_mutex_t*>(page->life);
   pthread_mutexattr_t attributes;
   if (pthread_mutexattr_init(&attributes) != 0) return;
-  // Made anew: an image before this one, which is gone, may have held it.
+  // Made anew: an image before this one, which is gone, may have held it. Nobody waits for it, so
+  // it is tried: a service under the thread sanitizer would be told of a lock that it holds for
+  // ever.
   const bool held = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0 &&
                     pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&
-                    pthread_mutex_init(lock, &attributes) == 0 && pthread_mutex_lock(lock) == 0;
+                    pthread_mutex_init(lock, &attributes) == 0 && pthread_mutex_trylock(lock) == 0;
   pthread_mutexattr_destroy(&attributes);
   if (!held) return;
   page->life_tid.store(tid, std::memory_order_release);
