@@ -227,7 +227,7 @@ void Shim::use_ticket(int64_t noticed, InstanceRole role, uint64_t* ticket_id, i
   if (ticket.delay_ns <= 0) return;
   pending_ = ticket;
   pending_role_ = role;
-  start_at_ = noticed + ticket.delay_ns;
+  start_at_ = later(noticed, ticket.delay_ns);
 }
 
 bool Shim::is_capture(pid_t pid) const {

@@ -30,6 +30,10 @@ int64_t mono_ns() {
 int64_t wall_ns() {
   return clock_ns(CLOCK_REALTIME);
 }
+int64_t later(int64_t at, int64_t delay) {
+  if (delay <= 0) return at;
+  return delay < INT64_MAX - at ? at + delay : INT64_MAX;
+}
 
 void complain(const char* what, int error_number) {
   char line[256] = "defib-shim: ";

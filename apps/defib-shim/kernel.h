@@ -13,6 +13,8 @@ namespace defib::process::shim {
 
 int64_t mono_ns();
 int64_t wall_ns();
+// `delay` from `at` on; never before it, and never beyond what a number holds.
+int64_t later(int64_t at, int64_t delay);
 
 // One line to stderr (the supervisor points it at shim.log): "defib-shim: WHAT: strerror".
 void complain(const char* what, int error_number);

@@ -177,7 +177,7 @@ bool Shim::next_stop_signal(Instance& one, int64_t now) {
     pidfd_send(one.pidfd, step.signal);
     pidfd_send(one.pidfd, SIGCONT);
   }
-  one.kill_at = now + (step.grace_ns > 0 ? step.grace_ns : 0);
+  one.kill_at = later(now, step.grace_ns);
   return true;
 }
 

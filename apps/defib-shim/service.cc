@@ -344,7 +344,7 @@ void Shim::stop_one(Instance& one, const Stop& request) {
                                                  request.reason == StopReason::kLimit);
   one.stopping = request;
   one.stop_step = 0;
-  one.kill_at = mono_ns() + (request.grace_ns > 0 ? request.grace_ns : 0);
+  one.kill_at = later(mono_ns(), request.grace_ns);
   if (request.signal > 0 && one.pidfd >= 0) {
     pidfd_send(one.pidfd, request.signal);
     pidfd_send(one.pidfd, SIGCONT);  // A stopped process takes no signal else.

@@ -40,6 +40,7 @@ class Shim {
   void run();
 
  private:
+  friend struct ShimFuzz;  // shim_fuzz.cc
   enum Source : uint32_t {
     kListener,
     kConnection,
