@@ -96,9 +96,20 @@ wire::Json moment_json(const recovery::Moment& moment) {
                              {"wall_ns", moment.wall_ns}});
 }
 
+// What was written is within these; what is read may have been written by anybody.
+constexpr std::int64_t kLatestNs = 4'000'000'000'000'000'000;  // the year 2096
+constexpr std::int64_t kLongestNs = 366LL * 24 * 3600 * 1'000'000'000;
+constexpr std::int64_t kMostInARow = 1'000'000'000;
+
 recovery::Moment moment_from(const wire::Json& json) {
-  return {std::string(json["boot_id"].as_string()), json["mono_ns"].as_int(),
-          json["wall_ns"].as_int()};
+  const auto time = [&](std::string_view name) {
+    return std::clamp<std::int64_t>(json[name].as_int(), 0, kLatestNs);
+  };
+  return {std::string(json["boot_id"].as_string()), time("mono_ns"), time("wall_ns")};
+}
+
+os::Duration duration_from(const wire::Json& json) {
+  return os::Duration(std::clamp<std::int64_t>(json.as_int(), 0, kLongestNs));
 }
 
 constexpr std::array<std::string_view, 4> kVerdictWords = {"start", "slow", "failed", "stopped"};
@@ -348,14 +359,14 @@ Result<> RestartPlanner::parse(const wire::Json& json) {
   last_.place = json["place"].as_string();
   last_.stack = json["stack"].as_string();
   last_.wait_status = static_cast<int>(json["wait_status"].as_int());
-  in_a_row_ = static_cast<int>(std::clamp<std::int64_t>(json["in_a_row"].as_int(), 0, INT32_MAX));
+  in_a_row_ = static_cast<int>(std::clamp<std::int64_t>(json["in_a_row"].as_int(), 0, kMostInARow));
   last_at_ = moment_from(json["last"]);
   last_generation_ = json["generation"].as_uint();
   last_is_latest_ = last_.counts();
   if (last_at_.boot_id == clock_->boot_id()) written_offset_ = last_at_.wall_ns - last_at_.mono_ns;
   for (const wire::Json& one : json["lost"].items()) {
-    lost_.push_back({moment_from(one["end"]),
-                     os::Duration(std::max<std::int64_t>(one["time_ns"].as_int(), 0))});
+    if (lost_.size() == kMaxLost) break;
+    lost_.push_back({moment_from(one["end"]), duration_from(one["time_ns"])});
   }
   const wire::Json& decided = json["decided"];
   if (!decided.is_object()) return {};
@@ -363,8 +374,7 @@ Result<> RestartPlanner::parse(const wire::Json& json) {
   if (word == kVerdictWords.end()) return Error(Code::kCorrupted, "its verdict is no word of ours");
   pending_ = Pending{static_cast<Verdict>(word - kVerdictWords.begin()),
                      decided["generation"].as_uint(), moment_from(decided["at"]),
-                     os::Duration(std::max<std::int64_t>(decided["delay_ns"].as_int(), 0)),
-                     std::string(decided["why"].as_string())};
+                     duration_from(decided["delay_ns"]), std::string(decided["why"].as_string())};
   return {};
 }
 

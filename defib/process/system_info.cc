@@ -93,8 +93,10 @@ std::optional<ProcessTimes> process_times(std::string_view stat) {
   if (name_end == std::string_view::npos || name_end + 2 > stat.size()) return std::nullopt;
   const std::string_view rest = stat.substr(name_end + 2);  // from field 3, the state
   const std::int64_t tick_ns = 1'000'000'000 / std::max(1L, sysconf(_SC_CLK_TCK));
+  constexpr std::uint64_t kMostTicks = 400'000'000'000;  // a century
   const auto value = [&](int field_number) {
-    return static_cast<std::int64_t>(number(field(rest, field_number - 3)).value_or(0));
+    const std::uint64_t ticks = number(field(rest, field_number - 3)).value_or(0);
+    return static_cast<std::int64_t>(std::min(ticks, kMostTicks));
   };
   return ProcessTimes{(value(14) + value(15)) * tick_ns, value(22) * tick_ns,
                       static_cast<int>(value(20))};
