@@ -7,12 +7,55 @@
 
 #include "defib/alert/book.h"
 #include "defib/alert/message.h"
+#include "defib/alert/queue.h"
+#include "defib/alert/receiver.h"
 #include "defib/base/assert.h"
+#include "defib/os/sim_files.h"
+
+namespace {
+
+// As the queue's file and as the receivers': each record is an event or counts as damaged, and what
+// was read once is not read again.
+void fuzz_files(std::string_view text) {
+  using namespace defib;
+  os::SimFiles files;
+  DEFIB_ASSERT(files.create_dirs("/s/alerts").has_value());
+  for (const char* name : {"/s/alerts/queue", "/s/alerts/receivers.json"}) {
+    DEFIB_ASSERT(files.open(name, os::OpenMode::kCreate).has_value());
+    files.set_content(name, std::string(text));
+  }
+  alert::Queue queue(files, alert::queue_path("/s"));
+  const auto batch = queue.read({});
+  DEFIB_ASSERT(batch.has_value());
+  const auto rest = queue.read(batch->end);
+  DEFIB_ASSERT(rest.has_value() && (batch->end.offset == 0 || rest->events.empty()));
+  DEFIB_ASSERT(batch->events.empty() || queue.append({batch->events.front()}).has_value());
+  const auto receivers = alert::load_receivers(files, "/s");
+  if (!receivers) return;
+  DEFIB_ASSERT(alert::save_receivers(files, "/s", *receivers).has_value());
+  alert::Book book;
+  book.set_receivers(*receivers);
+  alert::Event event;
+  event.id = event.service = event.cause = "x";
+  for (std::int64_t now = 1; now < 3; ++now) {
+    event.id += 'x';
+    book.apply(event, now);
+    for (const alert::Receiver& receiver : *receivers) {
+      for (const alert::Message& message : book.take(receiver, 8, now)) {
+        book.finish(message, {now == 2, false, {}}, now);
+      }
+      static_cast<void>(book.next_due(receiver, now));
+    }
+  }
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace defib;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   static_cast<void>(alert::decode_line(text));
+  fuzz_files(text);
   auto json = wire::Json::parse(text);
   if (!json) return 0;
   // What was written is read; one byte less is not.

@@ -177,20 +177,27 @@ wire::Json to_json(const Receiver& r) {
                              {"command", texts(r.command)}});
 }
 
+// What was written is within the bounds; what is read may have been written by anybody.
 Receiver from_json(const wire::Json& json) {
+  const auto time = [&](std::string_view name) {
+    return std::clamp<os::Duration>(os::Duration(json[name].as_int()), kAnyTime.min, kAnyTime.max);
+  };
+  const auto rate = [&](std::string_view name) {
+    return static_cast<int>(std::clamp<std::int64_t>(json[name].as_int(1), kRate.min, kRate.max));
+  };
   Receiver r;
   r.name = json["name"].as_string();
   r.kind = static_cast<Kind>(std::clamp<std::int64_t>(json["kind"].as_int(), 0, 2));
   parse_severity(json["min_severity"].as_string(), r.min_severity);
   r.services = texts_of(json["services"]);
-  r.escalate_after = os::Duration(json["escalate_after_ns"].as_int());
+  r.escalate_after = time("escalate_after_ns");
   r.send_resolved = json["send_resolved"].as_bool(true);
-  r.fold_window = os::Duration(json["fold_window_ns"].as_int());
-  r.repeat_interval = os::Duration(json["repeat_interval_ns"].as_int());
-  r.max_per_minute = static_cast<int>(json["max_per_minute"].as_int(1));
-  r.max_per_service = static_cast<int>(json["max_per_service"].as_int(1));
-  r.timeout = os::Duration(json["timeout_ns"].as_int());
-  r.retry_for = os::Duration(json["retry_for_ns"].as_int());
+  r.fold_window = time("fold_window_ns");
+  r.repeat_interval = time("repeat_interval_ns");
+  r.max_per_minute = rate("max_per_minute");
+  r.max_per_service = rate("max_per_service");
+  r.timeout = time("timeout_ns");
+  r.retry_for = time("retry_for_ns");
   r.url = json["url"].as_string();
   r.format = json["format"].as_int() == 1 ? Format::kAlertmanager : Format::kPlain;
   r.secret = json["secret"].as_string();
