@@ -119,5 +119,31 @@ TEST(AlertReceiver, SurvivesItsFileWhichHoldsNoSecret) {
   std::filesystem::remove_all(dir);
 }
 
+TEST(AlertReceiver, ImpossibleNumbersInItsFileAreBounded) {
+  char name[] = "/tmp/alert-receiver-XXXXXX";
+  const std::string dir = mkdtemp(name);
+  Receiver receiver;
+  receiver.name = "r";
+  ASSERT_TRUE(save_receivers(os::real_files(), dir, {receiver}));
+  const std::string path = dir + "/alerts/receivers.json";
+  auto json = wire::Json::parse(*os::read_file(os::real_files(), path));
+  ASSERT_TRUE(json);
+  wire::Json hostile = (*json)["receivers"].items().at(0);
+  hostile.set("max_per_minute", 0);
+  hostile.set("max_per_service", -5);
+  hostile.set("fold_window_ns", INT64_MAX);
+  hostile.set("retry_for_ns", INT64_MIN);
+  json->set("receivers", wire::Json::array({hostile}));
+  std::ofstream(path) << json->dump();
+  const auto loaded = load_receivers(os::real_files(), dir);
+  ASSERT_TRUE(loaded && loaded->size() == 1);
+  const Receiver& found = loaded->front();
+  EXPECT_EQ(found.max_per_minute, 1);
+  EXPECT_EQ(found.max_per_service, 1);
+  EXPECT_EQ(found.fold_window, std::chrono::days(30));
+  EXPECT_EQ(found.retry_for, os::Duration(0));
+  std::filesystem::remove_all(dir);
+}
+
 }  // namespace
 }  // namespace defib::alert

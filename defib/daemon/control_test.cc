@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <thread>
 
@@ -74,6 +77,29 @@ TEST_F(Control, AnErrorTravelsWithItsCauseAndGuidance) {
   EXPECT_EQ(answer.error().suggested_action(), "look at it");
   ASSERT_NE(answer.error().cause(), nullptr);
   EXPECT_EQ(answer.error().cause()->code(), Code::kBudgetExhausted);
+}
+
+TEST_F(Control, ARequestOfAnotherUserIsNotHeard) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can be another user";
+  std::atomic<int> requests = 0;
+  serve([&](const wire::Json&, ControlServer::Answer answer) {
+    ++requests;
+    answer(wire::Json::object({{"ok", true}}));
+  });
+  // Where the directory and the socket are open the peer's identity decides alone.
+  ASSERT_EQ(chmod(dir_.c_str(), 0777), 0);
+  ASSERT_EQ(chmod(path_.c_str(), 0777), 0);
+  std::thread([&] {
+    constexpr int kNobody = 65534;
+    // The kernel's call, unlike the library's, is of this thread alone.
+    ASSERT_EQ(syscall(SYS_setresuid, kNobody, kNobody, kNobody), 0);
+    const auto answer = call_control(path_, wire::Json::object(), 20s);
+    ASSERT_FALSE(answer);
+    EXPECT_NE(answer.error().code(), Code::kDaemonNotRunning);
+    EXPECT_NE(answer.error().code(), Code::kTimeout);
+  }).join();
+  EXPECT_EQ(requests, 0);
+  EXPECT_TRUE(call_control(path_, wire::Json::object(), 5s));
 }
 
 TEST_F(Control, NobodyThereIsDaemonNotRunning) {

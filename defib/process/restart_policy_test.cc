@@ -1,5 +1,6 @@
 #include "defib/process/restart_policy.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -462,6 +463,29 @@ TEST_F(Planner, DamagedFilesAreSetAsideAndTheServiceGoesOn) {
       EXPECT_FALSE(open().trouble());
     }
   }
+}
+
+TEST_F(Planner, ImpossibleNumbersInAWholeFileAreBounded) {
+  spec_.max_downtime = 1h;
+  constexpr std::string_view kMoment =
+      R"({"boot_id":"b","mono_ns":-9223372036854775808,"wall_ns":9223372036854775807})";
+  const std::string lost = fmt::format(R"({{"end":{},"time_ns":9223372036854775807}})", kMoment);
+  const std::string decided = fmt::format(
+      R"({{"verdict":"start","generation":1,"at":{},"delay_ns":9223372036854775807}})", kMoment);
+  ASSERT_TRUE(files_.create_dirs("d"));
+  ASSERT_TRUE(os::write_file_atomically(
+      files_, "d/crashes",
+      fmt::format(R"({{"schema":"defib.crashes/1","in_a_row":9223372036854775807,)"
+                  R"("lost":[{},{},{}],"decided":{}}})",
+                  lost, lost, lost, decided)));
+  RestartPlanner planner = open();
+  EXPECT_FALSE(planner.trouble());
+  // A sum that overflowed would be less than nothing.
+  EXPECT_GE(planner.downtime(), 0s);
+  const auto pending = planner.pending(1);
+  ASSERT_TRUE(pending);
+  EXPECT_GT(pending->delay, 0s);
+  EXPECT_LE(pending->delay, 366 * 24h);
 }
 
 TEST_F(Planner, AStartByRequestBeginsAnewButDoesNotRefillTheBudget) {

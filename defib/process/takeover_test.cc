@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,8 +14,10 @@
 #include <map>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "defib/os/random.h"
+#include "defib/process/shim_link.h"
 #include "defib/process/supervisor_test_util.h"
 
 namespace defib::process {
@@ -157,6 +161,69 @@ TEST_F(Takeover, AnExitThatNobodyCouldSeeIsUnknownAndNotInvented) {
   EXPECT_FALSE(seen_->exits.at(0).status.known);
   EXPECT_EQ(seen_->exits.at(0).source, shim::StatusSource::kUnknown);
   EXPECT_TRUE(seen_->exits.at(0).while_away);
+}
+
+TEST_F(Takeover, AProcessThatGotTheNumberOfADeadServiceIsNotTakenForIt) {
+  start(victim({"run"}));
+  run_until([&] { return status().pid > 0; });
+  const pid_t service = status().pid;
+  const pid_t shim = status().shim_pid;
+  abandon_supervisor();
+  kill_one(shim, SIGKILL);
+  ::waitpid(shim, nullptr, 0);
+  kill_one(service, SIGKILL);
+  ASSERT_EQ(::waitpid(service, nullptr, 0), service);
+  os::SpawnOptions options;
+  options.argv = {"sleep", "60"};
+  auto bystander = os::spawn(options);
+  ASSERT_TRUE(bystander);
+  // As if the kernel had given it the number: the record's start time is the dead one's.
+  auto read = read_status(os::real_files(), service_dir());
+  ASSERT_TRUE(read && *read);
+  shim::StatusRecord record = **read;
+  for (shim::StatusInstance& one : record.instances) {
+    if (one.pid == service) one.pid = bystander->pid();
+  }
+  record.crc = shim::status_checksum(record);
+  const auto file =
+      os::real_files().open(service_dir() + "/" + shim::kStatusName, os::OpenMode::kWrite);
+  ASSERT_TRUE(file);
+  const std::string_view bytes(reinterpret_cast<const char*>(&record), sizeof record);
+  ASSERT_TRUE((*file)->write_at(record.sequence % 2 * shim::kStatusSlot, bytes));
+  seen_ = std::make_unique<Recorder>();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(victim({"run"})));
+  run_until([&] { return seen_->exits.size() == 1; });
+  EXPECT_TRUE(seen_->adoptions.empty());
+  EXPECT_EQ(seen_->exits.at(0).source, shim::StatusSource::kUnknown);
+  stop_all();
+  EXPECT_FALSE(bystander->try_wait()) << "it was killed";
+  EXPECT_TRUE(bystander->signal(SIGKILL));
+  bystander->wait();
+}
+
+TEST_F(Takeover, AnotherUserDoesNotTakeTheShimOver) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can be another user";
+  start(victim({"run"}));
+  run_until([&] { return status().pid > 0; });
+  // Where the directories are open the peer's identity decides alone.
+  for (const std::string& path :
+       {dir_, state_dir_, state_dir_ + "/services", service_dir(), service_dir() + "/shim.sock"}) {
+    ASSERT_EQ(::chmod(path.c_str(), 0777), 0) << path;
+  }
+  Result<ShimMessage> answer(Error(Code::kInternal, "nothing was asked"));
+  std::thread([&] {
+    constexpr int kNobody = 65534;
+    // The kernel's call, unlike the library's, is of this thread alone.
+    ASSERT_EQ(::syscall(SYS_setresuid, kNobody, kNobody, kNobody), 0);
+    auto link = ShimLink::connect(service_dir());
+    ASSERT_TRUE(link) << link.error().to_text();
+    static_cast<void>(link->send(shim::Type::kHello, shim::Hello{::getpid(), 0}).has_value());
+    constexpr int kPatienceMs = 20'000;
+    answer = link->wait_for_message(kPatienceMs);
+  }).join();
+  ASSERT_FALSE(answer);
+  EXPECT_EQ(answer.error().code(), Code::kUnavailable) << answer.error().to_text();
 }
 
 TEST_F(Takeover, AnAcknowledgedExitIsNotToldAgain) {
