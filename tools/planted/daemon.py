@@ -1,0 +1,53 @@
+"""Bugs of the supervising process around the supervisor."""
+
+CONTROL = "defib/daemon/control.cc"
+DEPENDENCIES = "defib/daemon/dependencies.cc"
+ORDER = "defib/daemon/host_order.cc"
+HOST = "defib/daemon/host.cc"
+LOG_WATCH = "defib/daemon/log_watch.cc"
+LOG = "defib/daemon/service_log.cc"
+HEALTH = "defib/daemon/health_check.cc"
+RECORDER = "defib/daemon/incident_recorder.cc"
+CORE = "defib/daemon/core_file.cc"
+
+BUGS = [
+    ("anybody's requests are carried out", "Control.*", [
+        (CONTROL, "  if (!peer || (*peer != geteuid() && *peer != 0)) {\n", "  if (!peer) {\n")]),
+    ("an answer that comes late goes to whoever calls next", "Control.ACallerThatLeaves*", [
+        (CONTROL, "  const std::uint64_t id = next_id_++;\n",
+         "  const std::uint64_t id = 0 * next_id_;\n")]),
+    ("services start before what they depend on", "Dependencies.*", [
+        (DEPENDENCIES, "      order.push_back(node.name);\n",
+         "      order.insert(order.begin(), node.name);\n")]),
+    ("a dependant does not wait until the other is ready", "HostTest.ADependant*", [
+        (ORDER, "status->state != ServiceState::kStarting &&\n", "\n")]),
+    ("services stop in no order", "HostTest.ServicesStart*", [
+        (ORDER, "    if (!free) continue;\n", "")]),
+    ("a reload restarts nobody's dependants", "HostTest.WhoWants*", [
+        (ORDER, "  for (const std::string& other : order_.restarted_with(name)) {\n",
+         "  for (const std::string& other : std::vector<std::string>()) {\n")]),
+    ("a reload that fails keeps half of it", "HostTest.AReloadThatCannot*", [
+        (HOST, "      for (const wire::Json& name : added.items()) "
+               "remove(std::string(name.as_string()));\n", "")]),
+    ("a hole in the output joins two lines", "LogWatch.AHole*", [
+        (LOG_WATCH, "      one.in_hole = true;\n", "")]),
+    ("matching takes all the time that there is", "LogWatch.MatchingGets*:LogWatch.AFlood*", [
+        (LOG_WATCH, "  if (!may_match()) return skip(from, bytes);\n",
+         "  if (!may_match() && feed_lost > (1ULL << 60)) return skip(from, bytes);\n")]),
+    ("a pattern that is a bomb is taken", "LogWatch.PatternsThat*", [
+        (LOG_WATCH, "    if (size > kMaxProgram) {\n", "    if (size < 0) {\n")]),
+    ("bytes without a whole index are left out", "ServiceLogTest.ADamagedIndex*", [
+        (LOG, "    ++part.next_record;\n    part.record.reset();\n    return true;\n",
+         "    ++part.next_record;\n    part.record.reset();\n    part.offset = size;\n"
+         "    return true;\n")]),
+    ("a check that hangs is waited for", "HealthChecker.NonsenseAndSilence*:"
+     "HealthChecker.AHanging*", [
+        (HEALTH, "    deadline_ = 0;\n    attempt_->abandon();\n", "    deadline_ = 0;\n"
+                 "    if (config_.name.size() < 1000) return;\n")]),
+    ("an exit that is told twice counts twice", "Recorder.AKilledRecorder*", [
+        (RECORDER, "  if (own.incident && report.generation != 0 && report.generation <= "
+                   "own.failed_generation &&\n", "  if (own.incident && report.generation == 0 &&\n")]),
+    ("a file that took a core's name is removed", "Cores.AFileThat*", [
+        (CORE, "    const bool same = now && now->device == entry.device && "
+               "now->inode == entry.inode;\n", "    const bool same = now.has_value();\n")]),
+]
