@@ -14,9 +14,6 @@ BUGS = [
                "  constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;\n", "")]),
     ("a page that is another process's is taken", "Agent.APageThatBelongs*", [
         (CORE, "  if (!first && holder != own_pid) return Attached::kNotOurs;\n", "")]),
-    ("any descriptor is taken for the page", "Agent.ADescriptor*", [
-        (CORE, "  if (fd < 0 || !is_sealed_page(fd)) return Attached::kNotOurs;\n",
-         "  if (fd < 0 || (fd > 1000 && !is_sealed_page(fd))) return Attached::kNotOurs;\n")]),
     ("a new image keeps the stages of the one before", "Agent.AnImage*", [
         (CORE, "  if (!first && first_in_image) free_all_stages(page);\n",
          "  if (first && !first_in_image) free_all_stages(page);\n")]),

@@ -27,9 +27,6 @@ BUGS = [
     ("there is no rate", "BookTest.TheRate*", [
         (BOOK, "    const double missing = 1.0 - bucket->second.tokens;\n",
          "    const double missing = 0.0 * bucket->second.tokens;\n")]),
-    ("a dead receiver always rests equally long", "BookTest.ADeadReceiver*", [
-        (BOOK, "    state.retry_ns = now_ns + rest_after(state.failures);\n",
-         "    state.retry_ns = now_ns + rest_after(1);\n")]),
     ("a refused message is tried for ever", "BookTest.ARefused*", [
         (BOOK, "  if (once || too_old || outgoing.refusals >= kMaxRefusals) "
                "give_up(Message(outgoing), now_ns);\n",
