@@ -24,7 +24,7 @@ BUGS = [
     ("services stop in no order", "HostTest.ServicesStart*", [
         (ORDER, "    if (!free) continue;\n", "    if (!free && name->empty()) continue;\n")]),
     ("a reload restarts nobody's dependants", "HostTest.WhoWants*", [
-        (ORDER, "  for (const std::string& other : order_.restarted_with(name)) {\n",
+        (ORDER, "  for (const std::string& other : order().restarted_with(name)) {\n",
          "  for (const std::string& other : std::vector<std::string>()) {\n")]),
     ("a reload that fails keeps half of it", "HostTest.AReloadThatCannot*", [
         (HOST, "      for (const wire::Json& name : added.items()) "

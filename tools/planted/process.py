@@ -36,10 +36,10 @@ BUGS = [
     ("the standby of a service that ended well stays", "StandbyService.ACleanEnd*", [
         (ENDING, "  end_standby();\n  if (ticket_.id != 0 &&", "  if (ticket_.id != 0 &&")]),
     ("a number that was used again counts as the service", "Takeover.*", [
-        (SERVICE, "read_stat(pid, &stat) && stat.start_time == start_time && stat.state != 'Z' &&\n",
+        (KERNEL, "read_stat(pid, &stat) && stat.start_time == start_time && stat.state != 'Z' &&\n",
          "read_stat(pid, &stat) && start_time != 0 && stat.state != 'Z' &&\n")]),
     ("two supervisors hold one name", "StateDirTest.TheLock*:Supervision.ASecond*", [
-        (GUARDIAN, "    if (!locked) return locked.error();\n", "")]),
+        (GUARDIAN, "  if (!locked) return locked.error();\n", "")]),
     ("the agent's lock is not robust", "DyingService.DeathIsTold*", [
         ("defib/process/agent_core.cc",
          "pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&",
@@ -128,9 +128,10 @@ BUGS = [
         (SERVICE, "    ticket_ = Ticket{};\n    pending_ = Ticket{};\n    start_at_ = 0;\n"
                   "    cancel_waiting();\n", "    ticket_ = Ticket{};\n"),
         (SUPERVISED, "  cancel(start_timer_);\n  cancel(decide_timer_);\n  deciding_ = false;\n"
-                     "  next_start_mono_ns_ = 0;\n  if (requested) restart_requested_ = false;\n",
+                     "  next_start_mono_ns_ = 0;\n"
+                     "  if (requested) restart_requested_ = fresh_asked_ = restart_when_started_ = false;\n",
          "  cancel(decide_timer_);\n  deciding_ = false;\n"
-         "  if (requested) restart_requested_ = false;\n")]),
+         "  if (requested) restart_requested_ = fresh_asked_ = restart_when_started_ = false;\n")]),
     ("the supervisor starts twice what the shim starts", "Supervision.AKillIsAnswered*:Torture.*", [
         (CONTROL, "        if (start_when_gone_) return;\n        return refuse(type, EALREADY);\n",
          "        if (start_when_gone_) return;\n"),
@@ -170,6 +171,4 @@ BUGS = [
     ("anybody may take the shim over", "Takeover.*:Launched.*", [
         (KERNEL, "  return peer.uid == geteuid() || peer.uid == 0;\n",
          "  return peer.uid == geteuid() || peer.pid != 0;\n")]),
-    ("a main process is believed by its number alone", "NotifyProtocol.AMainProcessWithAnother*", [
-        (SERVICE, "    if (!same) return complain(", "    if (!same && pid < 0) return complain(")]),
 ]
