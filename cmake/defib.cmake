@@ -43,12 +43,13 @@ set(DEFIB_MODULES "" CACHE INTERNAL "")
 add_custom_target(programs)
 
 # defib_module(NAME [DEPS module...] [LINK target...] [PUBLIC_LINK target...]
-#              [FILES pattern...] [EXCLUDE pattern...] [TEST_LINK target...])
+#              [FILES pattern...] [EXCLUDE pattern...] [TEST_LINK target...] [TIMED])
 # One library from every .cc of the folder, and one test binary from every *_test.cc.
 # DEPS are modules by their short name; LINK are third-party targets, private to the module.
 # A folder that holds two libraries splits its files by FILES and EXCLUDE (globs, such as http*).
+# TIMED: its tests look at times of real processes, and run beside no others.
 function(defib_module name)
-  cmake_parse_arguments(M "" "" "DEPS;LINK;PUBLIC_LINK;FILES;EXCLUDE;TEST_LINK" ${ARGN})
+  cmake_parse_arguments(M "TIMED" "" "DEPS;LINK;PUBLIC_LINK;FILES;EXCLUDE;TEST_LINK" ${ARGN})
   if(NOT M_FILES)
     set(M_FILES *)
   endif()
@@ -87,7 +88,7 @@ function(defib_module name)
     target_link_libraries(${name}_test PRIVATE defib::${name} ${M_TEST_LINK} GTest::gmock
                           GTest::gtest_main)
     add_test(NAME ${name} COMMAND ${name}_test --gtest_brief=1)
-    set_tests_properties(${name} PROPERTIES TIMEOUT 300)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 300 RUN_SERIAL ${M_TIMED})
   endif()
   if(DEFIB_FUZZERS)
     foreach(fuzzer ${fuzzers})
@@ -159,7 +160,7 @@ function(defib_script_tests prefix script timeout)
     string(TOLOWER ${prefix}_${group} test)
     add_test(NAME ${test} COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/${script}
                                   ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} ${group})
-    set_tests_properties(${test} PROPERTIES LABELS e2e TIMEOUT ${timeout})
+    set_tests_properties(${test} PROPERTIES LABELS e2e TIMEOUT ${timeout} RUN_SERIAL ON)
   endforeach()
 endfunction()
 
