@@ -8,10 +8,12 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <string>
@@ -24,6 +26,7 @@
 #include "defib/postmortem/capture.h"
 #include "defib/postmortem/core.h"
 #include "defib/postmortem/kernel_log.h"
+#include "defib/postmortem/process_facts.h"
 #include "defib/postmortem/report.h"
 #include "defib/process/agent_page.h"
 
@@ -35,6 +38,11 @@ constexpr int kIncomplete = 1;  // a report was made, but the process could not 
 constexpr int kWrongUsage = 2;
 constexpr std::uint64_t kMaxLogTail = 64 * 1024;
 constexpr std::chrono::milliseconds kSampleWindow{150};
+// The crash hook waits 50 ms; what is read beside the stacks must fit in with some to spare.
+constexpr std::int64_t kFactsTimeNs = 35'000'000;
+constexpr std::int64_t kLiveFactsTimeNs = 500'000'000;
+// Of processes that no bundle was made of.
+constexpr std::size_t kMaxFactsFiles = 8;
 
 struct Options {
   pid_t pid = 0;
@@ -73,6 +81,34 @@ int deliver(const Options& options, const wire::Json& document, const std::strin
   }
   fmt::print("{}", options.json ? document.dump(2) + "\n" : text);
   return kDone;
+}
+
+// What bundles are made of besides the report. It lies beside it, and whoever makes the bundle
+// takes it away; where nobody does, only the newest are kept.
+void deliver_facts(const Options& options, const std::optional<postmortem::ProcessFacts>& facts) {
+  if (!facts || options.out.empty()) return;
+  postmortem::Redactor redactor;
+  const std::string path = postmortem::facts_path_of(options.out);
+  const wire::Json document = to_json(*facts, redactor);
+  // Not synced: it lives for a moment, and the report must not wait for it.
+  const std::string temporary = path + ".tmp", text = document.dump() + "\n";
+  os::Fd file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  const bool written = file.valid() && ::write(file.get(), text.data(), text.size()) ==
+                                           static_cast<ssize_t>(text.size());
+  if (!written || ::rename(temporary.c_str(), path.c_str()) != 0) ::unlink(temporary.c_str());
+  const std::string directory = os::parent_dir(path);
+  const auto names = os::real_files().list(directory);
+  if (!names) return;
+  std::vector<std::pair<std::int64_t, std::string>> files;
+  for (const std::string& name : *names) {
+    struct stat status;
+    const std::string other = os::join_path(directory, name);
+    if (!name.ends_with(postmortem::kFactsSuffix) || ::stat(other.c_str(), &status) != 0) continue;
+    files.emplace_back(std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec,
+                       other);
+  }
+  std::ranges::sort(files);
+  for (std::size_t i = 0; i + kMaxFactsFiles < files.size(); ++i) ::unlink(files[i].second.c_str());
 }
 
 std::string read_tail(const std::string& path) {
@@ -127,7 +163,15 @@ Result<postmortem::CrashPage*> map_page(const Options& options) {
 int run_crash(const Options& options) {
   auto page = map_page(options);
   if (!page) return fail(page.error(), options.json);
-  auto captured = postmortem::capture_crash(options.pid, **page);
+  std::optional<postmortem::ProcessFacts> facts;
+  postmortem::CaptureOptions capture;
+  if (!options.out.empty()) {
+    const std::int64_t deadline = (*page)->crashed_mono_ns + kFactsTimeNs;
+    capture.while_stopped = [&facts, deadline](pid_t pid, std::uint64_t pc) {
+      facts = postmortem::read_process(pid, "crash", deadline, pc);
+    };
+  }
+  auto captured = postmortem::capture_crash(options.pid, **page, capture);
   std::optional<Error> capture_error;
   postmortem::Snapshot snapshot;
   if (captured) {
@@ -140,6 +184,7 @@ int run_crash(const Options& options) {
   auto more = outside_facts(options, pid, snapshot.crashed_mono_ns, snapshot.gaps);
   postmortem::Report report = postmortem::make_report(std::move(snapshot), std::move(more));
   report.capture_error = capture_error;
+  deliver_facts(options, facts);
   const int code = deliver(options, to_json(report), to_text(report));
   return code != kDone ? code : capture_error ? kIncomplete : kDone;
 }
@@ -151,6 +196,10 @@ int run_analyze(const Options& options) {
   const bool is_pid = error == std::errc() && stop == end;
   postmortem::CaptureOptions capture;
   capture.sample_window = kSampleWindow;
+  if (is_pid && !options.out.empty()) {
+    deliver_facts(options, postmortem::read_process(pid, "hang",
+                                                    os::real_clock().mono_ns() + kLiveFactsTimeNs));
+  }
   auto snapshot = is_pid ? postmortem::capture_live(pid, capture)
                          : postmortem::read_core(options.target, options.exe);
   if (!snapshot) return fail(snapshot.error(), options.json);

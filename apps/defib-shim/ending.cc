@@ -171,7 +171,10 @@ void Shim::ended(Instance& one) {
   kill_family(one);
   free_instance(one);
   kill_leftovers();
-  if (exit.role != InstanceRole::kStandby) run_post_crash(exit);
+  if (exit.role != InstanceRole::kStandby) {
+    run_evidence(exit);
+    run_post_crash(exit);
+  }
   if (exit.role == InstanceRole::kActive) {
     after_active(exit, &report);
   } else {

@@ -15,7 +15,10 @@ namespace {
 
 constexpr uint32_t kHookMagic = 0x4b4f4f48;  // "HOOK"
 constexpr char kHookFile[] = "hooks";
-constexpr const char* kHookNames[kHooks] = {"pre_start", "post_crash", "cleanup"};
+constexpr const char* kHookNames[kHooks] = {"pre_start", "post_crash", "cleanup",
+                                            "evidence_command"};
+constexpr Hook kAllHooks[kHooks] = {Hook::kPreStart, Hook::kPostCrash, Hook::kCleanup,
+                                    Hook::kEvidence};
 constexpr const char* kReasonNames[] = {"none",      "requested", "hung",
                                         "unhealthy", "limit",     "not_ready"};
 
@@ -74,7 +77,7 @@ void Hooks::write_slot(Hook hook) {
 uint64_t Hooks::end_remains(Journal& journal) {
   constexpr int kEndLimitMs = 2000;
   uint64_t ticket_id = 0;
-  for (const Hook hook : {Hook::kPreStart, Hook::kPostCrash, Hook::kCleanup}) {
+  for (const Hook hook : kAllHooks) {
     HookRecord record;
     // Pid, start time and boot id identify the process; nothing else of the record is relied on.
     if (pread(file_, &record, sizeof record, slot_at(hook)) != sizeof record ||
@@ -125,7 +128,10 @@ bool Hooks::start(Launch& launch, Hook hook, uint64_t generation, uint64_t ticke
     journal.add(Type::kHookFinished, &failure, sizeof failure);
     return false;
   }
-  slot.deadline = slot.record.started_mono_ns + launch.header().hook_timeout_ns;
+  const LaunchHeader& header = launch.header();
+  slot.deadline = slot.record.started_mono_ns +
+                  (hook == Hook::kEvidence ? int64_t{header.evidence_timeout_ms} * 1'000'000
+                                           : header.hook_timeout_ns);
   return true;
 }
 
@@ -154,7 +160,7 @@ void Hooks::kill_now(Hook hook) {
 }
 
 void Hooks::kill_overdue(int64_t now) {
-  for (const Hook hook : {Hook::kPreStart, Hook::kPostCrash, Hook::kCleanup}) {
+  for (const Hook hook : kAllHooks) {
     Slot& slot = slots_[static_cast<size_t>(hook)];
     if (slot.deadline == 0 || now < slot.deadline) continue;
     slot.timed_out = true;
@@ -174,7 +180,7 @@ int64_t Hooks::next_deadline() const {
 
 Hooks::Ended Hooks::reap(pid_t pid, Journal& journal) {
   Ended ended;
-  for (const Hook hook : {Hook::kPreStart, Hook::kPostCrash, Hook::kCleanup}) {
+  for (const Hook hook : kAllHooks) {
     Slot& slot = slots_[static_cast<size_t>(hook)];
     if (slot.record.pid <= 0 || slot.record.pid != pid) continue;
     kill(-pid, SIGKILL);  // What it left in the background does not outlive it.

@@ -36,6 +36,7 @@ void Shim::request_start(bool automatic, uint64_t ticket_id) {
   pending_.id = ticket_id;  // Told to a supervisor that comes meanwhile.
   pending_role_ = InstanceRole::kActive;
   if (hooks_.running(Hook::kPreStart) || hooks_.running(Hook::kCleanup) ||
+      hooks_.running(Hook::kEvidence) ||
       (hooks_.running(Hook::kPostCrash) && launch_.sets(kPostCrashWaits))) {
     return;  // Their end comes back to it.
   }
@@ -96,6 +97,22 @@ void Shim::run_cleanup() {
   await_leftovers();
   hooks_.start(launch_, Hook::kCleanup, status_.record.generation, 0, status_.record.exits[0],
                output_descriptors(), journal_);
+}
+
+// Before anything else happens to what the service left: a replacement waits for its end.
+void Shim::run_evidence(const ExitInfo& exit) {
+  if (!launch_.has_hook(Hook::kEvidence) || !is_failure(exit)) return;
+  char path[64];
+  path[0] = 0;
+  append_text(path, sizeof path, kCaptureDir);
+  append_text(path, sizeof path, "/evidence-");
+  append_number(path, sizeof path, exit.generation);
+  append_text(path, sizeof path, ".txt");
+  const int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+  if (file < 0) return complain("evidence", errno);
+  const ProcessDescriptors fds = {null_, file, file, -1, wake_, &sockets_};
+  hooks_.start(launch_, Hook::kEvidence, exit.generation, 0, exit, fds, journal_);
+  close(file);
 }
 
 void Shim::run_post_crash(const ExitInfo& exit) {

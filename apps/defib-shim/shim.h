@@ -145,6 +145,7 @@ class Shim {
   void cancel_waiting();
   bool reap_hook(pid_t pid);
   void run_cleanup();
+  void run_evidence(const ExitInfo& exit);
   void run_post_crash(const ExitInfo& exit);
   void resume_hooks(const char* boot_id);
   void tell_shortfalls(uint64_t generation, const StartOutcome& outcome);

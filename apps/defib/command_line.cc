@@ -30,6 +30,7 @@ constexpr HelperVerb kHelperVerbs[] = {
     {"approve", "Approve a recovery plan"},
     {"checklist", "Check that a trading service may resume"},
     {"alert", "List alerts, take notice of one, test a receiver"},
+    {"export", "An incident and its bundle as one file (as `incident export`)"},
 };
 
 // A setting of the service: the option's name is the configuration key with dashes.
@@ -218,6 +219,11 @@ class Parser {
     subject(verb("show", Verb::kIncidentShow, "All that is known of an incident",
                  "incident show latest", incident),
             "ID", "The incident: its id, the id's beginning, or \"latest\"");
+    CLI::App* exported = verb("export", Verb::kIncidentExport,
+                              "An incident and its bundle as one file, secrets redacted",
+                              "incident export latest --out incident.tar.zst", incident);
+    subject(exported, "ID", "The incident: its id, the id's beginning, or \"latest\"");
+    exported->add_option("--out", line_.out, "The file (default ID.tar.zst)")->type_name("FILE");
     CLI::App* verify = verb("verify", Verb::kVerify, "Check an incident's hash chain",
                             "verify latest --head 5f3c...");
     subject(verify, "ID", "The incident: its id, the id's beginning, or \"latest\"");
@@ -304,8 +310,7 @@ std::optional<Error> unknown_word(const CLI::App& app, const std::vector<std::st
 }
 
 // The commands of the contract that this version does not have.
-constexpr std::string_view kLaterVerbs[] = {"report", "export", "symbolize", "kill",
-                                            "call",   "dbn",    "db"};
+constexpr std::string_view kLaterVerbs[] = {"report", "symbolize", "kill", "call", "dbn", "db"};
 
 // The first word that is not an option: the command.
 std::string_view command_word(const std::vector<std::string>& arguments) {

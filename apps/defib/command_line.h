@@ -26,6 +26,7 @@ enum class Verb {
   kLogs,
   kIncidents,
   kIncidentShow,
+  kIncidentExport,
   kVerify,
   kExplain,
   kHelper,  // a helper program takes over: analyze, store, recover ...
@@ -69,6 +70,7 @@ struct CommandLine {
   std::string window;          // logs: a duration around --around
   int lines = 0;               // logs: 0 means all
   std::string head;            // verify
+  std::string out;             // incident export
   std::string verb_name;       // kHelper: "store"
   std::vector<std::string> helper_arguments;
 };

@@ -34,6 +34,7 @@ Result<int> logs_command(const CommandLine& line);
 // commands_helper.cc: replaces this program by the helper that does the work. Returns only where
 // that failed.
 Result<int> helper_command(const CommandLine& line);
+Result<int> incident_export_command(const CommandLine& line);
 Error exec_helper(const std::string& program, std::vector<std::string> arguments,
                   const std::string& state_dir);
 

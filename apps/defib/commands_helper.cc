@@ -22,7 +22,7 @@ constexpr std::array kHelpers = {
     Helper{"analyze", "defib-capture", true},    Helper{"store", "defib-store", false},
     Helper{"recover", "defib-trade", true},      Helper{"reconcile", "defib-trade", true},
     Helper{"approve", "defib-trade", true},      Helper{"checklist", "defib-trade", true},
-    Helper{"alert", "defib-alert", false, true},
+    Helper{"alert", "defib-alert", false, true}, Helper{"export", "defib-bundle", true, true},
 };
 
 }  // namespace
@@ -58,6 +58,13 @@ Result<int> helper_command(const CommandLine& line) {
         line.state_dir.empty() && !helper.asks_daemon ? std::string() : state_dir_of(line));
   }
   return Error(Code::kInternal, fmt::format("no program is known for '{}'", line.verb_name));
+}
+
+Result<int> incident_export_command(const CommandLine& line) {
+  std::vector<std::string> arguments = {"export", line.subject};
+  if (!line.out.empty()) arguments.insert(arguments.end(), {"--out", line.out});
+  if (line.json) arguments.emplace_back("--json");
+  return exec_helper("defib-bundle", std::move(arguments), state_dir_of(line));
 }
 
 }  // namespace defib::cli

@@ -165,6 +165,24 @@ std::string summary_of(const wire::Json& entry) {
   return text;
 }
 
+void add_bundle(const wire::Json& bundle, std::string& text) {
+  if (!bundle.is_object()) return;
+  text += fmt::format("\n{}  {}\n", styled(Style::kBold, "Bundle"), bundle["path"].as_string());
+  for (const wire::Json& failure : bundle["failures"].items()) {
+    std::string parts, missing;
+    for (const wire::Json& part : failure["parts"].items()) {
+      parts += fmt::format("{}{}", parts.empty() ? "" : ", ", part["name"].as_string());
+      if (part.has("cut")) parts += " (cut)";
+    }
+    text += fmt::format("  {}  {}\n", failure["failure"].as_int(),
+                        parts.empty() ? "its collector was killed" : parts);
+    for (const wire::Json& one : failure["missing"].items()) {
+      text += styled(Style::kDim, fmt::format("     without {}: {}\n", one["name"].as_string(),
+                                              one["why"].as_string()));
+    }
+  }
+}
+
 std::string incident_text(const wire::Json& incident) {
   const std::string outcome(incident["outcome"].as_string());
   std::string text = fmt::format(
@@ -175,6 +193,7 @@ std::string incident_text(const wire::Json& incident) {
       incident["head_hash"].as_string());
   add_classification(incident, text);
   add_threads(incident, text);
+  add_bundle(incident["bundle"], text);
   text += fmt::format("\n{}\n", styled(Style::kBold, "Timeline"));
   const auto& timeline = incident["timeline"].items();
   const std::int64_t start = timeline.empty() ? 0 : timeline.front()["mono_ns"].as_int();
@@ -238,7 +257,8 @@ Result<int> incident_show_command(const CommandLine& line) {
   if (lines.empty()) {
     return Error(Code::kIncidentChainBroken, fmt::format("the incident {} is empty", id));
   }
-  const wire::Json incident = daemon::incident_document(lines);
+  wire::Json incident = daemon::incident_document(lines);
+  incident.set("bundle", daemon::bundle_document(state_dir_of(line), id));
   if (line.json) {
     print_json(incident);
   } else {

@@ -36,6 +36,8 @@ Result<int> execute(const CommandLine& line) {
       return logs_command(line);
     case Verb::kIncidents:
       return incidents_command(line);
+    case Verb::kIncidentExport:
+      return incident_export_command(line);
     case Verb::kIncidentShow:
       return incident_show_command(line);
     case Verb::kVerify:

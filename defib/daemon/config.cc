@@ -22,6 +22,12 @@ void read_general(conf::Section general, Config& config) {
   config.log_level = level;
 }
 
+void read_bundles(conf::Section section, postmortem::BundleRules& rules) {
+  section.value("max_age", rules.max_age, {std::chrono::minutes(1), std::chrono::hours(87600)});
+  section.value("max_count", rules.max_count, {0, 100'000});
+  section.size("max_total", rules.max_total_bytes, {1 << 20, std::uint64_t{1} << 50});
+}
+
 void fail(conf::Section& section, const Error& error) {
   std::string_view key = error.field("key");
   if (key.empty()) key = error.field("field");
@@ -115,6 +121,7 @@ Result<Config> read(conf::Document document, const ConfigChecks& checks) {
   check_sockets(sections, config);
   config.receivers = alert::read_receivers(root);
   config.http = read_http(root.table("http"));
+  read_bundles(root.table("bundle"), config.bundles);
   DEFIB_TRY(document.finish());
   return config;
 }

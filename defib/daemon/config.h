@@ -20,6 +20,7 @@
 #include "defib/daemon/dependencies.h"
 #include "defib/daemon/http_helper.h"
 #include "defib/daemon/service_config.h"
+#include "defib/postmortem/bundle_retention.h"
 
 namespace defib::daemon {
 
@@ -30,6 +31,7 @@ struct Config {
   std::vector<ServiceConfig> services;
   std::vector<alert::Receiver> receivers;  // [alert.NAME]
   std::optional<HttpSettings> http;        // [http]
+  postmortem::BundleRules bundles;         // [bundle]
   // What does not exist of services that may go on without: one line each.
   std::vector<std::string> warnings;
 };

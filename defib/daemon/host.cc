@@ -71,6 +71,18 @@ Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options)
   std::string& counters = host->options_.counters_path;
   if (counters.empty()) counters = os::join_path(state_dir, kCountersFile);
   host->metrics_ = std::make_unique<Metrics>(counters);
+  // Beside the counters, and named like them: "counters.engine", "samples.engine".
+  const std::string file = counters.substr(counters.rfind('/') + 1);
+  const std::string machine_samples = os::join_path(
+      os::parent_dir(counters), "samples" + file.substr(std::min(file.find('.'), file.size())));
+  host->samples_ =
+      std::make_unique<SampleKeeper>(host->supervisor_->sampler(), loop.clock(), machine_samples);
+  host->bundler_ = std::make_unique<Bundler>(
+      loop, state_dir, machine_samples,
+      [raw = host.get()](const BundleRequest& request, const Result<>& made) {
+        raw->bundled(request, made);
+      });
+  host->bundler_->set_rules(host->options_.bundles);
   const bool alerted_before = files.exists(alert::queue_path(state_dir));
   host->alerter_ = std::make_unique<Alerter>(loop, files, state_dir);
   // Whatever is wrong with alerts, services are supervised.
@@ -93,6 +105,7 @@ Host::~Host() {
     if (waiting.timer != 0) loop_.cancel(waiting.timer);
   }
   if (release_timer_ != 0) loop_.cancel(release_timer_);
+  samples_.reset();
   supervisor_.reset();
   recorder_.reset();  // its last news are still told
 }
@@ -109,7 +122,30 @@ void Host::on_news(const IncidentNews& news) {
   }
   if (news.detected && news.cause == "health_check_failed") metrics_->unhealthy(news.service);
   if (news.detected && news.cause == "log_pattern") metrics_->log_matched(news.service);
+  if (const auto found = services_.find(news.service); found != services_.end() && supervisor_) {
+    const auto status = supervisor_->status(news.service);
+    bundler_->hear(news, found->second.config, status ? status->pid : 0,
+                   status ? status->generation : 0);
+  }
   if (auto event = event_of(news)) tell(std::move(*event));
+}
+
+void Host::bundled(const BundleRequest& request, const Result<>& made) {
+  if (!recorder_ || recorder_->last_incident(request.service) != request.incident ||
+      !recorder_->has_open(request.service)) {
+    return;
+  }
+  wire::Json fields = wire::Json::object(
+      {{"failure", request.failure}, {"path", request.directory()}, {"ok", made.has_value()}});
+  if (!made) fields.set("error", wire::to_json(made.error()));
+  recorder_->note(request.service, "bundled", fields);
+}
+
+void Host::keep_samples(const std::string& service, pid_t pid, std::uint64_t generation) {
+  const auto found = services_.find(service);
+  if (!samples_ || found == services_.end()) return;
+  samples_->watch(service, os::join_path(supervisor_->state_dir().service_dir(service), "samples"),
+                  pid, generation, found->second.config.spec.sample_interval);
 }
 
 void Host::tell(alert::Event event) {
@@ -475,6 +511,7 @@ void Host::started(const process::StartInfo& info) {
   obs::log(obs::Level::kInfo, kComponent, "service started",
            {{"service", info.service}, {"pid", info.pid}});
   metrics_->started(info);
+  keep_samples(info.service, info.pid, info.generation);
   // Said once, not again at each restart.
   const auto status = supervisor_ && !info.automatic ? supervisor_->known_status(info.service)
                                                      : Result<process::ServiceStatus>({});
@@ -497,6 +534,7 @@ void Host::start_failed(const std::string& service, const Error& error) {
 }
 
 void Host::exited(const process::ExitReport& report) {
+  if (samples_) samples_->forget(report.service, report.generation);
   metrics_->exited(report, classify_exit(report.status, report.reason, {}, {}).cause);
   recorder_->exited(report);
   const auto found = services_.find(report.service);
@@ -551,6 +589,7 @@ void Host::promoted(const process::PromotionReport& report) {
            {{"service", report.service}, {"pid", report.pid}});
   metrics_->promoted(report);
   recorder_->promoted(report);
+  keep_samples(report.service, report.pid, report.generation);
   const auto found = services_.find(report.service);
   // The process that is watched from now on is the one that stood by.
   if (found != services_.end() && found->second.sensors) {
@@ -650,6 +689,7 @@ void Host::adopted(const std::string& service, pid_t pid, std::uint64_t generati
   obs::log(obs::Level::kInfo, kComponent, "a running service was taken over",
            {{"service", service}, {"pid", pid}});
   metrics_->adopted(service);
+  keep_samples(service, pid, generation);
   recorder_->adopted(service, pid, generation);
 }
 

@@ -17,10 +17,12 @@
 #include "defib/alert/receiver.h"
 #include "defib/base/error.h"
 #include "defib/daemon/alerter.h"
+#include "defib/daemon/bundler.h"
 #include "defib/daemon/control.h"
 #include "defib/daemon/dependencies.h"
 #include "defib/daemon/incident_recorder.h"
 #include "defib/daemon/metrics.h"
+#include "defib/daemon/sample_keeper.h"
 #include "defib/daemon/sensors.h"
 #include "defib/daemon/service_config.h"
 #include "defib/os/event_loop.h"
@@ -36,6 +38,7 @@ class Host : private process::SupervisorObserver {
     std::string counters_path;         // empty: STATE/counters
     std::int64_t started_mono_ns = 0;  // of the program; 0: now
     std::vector<alert::Receiver> receivers;
+    postmortem::BundleRules bundles;
     // A service came to rest: stopped or failed, and its incident is closed or needs a human.
     std::function<void(const std::string& service, process::ServiceState state)> on_rest;
     // {"op":"reload"}, with "restart" true or not; empty: not possible here.
@@ -62,6 +65,7 @@ class Host : private process::SupervisorObserver {
   Result<wire::Json> apply(const std::vector<ServiceConfig>& configs, bool restart = false);
   // From now on alerts go to these.
   Result<> alert_to(const std::vector<alert::Receiver>& receivers);
+  void keep_bundles(const postmortem::BundleRules& rules) { bundler_->set_rules(rules); }
   // Stops all gracefully, those first that need others, then calls `done`.
   void shutdown(std::function<void()> done);
 
@@ -124,6 +128,8 @@ class Host : private process::SupervisorObserver {
   void release_memory_soon();
   static void tell_how_it_stopped(const process::ServiceSpec& spec,
                                   const process::ExitReport& report);
+  void bundled(const BundleRequest& request, const Result<>& made);
+  void keep_samples(const std::string& service, pid_t pid, std::uint64_t generation);
 
   // SupervisorObserver.
   void started(const process::StartInfo& info) override;
@@ -172,7 +178,9 @@ class Host : private process::SupervisorObserver {
   os::EventLoop::TimerId release_timer_ = 0;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);  // for what is posted
   std::function<void()> shutdown_done_;
+  std::unique_ptr<Bundler> bundler_;
   std::unique_ptr<process::Supervisor> supervisor_;
+  std::unique_ptr<SampleKeeper> samples_;  // on the supervisor's timer
   std::unique_ptr<ControlServer> control_;
 };
 

@@ -33,10 +33,15 @@ IncidentNews IncidentRecorder::failure_news(const Track& own, std::string_view c
   return news;
 }
 
-void IncidentRecorder::tell_failure(const Track& own, std::string_view cause, std::string message,
-                                    bool opens, bool down) {
-  IncidentNews news = failure_news(own, cause, std::move(message), opens);
+// Of a process, or of one that could not be started.
+void IncidentRecorder::tell_failure(const Track& own, IncidentNews news, bool down) {
   news.down = down;
+  news.generation = own.failed_generation;
+  news.failed_mono_ns = own.failed_mono_ns;
+  if (!news.hangs) {
+    news.report = own.report_path;
+    news.captured = !own.report_path.empty();
+  }
   tell(own, std::move(news));
 }
 

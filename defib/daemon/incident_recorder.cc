@@ -352,11 +352,14 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
             {"pid", report.pid},
             {"status", report.status.to_string()},
             {"incident", own.last_id}});
-  tell_failure(own, own.by_status->cause,
-               fmt::format("{} ended: {}; {}", own.service, report.status.to_string(),
-                           report.restarts ? "it is being started again"
-                                           : "it is not started again by itself"),
-               opens, !report.restarts);
+  IncidentNews news =
+      failure_news(own, own.by_status->cause,
+                   fmt::format("{} ended: {}; {}", own.service, report.status.to_string(),
+                               report.restarts ? "it is being started again"
+                                               : "it is not started again by itself"),
+                   opens);
+  news.pid = report.pid;
+  tell_failure(own, std::move(news), !report.restarts);
   if (!own.classified) {
     wait_for_classification(own, own.report_path.empty() ? kOutputTime : kClassificationTime);
   }
@@ -496,9 +499,13 @@ void IncidentRecorder::hung(const process::HangReport& report) {
             {"kind", report.kind},
             {"kills", report.kills ? "yes" : "no"},
             {"verdict", process::explain_briefly(report.decision)}});
-  tell_failure(own, "heartbeat_lost",
-               fmt::format("{} hangs: {}", own.service, own.by_status->evidence.back()), opens,
-               false);
+  IncidentNews news =
+      failure_news(own, "heartbeat_lost",
+                   fmt::format("{} hangs: {}", own.service, own.by_status->evidence.back()), opens);
+  news.pid = report.pid;
+  news.hangs = true;
+  news.captured = report.kills;
+  tell_failure(own, std::move(news), false);
   wait_for_classification(own, kClassificationTime);
 }
 
@@ -571,8 +578,11 @@ void IncidentRecorder::start_failed(const std::string& service, const Error& err
          Durability::kSync);
   obs::log(obs::Level::kError, kComponent, "the service cannot be started",
            {{"service", service}, {"error", error}, {"try", error.suggested_action()}});
-  tell_failure(own, "start_failed",
-               fmt::format("{} cannot be started: {}", service, error.to_line()), opens, true);
+  tell_failure(
+      own,
+      failure_news(own, "start_failed",
+                   fmt::format("{} cannot be started: {}", service, error.to_line()), opens),
+      true);
   Classification found;
   found.cause = "start_failed";
   found.evidence = {error.to_line()};

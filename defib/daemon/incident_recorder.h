@@ -78,6 +78,13 @@ struct IncidentNews {
   bool down = false;      // no replacement follows
   bool detected = false;  // by a look at the living service, not by its end
   bool again = false;     // perhaps told by an earlier recorder: not to be counted
+  // Of kFailed: the process, as far as it is known, and its report, which may still be on its way.
+  pid_t pid = 0;
+  std::uint64_t generation = 0;
+  std::int64_t failed_mono_ns = 0;
+  std::string report;
+  bool captured = false;  // there is one, or will be
+  bool hangs = false;     // it lives, and is about to be ended or told of
 };
 
 class IncidentRecorder {
@@ -172,8 +179,7 @@ class IncidentRecorder {
   void tell(const Track& track, IncidentNews news);
   static IncidentNews failure_news(const Track& own, std::string_view cause, std::string message,
                                    bool opens);
-  void tell_failure(const Track& track, std::string_view cause, std::string message, bool opens,
-                    bool down);
+  void tell_failure(const Track& track, IncidentNews news, bool down);
   void tell_again(const Track& track, const recovery::IncidentSummary& summary);
   void tell_approval_needed(const Track& track);
   void tell_slow_lane(const Track& track, std::string message);

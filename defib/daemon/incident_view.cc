@@ -1,11 +1,17 @@
 #include "defib/daemon/incident_view.h"
 
+#include <fmt/format.h>
+
 #include "defib/base/assert.h"
+#include "defib/daemon/bundle_request.h"
 #include "defib/daemon/exit_cause.h"
+#include "defib/os/files.h"
 #include "defib/recovery/incident.h"
 
 namespace defib::daemon {
 namespace {
+
+constexpr std::uint64_t kMaxManifest = 1 << 20;
 
 // A member in the order of the contract, null where the report lacks it.
 wire::Json classification_of(const wire::Json& line) {
@@ -66,6 +72,26 @@ wire::Json incident_document(const std::vector<wire::Json>& lines) {
                              {"classification", std::move(classification)},
                              {"threads", std::move(threads)},
                              {"timeline", std::move(timeline)}});
+}
+
+wire::Json bundle_document(const std::string& state_dir, const std::string& id) {
+  os::Files& files = os::real_files();
+  const std::string path = fmt::format("{}/incidents/{}.bundle", state_dir, id);
+  if (!files.is_dir(path)) return {};
+  wire::Json failures = wire::Json::array();
+  for (int failure = 1; failure <= kMaxBundledFailures; ++failure) {
+    const std::string directory = fmt::format("{}/{}", path, failure);
+    if (!files.is_dir(directory)) continue;
+    const auto text = os::read_file(files, directory + "/manifest.json", kMaxManifest);
+    const auto manifest = text ? wire::Json::parse(*text) : Result<wire::Json>(text.error());
+    wire::Json one =
+        wire::Json::object({{"failure", failure}, {"collected", manifest.has_value()}});
+    for (const char* key : {"cause", "failed_at", "complete", "parts", "missing"}) {
+      one.set(key, manifest ? (*manifest)[key] : wire::Json());
+    }
+    failures.push(std::move(one));
+  }
+  return wire::Json::object({{"path", path}, {"failures", std::move(failures)}});
 }
 
 }  // namespace defib::daemon

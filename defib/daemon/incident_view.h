@@ -15,5 +15,8 @@ namespace defib::daemon {
 //  "classification":{...},"threads":[...],"timeline":[{"at","mono_ns","event",...}]}
 // The threads stand once, at the top; `lines` must not be empty.
 wire::Json incident_document(const std::vector<wire::Json>& lines);
+// {"path","failures":[{"failure","complete","parts":[{"name","bytes","cut"}],"missing":[...]}]};
+// null where the incident has no bundle.
+wire::Json bundle_document(const std::string& state_dir, const std::string& id);
 
 }  // namespace defib::daemon

@@ -414,6 +414,8 @@ void read_hooks(conf::Section& section, process::ServiceSpec& spec) {
   section.value("cleanup", spec.cleanup);
   section.value("post_crash_wait", spec.post_crash_wait);
   section.value("hook_timeout", spec.hook_timeout, {1ms, 24h});
+  section.value("evidence_command", spec.evidence);
+  section.value("evidence_timeout", spec.evidence_timeout, {1ms, 1h});
   read_stop_sequence(section, spec.stop_sequence);
   for (const char* other : {"stop_signal", "stop_timeout"}) {
     if (!spec.stop_sequence.empty() && section.has(other)) {

@@ -239,6 +239,7 @@ Result<int> run_daemon(DaemonOptions options) {
     manager.ready();
     DEFIB_TRY(answer);
     DEFIB_TRY(host->alert_to(config.receivers));
+    host->keep_bundles(config.bundles);
     http.serve(config.http);
     wire::Json warnings = wire::Json::array();
     for (const std::string& warning : config.warnings) warnings.push(warning);
@@ -259,6 +260,7 @@ Result<int> run_daemon(DaemonOptions options) {
   host_options.resumed = process::is_resumed();
   host_options.on_reload = reload;
   host_options.receivers = options.config.receivers;
+  host_options.bundles = options.config.bundles;
   host_options.on_upgrade = [&](const auto& answer) { replacement.request(answer); };
   // Before anything of the state is touched: another daemon may be at work there.
   DEFIB_TRY(process::StateDir::open(os::real_files(), options.state_dir));

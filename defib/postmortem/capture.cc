@@ -427,6 +427,9 @@ Result<Snapshot> capture_crash(pid_t pid, CrashPage& page, const CaptureOptions&
   }
   copy_identity(snapshot);
   copy_stopped(snapshot, stopped, options);
+  if (options.while_stopped && !snapshot.threads.empty()) {
+    options.while_stopped(pid, snapshot.threads.front().registers.pc());
+  }
   snapshot.captured_mono_ns = clock.mono_ns();
   mark_captured(page, snapshot.captured_mono_ns);
   stopped.release(snapshot.threads.empty() ? 0 : snapshot.threads.front().tid);

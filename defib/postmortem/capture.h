@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <functional>
 
 #include "defib/base/error.h"
 #include "defib/postmortem/crash_page.h"
@@ -33,6 +34,9 @@ struct CaptureOptions {
   // Watch the threads for so long before they are stopped, to tell a busy loop from a blocked
   // thread. Zero: do not.
   std::chrono::milliseconds sample_window{0};
+  // Called by capture_crash() when all else is copied, while the process still waits; `pc` is that
+  // of the fault.
+  std::function<void(pid_t pid, std::uint64_t pc)> while_stopped;
 };
 
 // Of a process that crashed and now waits in its crash hook. At the end the page's state becomes

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "defib/base/bytes.h"
+#include "defib/postmortem/redact.h"
 
 namespace defib::postmortem {
 namespace {
@@ -52,58 +53,6 @@ bool parse_mapping(std::string_view line, Mapping& out) {
   }
   out.path = line;
   return true;
-}
-
-bool names_a_secret(std::string_view name) {
-  std::string lower;
-  for (const char c : name) {
-    if (c != '-' && c != '_') {
-      lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    }
-  }
-  constexpr std::string_view kWords[] = {"password", "passwd",     "passphrase", "pwd",
-                                         "secret",   "token",      "apikey",     "accesskey",
-                                         "authkey",  "privatekey", "credential", "signature",
-                                         "auth",     "bearer",     "pin"};
-  return std::ranges::any_of(kWords, [&](std::string_view word) {
-    // Short words only as the whole name: "--pin" is one, "--pinning" is none.
-    return word.size() > 4 ? lower.find(word) != std::string::npos : lower == word;
-  });
-}
-
-constexpr std::string_view kRedacted = "[redacted]";
-
-// "scheme://user:secret@host": the part between the colon and the at sign.
-void redact_url(std::string& argument) {
-  const std::size_t scheme = argument.find("://");
-  if (scheme == std::string::npos) return;
-  const std::size_t authority = scheme + 3;
-  const std::size_t authority_end = std::min(argument.find('/', authority), argument.size());
-  const std::size_t at = argument.rfind('@', authority_end);
-  const std::size_t colon = argument.find(':', authority);
-  if (at == std::string::npos || at < authority || colon >= at) return;
-  argument.replace(colon + 1, at - colon - 1, kRedacted);
-}
-
-// "a=1;password=x;b=2" and "?token=x&y=z" as well as plain "token=x".
-void redact_assignments(std::string& argument) {
-  constexpr std::string_view kSeparators = ";&?, ";
-  std::size_t from = 0;
-  while (from < argument.size()) {
-    const std::size_t equals = argument.find('=', from);
-    if (equals == std::string::npos) return;
-    std::size_t name_start = argument.find_last_of(kSeparators, equals);
-    name_start = name_start == std::string::npos || name_start < from ? from : name_start + 1;
-    const std::size_t value_end =
-        std::min(argument.find_first_of(";&, ", equals + 1), argument.size());
-    const std::string_view name(argument.data() + name_start, equals - name_start);
-    if (names_a_secret(name) && value_end > equals + 1) {
-      argument.replace(equals + 1, value_end - equals - 1, kRedacted);
-      from = equals + 1 + kRedacted.size();
-    } else {
-      from = equals + 1;
-    }
-  }
 }
 
 }  // namespace
@@ -232,20 +181,7 @@ Snapshot snapshot_from_page(const CrashPage& page) {
 }
 
 std::vector<std::string> redact_command_line(std::vector<std::string> arguments) {
-  bool next_is_secret = false;
-  for (std::string& argument : arguments) {
-    if (next_is_secret && !argument.starts_with("-")) {
-      argument = kRedacted;
-      next_is_secret = false;
-      continue;
-    }
-    // "--password x": the value is the next argument.
-    next_is_secret = argument.starts_with("-") && argument.find('=') == std::string::npos &&
-                     names_a_secret(argument);
-    redact_url(argument);
-    redact_assignments(argument);
-  }
-  return arguments;
+  return Redactor().command_line(arguments);
 }
 
 std::string build_id_in_notes(std::string_view notes) {

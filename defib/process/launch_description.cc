@@ -445,7 +445,7 @@ std::vector<std::pair<std::string_view, const std::vector<std::string>*>> progra
   return {{"command", &spec.argv},
           {"pre_start", &spec.pre_start},
           {"post_crash", &spec.post_crash},
-          {"cleanup", &spec.cleanup}};
+          {"cleanup", &spec.cleanup}, {"evidence_command", &spec.evidence}};
 }
 
 Result<std::string> find_program_of(const ServiceSpec& spec, std::string_view key,
@@ -520,6 +520,11 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const LaunchPlac
   header.restart_when = spec.restart_when == RestartWhen::kDying ? shim::ShimRestartWhen::kDying
                                                                  : shim::ShimRestartWhen::kGone;
   header.hook_timeout_ns = spec.hook_timeout.count();
+  if (!spec.evidence.empty()) {
+    const auto evidence =
+        std::chrono::duration_cast<std::chrono::milliseconds>(spec.evidence_timeout);
+    header.evidence_timeout_ms = static_cast<std::uint32_t>(evidence.count());
+  }
   if (spec.post_crash_wait) header.flags |= shim::kPostCrashWaits;
   std::vector<std::string> fixed(shim::kLaunchFixedStrings);
   put_text(fixed, shim::LaunchText::kProgram, program);

@@ -40,8 +40,10 @@ struct ExitSet {
 };
 static_assert(sizeof(ExitSet) == 40);
 
-enum class Hook : std::uint32_t { kPreStart = 0, kPostCrash = 1, kCleanup = 2 };
-inline constexpr std::uint32_t kHooks = 3;
+enum class Hook : std::uint32_t { kPreStart = 0, kPostCrash = 1, kCleanup = 2, kEvidence = 3 };
+inline constexpr std::uint32_t kHooks = 4;
+// What the evidence command may write: its output is a file of its own.
+inline constexpr std::uint64_t kMaxEvidence = 1u << 20;
 
 inline constexpr std::uint32_t kMaxGroups = 64;  // supplementary groups
 inline constexpr std::uint32_t kMaxResourceLimits = 16;
@@ -87,16 +89,15 @@ struct LaunchHeader {
   std::uint64_t max_processes;       // 0: none
   std::int64_t hook_timeout_ns;
   std::uint32_t hook_argc[kHooks];  // 0: no such hook
-  std::uint32_t reserved;
   std::uint32_t groups[kMaxGroups];
   ResourceLimit limits[kMaxResourceLimits];
-  std::uint64_t log_total_bytes;  // of all log files; 0: log_files alone bounds them
-  std::int64_t log_max_age_ns;    // of a log file; 0: no limit
-  std::uint64_t log_rate;         // bytes a second; 0: no limit
-  std::uint64_t log_burst;        // bytes beyond the rate
-  std::uint32_t log_flags;        // kLogToJournal
-  std::uint32_t reserved_2;
-  ExitSet restart_after;  // the ends of its own after which it is started again
+  std::uint64_t log_total_bytes;      // of all log files; 0: log_files alone bounds them
+  std::int64_t log_max_age_ns;        // of a log file; 0: no limit
+  std::uint64_t log_rate;             // bytes a second; 0: no limit
+  std::uint64_t log_burst;            // bytes beyond the rate
+  std::uint32_t log_flags;            // kLogToJournal
+  std::uint32_t evidence_timeout_ms;  // in place of hook_timeout_ns; 0 without that hook
+  ExitSet restart_after;              // the ends of its own after which it is started again
 };
 inline constexpr std::uint32_t kLogToJournal = 1;
 // In LaunchHeader::agent: make an agent page for each start.

@@ -85,7 +85,7 @@ std::string subject_of(const ServiceSpec& spec, StartStage stage) {
 
 std::string_view to_string(shim::Hook hook) {
   constexpr std::array<std::string_view, shim::kHooks> kNames = {"pre_start", "post_crash",
-                                                                 "cleanup"};
+                                                                 "cleanup", "evidence_command"};
   const auto index = static_cast<std::size_t>(hook);
   return index < kNames.size() ? kNames[index] : "unknown";
 }
@@ -133,8 +133,10 @@ HookReport hook_report(const ServiceSpec& spec, const shim::HookFinished& finish
   if (report.ok) return report;
   std::string why;
   if (report.timed_out) {
-    why =
-        fmt::format("did not end within {} and was killed", os::format_duration(spec.hook_timeout));
+    why = fmt::format(
+        "did not end within {} and was killed",
+        os::format_duration(finished.hook == shim::Hook::kEvidence ? spec.evidence_timeout
+                                                                   : spec.hook_timeout));
   } else if (finished.error_number == EOWNERDEAD) {
     why = "was ended, because its shim had died";
   } else if (finished.error_number == EALREADY) {

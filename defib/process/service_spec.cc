@@ -123,7 +123,7 @@ Result<> validate_hooks(const ServiceSpec& spec) {
   constexpr os::Duration kNone{0};
   for (const auto& [key, argv] :
        {std::pair("pre_start", &spec.pre_start), std::pair("post_crash", &spec.post_crash),
-        std::pair("cleanup", &spec.cleanup)}) {
+        std::pair("cleanup", &spec.cleanup), std::pair("evidence_command", &spec.evidence)}) {
     if (!argv->empty() && argv->front().empty()) return bad_value(key, "must name a program");
     if (std::ranges::any_of(*argv, has_nul)) {
       return bad_value(key, "must not contain a zero byte");
@@ -131,6 +131,10 @@ Result<> validate_hooks(const ServiceSpec& spec) {
   }
   if (spec.hook_timeout <= kNone || spec.hook_timeout > std::chrono::hours(24)) {
     return bad_value("hook_timeout", "must be more than 0, and at most 24h");
+  }
+  if (spec.evidence_timeout < std::chrono::milliseconds(1) ||
+      spec.evidence_timeout > std::chrono::hours(1)) {
+    return bad_value("evidence_timeout", "must be 1ms to 1h");
   }
   if (spec.stop_sequence.size() > shim::kMaxStopSteps) {
     return bad_value("stop_sequence",
@@ -294,6 +298,8 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"cleanup", list(spec.cleanup)},
       {"post_crash_wait", spec.post_crash_wait},
       {"hook_timeout_ns", nanoseconds(spec.hook_timeout)},
+      {"evidence_command", list(spec.evidence)},
+      {"evidence_timeout_ns", nanoseconds(spec.evidence_timeout)},
       {"restart", to_string(spec.restart)},
       {"max_restarts", spec.max_restarts},
       {"restart_window_ns", nanoseconds(spec.restart_window)},

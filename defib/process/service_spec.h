@@ -149,6 +149,10 @@ struct ServiceSpec {
   std::vector<std::string> cleanup;
   bool post_crash_wait = true;
   os::Duration hook_timeout = std::chrono::seconds(30);  // then it is killed with its group
+  // Runs after a failure and before the replacement, whatever else waits or does not: what it
+  // writes goes into the incident's bundle. Empty: none.
+  std::vector<std::string> evidence;
+  os::Duration evidence_timeout = std::chrono::seconds(5);  // then it is killed with its group
 
   CaptureMode capture = CaptureMode::kLive;
   os::Duration capture_timeout = std::chrono::seconds(2);  // a hung service waits so long to die

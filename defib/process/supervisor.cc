@@ -250,6 +250,10 @@ Result<ServiceStatus> Supervisor::status(const std::string& name) const {
   return service->status();
 }
 
+Sampler& Supervisor::sampler() {
+  return *core_->context.sampler;
+}
+
 const StateDir& Supervisor::state_dir() const {
   return core_->context.dir;
 }

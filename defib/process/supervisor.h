@@ -29,6 +29,7 @@
 #include "defib/os/process.h"
 #include "defib/process/heartbeat.h"
 #include "defib/process/launch_report.h"
+#include "defib/process/sampler.h"
 #include "defib/process/service_spec.h"
 #include "defib/process/service_state.h"
 #include "defib/process/state_dir.h"
@@ -333,6 +334,8 @@ class Supervisor {
   Result<ServiceStatus> known_status(const std::string& name) const;
   Result<ServiceStatus> status(const std::string& name) const;
   const StateDir& state_dir() const;
+  // The one timer for everything that is sampled.
+  Sampler& sampler();
 
   // Before exec_upgraded() (guardian.h): the names stay locked for the program that follows.
   void keep_locks_for_upgrade() const;

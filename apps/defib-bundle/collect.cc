@@ -1,0 +1,344 @@
+#include "apps/defib-bundle/collect.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "apps/defib-bundle/output.h"
+#include "defib/base/bytes.h"
+#include "defib/os/clock.h"
+#include "defib/os/fd.h"
+#include "defib/os/files.h"
+#include "defib/postmortem/bundle_code.h"
+#include "defib/postmortem/bundle_system.h"
+#include "defib/postmortem/bundle_writer.h"
+#include "defib/postmortem/collect.h"
+#include "defib/postmortem/process_facts.h"
+#include "defib/postmortem/samples.h"
+
+namespace defib::bundle {
+namespace {
+
+using daemon::BundleRequest;
+using postmortem::BundleWriter;
+using wire::Json;
+
+constexpr os::Duration kCollectTime = std::chrono::seconds(10);
+constexpr os::Duration kReportTime = std::chrono::seconds(5);
+constexpr os::Duration kLiveTime = std::chrono::milliseconds(500);
+constexpr os::Duration kReportPoll = std::chrono::milliseconds(10);
+constexpr os::Duration kBefore = std::chrono::minutes(5);
+constexpr std::uint64_t kMaxReport = 32 << 20;
+constexpr std::uint64_t kMaxEvidenceFile = 2 << 20;
+
+std::int64_t wall_of(std::int64_t mono_ns) {
+  const os::Clock& clock = os::real_clock();
+  return clock.wall_ns() - clock.mono_ns() + mono_ns;
+}
+
+// What the process was started with, for where it can no longer be asked.
+postmortem::Redactor::Environment environment_of(const BundleRequest& request) {
+  postmortem::Redactor::Environment environment;
+  for (char** entry = environ; !request.clear_environment && *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    const std::size_t equals = text.find('=');
+    if (equals == text.npos) continue;
+    environment.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+  }
+  for (const auto& [name, value] : request.environment) {
+    std::erase_if(environment, [&](const auto& one) { return one.first == name; });
+    environment.emplace_back(name, value);
+  }
+  return environment;
+}
+
+std::string build_id_of(const std::string& path) {
+  const os::Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!file.valid()) return {};
+  // In the file its notes lie where they do in memory, of all common linkers.
+  return postmortem::build_id_in_memory(0, [&](std::uint64_t at, std::size_t size) {
+    std::string bytes(size, '\0');
+    const ssize_t got = ::pread(file.get(), bytes.data(), size, static_cast<off_t>(at));
+    bytes.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    return bytes;
+  });
+}
+
+class Collector {
+ public:
+  Collector(const BundleRequest& request, BundleWriter writer)
+      : request_(request),
+        writer_(std::move(writer)),
+        environment_(environment_of(request)),
+        failed_wall_ns_(wall_of(request.failed_mono_ns)) {
+    writer_.redactor().learn(environment_);
+    writer_.redactor().learn(request.command);
+  }
+  Result<> run();
+
+ private:
+  void add_live_process();
+  void add_system();
+  void add_samples();
+  void add_kernel();
+  void add_report();
+  void add_process(const Json& facts);
+  void add_disassembly(const Json& report, const Json& facts);
+  void add_configured_process(std::string_view why);
+  void add_evidence();
+  bool wait_for_report();
+
+  const BundleRequest& request_;
+  BundleWriter writer_;
+  postmortem::Redactor::Environment environment_;
+  std::int64_t failed_wall_ns_;
+  std::string exe_;
+  bool has_process_ = false;
+};
+
+Result<> Collector::run() {
+  const std::int64_t began = os::real_clock().mono_ns();
+  // What passes away first.
+  if (request_.live) add_live_process();
+  add_system();
+  add_kernel();
+  add_samples();
+  add_report();
+  add_evidence();
+  OutputParts output(request_.state_dir, request_.incident, request_.service, failed_wall_ns_);
+  output.add(writer_);
+  utsname names{};
+  ::uname(&names);
+  if (exe_.empty() && !request_.command.empty()) exe_ = request_.command.front();
+  for (const auto& [key, value] : std::initializer_list<std::pair<const char*, Json>>{
+           {"schema", "defib.bundle/1"},
+           {"incident", request_.incident},
+           {"failure", request_.failure},
+           {"service", request_.service},
+           {"cause", request_.cause},
+           {"pid", request_.pid},
+           {"generation", request_.generation},
+           {"failed_at", os::format_time(failed_wall_ns_)},
+           {"made_at", os::format_time(os::real_clock().wall_ns())},
+           {"delay_ns", began - request_.failed_mono_ns},
+           {"took_ns", os::real_clock().mono_ns() - began},
+           {"complete", false},
+           {"versions", Json::object({{"defib", DEFIB_VERSION},
+                                      {"kernel", names.release},
+                                      {"exe", exe_},
+                                      {"build_id", build_id_of(exe_)}})}}) {
+    writer_.set(key, value);
+  }
+  return writer_.finish();
+}
+
+void Collector::add_live_process() {
+  const auto facts = postmortem::read_process(request_.pid, "live",
+                                              os::real_clock().mono_ns() + kLiveTime.count());
+  if (facts.comm.empty()) return;
+  add_process(to_json(facts, writer_.redactor()));
+}
+
+// Redacted when it comes here, by what was learned from the process itself; and again by what was
+// learned from the configuration.
+void Collector::add_process(const Json& facts) {
+  Json document = Json::object();
+  std::string maps;
+  for (const auto& [key, value] : facts.members()) {
+    if (key == "maps") {
+      maps = value.as_string();
+    } else {
+      document.set(key, value);
+    }
+  }
+  exe_ = facts["exe"].as_string();
+  has_process_ = writer_.add_json("process.json", document);
+  if (maps.empty()) {
+    writer_.missing("maps.txt", "the process's mappings could not be read");
+  } else {
+    writer_.add("maps.txt", maps);
+  }
+}
+
+void Collector::add_configured_process(std::string_view why) {
+  Json environment = Json::object(), command = Json::array(), gaps = Json::array();
+  for (const auto& [name, value] : environment_) {
+    environment.set(name, writer_.redactor().value(name, value));
+  }
+  for (const std::string& argument : writer_.redactor().command_line(request_.command)) {
+    command.push(argument);
+  }
+  for (const char* what : {"limits", "status", "descriptors"}) {
+    gaps.push(fmt::format("{}: {}", what, why));
+  }
+  writer_.add_json("process.json", Json::object({{"schema", "defib.process/1"},
+                                                 {"source", "configuration"},
+                                                 {"pid", request_.pid},
+                                                 {"command_line", std::move(command)},
+                                                 {"environment", std::move(environment)},
+                                                 {"gaps", std::move(gaps)}}));
+  writer_.missing("maps.txt", std::string(why));
+}
+
+void Collector::add_system() {
+  writer_.add_json("system.json", postmortem::system_json(request_.state_dir));
+  auto processes = postmortem::processes_json({request_.supervisor, request_.pid});
+  writer_.add_json("processes.json", processes.document, std::move(processes.cut));
+}
+
+void Collector::add_kernel() {
+  const auto messages = postmortem::kernel_messages(request_.failed_mono_ns - kBefore.count());
+  if (!messages) {
+    return writer_.missing("kernel.txt",
+                           "the kernel's log is not readable here: " + messages.error().to_line());
+  }
+  std::string text;
+  for (const postmortem::KernelMessage& one : *messages) {
+    text += fmt::format("{} {}\n", os::format_time(one.wall_ns), one.text);
+  }
+  writer_.add("kernel.txt", text);
+}
+
+void Collector::add_samples() {
+  const std::int64_t from = failed_wall_ns_ - kBefore.count();
+  const auto service = postmortem::read_ring(os::join_path(request_.service_dir(), "samples"),
+                                             postmortem::SampleKind::kService);
+  const auto machine =
+      postmortem::read_ring(request_.machine_samples, postmortem::SampleKind::kMachine);
+  std::vector<postmortem::Sample> now(1);
+  std::array<std::uint64_t, postmortem::kMachineNumbers> numbers;
+  postmortem::MachineSampler(request_.state_dir).sample(numbers);
+  now[0].mono_ns = os::real_clock().mono_ns();
+  now[0].wall_ns = os::real_clock().wall_ns();
+  now[0].numbers.assign(numbers.begin(), numbers.end());
+  Json document = Json::object({{"schema", "defib.samples/1"}});
+  std::string cut;
+  const auto put = [&](const char* key, const auto& read, postmortem::SampleKind kind) {
+    if (read) {
+      document.set(key, samples_json(*read, kind, from));
+    } else {
+      cut += fmt::format("{}{}: {}", cut.empty() ? "" : "; ", key, read.error().to_line());
+    }
+  };
+  put("service", service, postmortem::SampleKind::kService);
+  put("machine", machine, postmortem::SampleKind::kMachine);
+  document.set("machine_at_bundle", samples_json(now, postmortem::SampleKind::kMachine, 0));
+  writer_.add_json("samples.json", document, cut);
+}
+
+// It appears whole.
+bool Collector::wait_for_report() {
+  const std::int64_t deadline = os::real_clock().mono_ns() + kReportTime.count();
+  while (!os::real_files().exists(request_.report)) {
+    if (os::real_clock().mono_ns() >= deadline) return false;
+    os::real_clock().sleep_for(kReportPoll);
+  }
+  return true;
+}
+
+void Collector::add_report() {
+  std::string why = request_.live ? "the process was gone before it could be read"
+                                  : "the process left no crash report: it ended without one";
+  if (!request_.report.empty() && !wait_for_report()) {
+    why = fmt::format("no crash report came within {}", os::format_duration(kReportTime));
+  } else if (!request_.report.empty()) {
+    os::Files& files = os::real_files();
+    auto text = os::read_file(files, request_.report, kMaxReport);
+    auto report = text ? Json::parse(*text) : Result<Json>(text.error());
+    const std::string facts_path = postmortem::facts_path_of(request_.report);
+    auto facts_text = os::read_file(files, facts_path, kMaxReport);
+    const auto facts = facts_text ? Json::parse(*facts_text) : Result<Json>(facts_text.error());
+    if (report) {
+      writer_.add_json("crash.json", *report);
+      if (exe_.empty()) exe_ = (*report)["exe"].as_string();
+    } else {
+      writer_.missing("crash.json", report.error().to_line());
+    }
+    if (facts && !has_process_) add_process(*facts);
+    add_disassembly(report ? *report : Json(), facts ? *facts : Json());
+    // It was for the bundle alone.
+    if (facts && has_process_) static_cast<void>(files.remove(facts_path).has_value());
+    if (!has_process_) {
+      add_configured_process(facts ? "there was no room for what was read of the process"
+                                   : "the process could not be read: " + facts.error().to_line());
+    }
+    return;
+  }
+  writer_.missing("crash.json", why);
+  writer_.missing("disassembly.txt", why);
+  if (!has_process_) add_configured_process(why);
+}
+
+void Collector::add_disassembly(const Json& report, const Json& facts) {
+  const auto number = [](std::string_view text) {
+    return std::strtoull(std::string(text).c_str(), nullptr, 16);
+  };
+  const Json& registers = report["registers"];
+  const bool arm = registers.has("pc");
+  const Json& pc = arm ? registers["pc"] : registers["rip"];
+  std::string code;
+  if (!pc.is_string() || !from_hex(facts["code"]["bytes"].as_string(), code) || code.empty()) {
+    return writer_.missing("disassembly.txt", pc.is_string()
+                                                  ? "there is no code at the program counter"
+                                                  : "the report has no program counter");
+  }
+  writer_.add("disassembly.txt",
+              postmortem::disassemble(
+                  arm ? postmortem::Machine::kAArch64 : postmortem::Machine::kX86_64,
+                  number(facts["code"]["address"].as_string()), code, number(pc.as_string())));
+}
+
+void Collector::add_evidence() {
+  if (request_.evidence.empty()) return;
+  const auto text = os::read_file(os::real_files(), request_.evidence, kMaxEvidenceFile);
+  if (!text) return writer_.missing("evidence.txt", text.error().to_line());
+  writer_.add("evidence.txt", *text);
+  static_cast<void>(os::real_files().remove(request_.evidence).has_value());
+}
+
+Result<> complete_parts(BundleWriter writer, const std::string& state_dir) {
+  const Json& manifest = writer.manifest();
+  const std::string incident(manifest["incident"].as_string());
+  const std::string service(manifest["service"].as_string());
+  OutputParts output(state_dir, incident, service,
+                     os::parse_time(manifest["failed_at"].as_string()));
+  output.add(writer);
+  writer.set("complete", true);
+  return writer.finish();
+}
+
+}  // namespace
+
+Result<> collect(const BundleRequest& request) {
+  DEFIB_TRY_ASSIGN(
+      BundleWriter writer,
+      BundleWriter::create(request.directory(), os::real_clock().mono_ns() + kCollectTime.count()));
+  Collector collector(request, std::move(writer));
+  auto made = collector.run();
+  DEFIB_TRY(postmortem::apply_retention(request.incidents_dir(), request.rules, request.incident,
+                                        os::real_clock().wall_ns()));
+  return made;
+}
+
+Result<> complete(const BundleRequest& request) {
+  DEFIB_TRY_ASSIGN(
+      BundleWriter writer,
+      BundleWriter::reopen(request.directory(), os::real_clock().mono_ns() + kCollectTime.count()));
+  writer.redactor().learn(environment_of(request));
+  writer.redactor().learn(request.command);
+  return complete_parts(std::move(writer), request.state_dir);
+}
+
+Result<> complete_by_manifest(const std::string& state_dir, const std::string& directory) {
+  DEFIB_TRY_ASSIGN(BundleWriter writer, BundleWriter::reopen(directory, os::real_clock().mono_ns() +
+                                                                            kCollectTime.count()));
+  const std::int64_t failed = os::parse_time(writer.manifest()["failed_at"].as_string());
+  const bool due = os::real_clock().wall_ns() - failed >= daemon::kBundleAfter.count();
+  if (writer.manifest()["complete"].as_bool() || !due) return {};
+  return complete_parts(std::move(writer), state_dir);
+}
+
+}  // namespace defib::bundle
