@@ -28,6 +28,8 @@ using wire::Json;
 
 constexpr os::Duration kCollectTime = std::chrono::seconds(10);
 constexpr os::Duration kReportTime = std::chrono::seconds(5);
+// The facts follow the report at once.
+constexpr os::Duration kFactsTime = std::chrono::milliseconds(500);
 constexpr os::Duration kLiveTime = std::chrono::milliseconds(500);
 constexpr os::Duration kReportPoll = std::chrono::milliseconds(10);
 constexpr os::Duration kBefore = std::chrono::minutes(5);
@@ -55,6 +57,22 @@ postmortem::Redactor::Environment environment_of(const BundleRequest& request) {
   return environment;
 }
 
+// As the shell finds it.
+std::string program_of(const std::string& name,
+                       const postmortem::Redactor::Environment& environment) {
+  const auto path = std::ranges::find(environment, "PATH",
+                                      [](const auto& one) { return std::string_view(one.first); });
+  if (name.find('/') != std::string::npos || path == environment.end()) return name;
+  std::string_view rest = path->second;
+  while (!rest.empty()) {
+    const std::size_t end = std::min(rest.find(':'), rest.size());
+    std::string found = os::join_path(rest.substr(0, end), name);
+    if (::access(found.c_str(), X_OK) == 0) return found;
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return name;
+}
+
 std::string build_id_of(const std::string& path) {
   const os::Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!file.valid()) return {};
@@ -67,6 +85,16 @@ std::string build_id_of(const std::string& path) {
   });
 }
 
+// It appears whole.
+bool wait_for(const std::string& path, os::Duration time) {
+  const std::int64_t deadline = os::real_clock().mono_ns() + time.count();
+  while (!os::real_files().exists(path)) {
+    if (os::real_clock().mono_ns() >= deadline) return false;
+    os::real_clock().sleep_for(kReportPoll);
+  }
+  return true;
+}
+
 class Collector {
  public:
   Collector(const BundleRequest& request, BundleWriter writer)
@@ -75,7 +103,7 @@ class Collector {
         environment_(environment_of(request)),
         failed_wall_ns_(wall_of(request.failed_mono_ns)) {
     writer_.redactor().learn(environment_);
-    writer_.redactor().learn(request.command);
+    writer_.redactor().learn_arguments(request.command);
   }
   Result<> run();
 
@@ -89,7 +117,6 @@ class Collector {
   void add_disassembly(const Json& report, const Json& facts);
   void add_configured_process(std::string_view why);
   void add_evidence();
-  bool wait_for_report();
 
   const BundleRequest& request_;
   BundleWriter writer_;
@@ -112,7 +139,9 @@ Result<> Collector::run() {
   output.add(writer_);
   utsname names{};
   ::uname(&names);
-  if (exe_.empty() && !request_.command.empty()) exe_ = request_.command.front();
+  if (exe_.empty() && !request_.command.empty()) {
+    exe_ = program_of(request_.command.front(), environment_);
+  }
   for (const auto& [key, value] : std::initializer_list<std::pair<const char*, Json>>{
            {"schema", "defib.bundle/1"},
            {"incident", request_.incident},
@@ -229,26 +258,17 @@ void Collector::add_samples() {
   writer_.add_json("samples.json", document, cut);
 }
 
-// It appears whole.
-bool Collector::wait_for_report() {
-  const std::int64_t deadline = os::real_clock().mono_ns() + kReportTime.count();
-  while (!os::real_files().exists(request_.report)) {
-    if (os::real_clock().mono_ns() >= deadline) return false;
-    os::real_clock().sleep_for(kReportPoll);
-  }
-  return true;
-}
-
 void Collector::add_report() {
   std::string why = request_.live ? "the process was gone before it could be read"
                                   : "the process left no crash report: it ended without one";
-  if (!request_.report.empty() && !wait_for_report()) {
+  if (!request_.report.empty() && !wait_for(request_.report, kReportTime)) {
     why = fmt::format("no crash report came within {}", os::format_duration(kReportTime));
   } else if (!request_.report.empty()) {
     os::Files& files = os::real_files();
     auto text = os::read_file(files, request_.report, kMaxReport);
     auto report = text ? Json::parse(*text) : Result<Json>(text.error());
     const std::string facts_path = postmortem::facts_path_of(request_.report);
+    if (report && !(*report)["capture_error"].is_object()) wait_for(facts_path, kFactsTime);
     auto facts_text = os::read_file(files, facts_path, kMaxReport);
     const auto facts = facts_text ? Json::parse(*facts_text) : Result<Json>(facts_text.error());
     if (report) {
@@ -328,7 +348,7 @@ Result<> complete(const BundleRequest& request) {
       BundleWriter writer,
       BundleWriter::reopen(request.directory(), os::real_clock().mono_ns() + kCollectTime.count()));
   writer.redactor().learn(environment_of(request));
-  writer.redactor().learn(request.command);
+  writer.redactor().learn_arguments(request.command);
   return complete_parts(std::move(writer), request.state_dir);
 }
 

@@ -50,14 +50,17 @@ Result<std::string> export_bundle(const std::string& state_dir, const std::strin
     add_files(directory, fmt::format("{}/{}/", id, failure), entries);
   }
   postmortem::Redactor redactor;
+  for (int failure = 1; failure <= daemon::kMaxBundledFailures; ++failure) {
+    const auto marks = postmortem::read_marks(fmt::format("{}/{}", bundle, failure));
+    if (marks) redactor.learn_marks(*marks);
+  }
   const wire::Json document = redactor.json(daemon::incident_document(lines));
   entries.push_back({id + "/incident.json", document.dump(1) + "\n"});
   // The chain of hashes is over the very bytes: they go out whole or not at all.
   const std::string path = os::join_path(incidents, id + ".jsonl");
   DEFIB_TRY_ASSIGN(std::string text, os::read_file(files, path, recovery::kMaxIncidentFile));
-  postmortem::Redactor again;
-  static_cast<void>(again.text(text));
-  if (redactor.count() == 0 && again.count() == 0) {
+  static_cast<void>(redactor.text(text));
+  if (redactor.count() == 0) {
     entries.push_back({id + "/incident.jsonl", std::move(text)});
   }
   const std::int64_t opened = os::parse_time(lines.front()["at"].as_string());

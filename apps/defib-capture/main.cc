@@ -184,8 +184,8 @@ int run_crash(const Options& options) {
   auto more = outside_facts(options, pid, snapshot.crashed_mono_ns, snapshot.gaps);
   postmortem::Report report = postmortem::make_report(std::move(snapshot), std::move(more));
   report.capture_error = capture_error;
-  deliver_facts(options, facts);
   const int code = deliver(options, to_json(report), to_text(report));
+  deliver_facts(options, facts);
   return code != kDone ? code : capture_error ? kIncomplete : kDone;
 }
 

@@ -2,6 +2,7 @@
 // sequence of stop signals. The parts are in hooks.h, cgroup.h and launch.h.
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -15,6 +16,14 @@
 
 namespace defib::process::shim {
 namespace {
+
+void evidence_path(uint64_t generation, char* to, size_t capacity) {
+  to[0] = 0;
+  append_text(to, capacity, kCaptureDir);
+  append_text(to, capacity, "/evidence-");
+  append_number(to, capacity, generation);
+  append_text(to, capacity, ".txt");
+}
 
 bool is_failure(const ExitInfo& exit) {
   if (exit.reason != StopReason::kNone) return exit.reason != StopReason::kRequested;
@@ -102,12 +111,14 @@ void Shim::run_cleanup() {
 // Before anything else happens to what the service left: a replacement waits for its end.
 void Shim::run_evidence(const ExitInfo& exit) {
   if (!launch_.has_hook(Hook::kEvidence) || !is_failure(exit)) return;
+  // Of those that nobody has taken away, a few are kept.
+  constexpr uint64_t kKept = 8;
   char path[64];
-  path[0] = 0;
-  append_text(path, sizeof path, kCaptureDir);
-  append_text(path, sizeof path, "/evidence-");
-  append_number(path, sizeof path, exit.generation);
-  append_text(path, sizeof path, ".txt");
+  if (exit.generation > kKept) {
+    evidence_path(exit.generation - kKept, path, sizeof path);
+    unlink(path);
+  }
+  evidence_path(exit.generation, path, sizeof path);
   const int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
   if (file < 0) return complain("evidence", errno);
   const ProcessDescriptors fds = {null_, file, file, -1, wake_, &sockets_};

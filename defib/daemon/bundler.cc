@@ -35,7 +35,9 @@ Bundler::Bundler(os::EventLoop& loop, std::string state_dir, std::string machine
 }
 
 Bundler::~Bundler() {
-  if (later_timer_ != 0) loop_.cancel(later_timer_);
+  for (auto* timer : {&later_timer_, &start_timer_}) {
+    if (*timer != 0) loop_.cancel(*timer);
+  }
   for (Slot& slot : slots_) {
     if (slot.timer != 0) loop_.cancel(slot.timer);
   }
@@ -122,7 +124,11 @@ void Bundler::push(Job job) {
   }
   waiting_.push_back(std::move(job));
   // After what the loop is doing now, which may be a restart.
-  loop_.run_after(os::Duration(0), [this] { start_more(); });
+  if (start_timer_ != 0) return;
+  start_timer_ = loop_.run_after(os::Duration(0), [this] {
+    start_timer_ = 0;
+    start_more();
+  });
 }
 
 void Bundler::start_more() {

@@ -76,7 +76,7 @@ class Bundler {
   std::array<Slot, kAtATime> slots_;
   std::deque<Job> waiting_;
   std::deque<Later> later_;  // in the order of their time
-  os::EventLoop::TimerId later_timer_ = 0;
+  os::EventLoop::TimerId later_timer_ = 0, start_timer_ = 0;
   std::map<std::string, Incident> incidents_;  // those that are open
   std::uint64_t refused_ = 0;
 };

@@ -43,7 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       break;
     default: {
       redactor.learn(parse_environment(input));
-      redactor.learn(parse_arguments(input));
+      redactor.learn_arguments(parse_arguments(input));
       const std::string once = redactor.text(input);
       // A secret that was hidden never comes back.
       if (redactor.count() == 0 && once != input) std::abort();

@@ -51,6 +51,7 @@ Result<BundleWriter> BundleWriter::reopen(std::string directory, std::int64_t de
   for (const wire::Json& one : manifest["missing"].items()) {
     writer.missing_.emplace_back(one["name"].as_string(), one["why"].as_string());
   }
+  if (const auto marks = read_marks(writer.directory_)) writer.redactor_.learn_marks(*marks);
   writer.redacted_before_ = manifest["redacted"].as_uint();
   writer.manifest_ = std::move(manifest);
   writer.begin_part();
@@ -139,6 +140,12 @@ Result<> BundleWriter::write(std::string_view name, std::string_view text, bool 
   return {};
 }
 
+Result<wire::Json> read_marks(const std::string& directory) {
+  DEFIB_TRY_ASSIGN(const std::string text,
+                   os::read_file(os::real_files(), os::join_path(directory, kMarks), kMaxManifest));
+  return wire::Json::parse(text);
+}
+
 Result<> BundleWriter::finish() {
   wire::Json parts = wire::Json::array(), missing = wire::Json::array();
   for (const Part& part : parts_) {
@@ -152,6 +159,7 @@ Result<> BundleWriter::finish() {
   for (const auto& [name, why] : missing_) {
     missing.push(wire::Json::object({{"name", name}, {"why", why}}));
   }
+  DEFIB_TRY(write(kMarks, redactor_.marks().dump() + "\n", false));
   manifest_.set("redacted", redacted_before_ + redactor_.count());
   manifest_.set("parts", std::move(parts));
   manifest_.set("missing", std::move(missing));

@@ -21,6 +21,9 @@ inline constexpr std::size_t kMaxPart = 4 << 20;
 inline constexpr std::size_t kMaxBundle = 16 << 20;
 inline constexpr std::string_view kManifest = "manifest.json";
 inline constexpr std::string_view kBundleSuffix = ".bundle";
+// By what the secrets of this failure are found again later; never exported.
+inline constexpr std::string_view kMarks = ".marks";
+Result<wire::Json> read_marks(const std::string& directory);
 
 class BundleWriter {
  public:

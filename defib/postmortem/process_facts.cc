@@ -341,7 +341,7 @@ wire::Json to_json(const ProcessFacts& facts, Redactor& redactor) {
   const std::vector<std::string> arguments = parse_arguments(facts.command_line);
   const Redactor::Environment environment = parse_environment(facts.environment);
   redactor.learn(environment);
-  redactor.learn(arguments);
+  redactor.learn_arguments(arguments);
   wire::Json json = wire::Json::object({{"schema", "defib.process/1"},
                                         {"source", facts.source},
                                         {"pid", facts.pid},

@@ -3,10 +3,41 @@
 #include <algorithm>
 #include <cctype>
 
+#include "defib/os/random.h"
+
 namespace defib::postmortem {
 namespace {
 
 constexpr int kMaxDepth = 64;
+constexpr std::uint64_t kPrime = (std::uint64_t{1} << 61) - 1;
+
+std::uint64_t multiply(std::uint64_t a, std::uint64_t b) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<std::uint64_t>(Wide{a} * b % kPrime);
+}
+
+// Of Karp and Rabin: that of the next place follows from that of this one.
+class RollingHash {
+ public:
+  RollingHash(std::uint64_t key, std::size_t size) : key_(key) {
+    for (std::size_t i = 1; i < size; ++i) first_weight_ = multiply(first_weight_, key);
+  }
+  void push(char c) { value_ = (multiply(value_, key_) + byte(c)) % kPrime; }
+  void drop(char first) {
+    value_ = (value_ + kPrime - multiply(byte(first), first_weight_)) % kPrime;
+  }
+  std::uint64_t value() const { return value_; }
+
+ private:
+  static std::uint64_t byte(char c) { return static_cast<unsigned char>(c) + std::uint64_t{1}; }
+  std::uint64_t key_, value_ = 0, first_weight_ = 1;
+};
+
+std::uint64_t hash_of(std::string_view text, std::uint64_t key) {
+  RollingHash hash(key, text.size());
+  for (const char c : text) hash.push(c);
+  return hash.value();
+}
 constexpr std::size_t kMaxName = 128;
 
 bool is_alnum(char c) {
@@ -157,7 +188,7 @@ void Redactor::learn(const Environment& environment) {
   }
 }
 
-void Redactor::learn(const std::vector<std::string>& command_line) {
+void Redactor::learn_arguments(const std::vector<std::string>& command_line) {
   bool next_is_secret = false;
   for (const std::string& argument : command_line) {
     if (next_is_secret && !argument.starts_with("-")) add(argument);
@@ -177,6 +208,55 @@ std::string Redactor::replace_learned(std::string_view text) {
     }
   }
   return result;
+}
+
+wire::Json Redactor::marks() const {
+  const std::uint64_t key = os::random_seed() % (kPrime - 2) + 2;
+  wire::Json list = wire::Json::array();
+  const auto put = [&](const Mark& mark) {
+    list.push(wire::Json::object({{"key", mark.key}, {"size", mark.size}, {"hash", mark.hash}}));
+  };
+  for (const Mark& mark : marks_) put(mark);
+  for (const std::string& secret : learned_) {
+    if (secret.size() <= kMaxMarked) put({key, secret.size(), hash_of(secret, key)});
+  }
+  return list;
+}
+
+void Redactor::learn_marks(const wire::Json& marks) {
+  for (const wire::Json& one : marks.items()) {
+    const Mark mark{one["key"].as_uint() % kPrime, one["size"].as_uint(), one["hash"].as_uint()};
+    if (mark.size < kMinLearned || mark.size > kMaxMarked || marks_.size() == kMaxMarks) continue;
+    const bool known = std::ranges::any_of(marks_, [&](const Mark& other) {
+      return other.key == mark.key && other.hash == mark.hash && other.size == mark.size;
+    });
+    if (!known) marks_.push_back(mark);
+  }
+}
+
+std::string Redactor::replace_marked(std::string text) {
+  for (const Mark& mark : marks_) {
+    if (text.size() < mark.size) continue;
+    RollingHash hash(mark.key, mark.size);
+    std::string result;
+    std::size_t kept = 0;  // up to here it is in the result
+    for (std::size_t at = 0, filled = 0; at < text.size(); ++at) {
+      if (filled == mark.size) {
+        hash.drop(text[at - mark.size]);
+      } else {
+        ++filled;
+      }
+      hash.push(text[at]);
+      if (filled < mark.size || hash.value() != mark.hash) continue;
+      result.append(text, kept, at + 1 - mark.size - kept).append(kRedacted);
+      kept = at + 1;
+      hash = RollingHash(mark.key, mark.size);
+      filled = 0;
+      ++count_;
+    }
+    if (kept > 0) text = result.append(text, kept);
+  }
+  return text;
 }
 
 // One walk over the text: what is hidden goes out as [redacted], or is learned.
@@ -223,7 +303,7 @@ void Redactor::scan(std::string_view text, std::string* to, bool learning) {
     if (const std::size_t size = scheme_here(rest); size > 0) {
       const Extent extent = value_behind("=" + std::string(rest.substr(size, 4096)), {});
       // "Basic usage" is no credential: those are long.
-      if (extent.size >= 8) {
+      if (extent.size >= 8 && !rest.substr(size).starts_with(kRedacted)) {
         copy(size);
         hide(extent.start - 1 + extent.size);
         continue;
@@ -247,7 +327,7 @@ void Redactor::scan(std::string_view text, std::string* to, bool learning) {
 }
 
 std::string Redactor::text(std::string_view text) {
-  const std::string known = replace_learned(text);
+  const std::string known = replace_marked(replace_learned(text));
   std::string result;
   result.reserve(known.size());
   scan(known, &result, false);

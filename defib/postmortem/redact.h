@@ -30,8 +30,17 @@ class Redactor {
   // likely to be something else.
   static constexpr std::size_t kMinLearned = 6;
   static constexpr std::size_t kMaxLearned = 128;
+  static constexpr std::size_t kMaxMarks = 512;
+  static constexpr std::size_t kMaxMarked = 4096;  // the length of one
   void learn(const Environment& environment);
-  void learn(const std::vector<std::string>& command_line);
+  void learn_arguments(const std::vector<std::string>& command_line);
+
+  // Of what was learned, so that a later redactor finds it too: lengths and keyed 61-bit hashes,
+  // from which nobody reads it back. They are no secret proof against guessing, so they stay with
+  // the state directory's modes.
+  wire::Json marks() const;
+  // Beside those that are known.
+  void learn_marks(const wire::Json& marks);
 
   std::string text(std::string_view text);
   // All texts in it; a member whose name says that it is a secret loses its value.
@@ -47,9 +56,16 @@ class Redactor {
   wire::Json json(const wire::Json& value, int depth);
   void add(std::string_view secret);
   std::string replace_learned(std::string_view text);
+  std::string replace_marked(std::string text);
   void scan(std::string_view text, std::string* to, bool learning);
 
+  struct Mark {
+    std::uint64_t key;
+    std::size_t size;
+    std::uint64_t hash;
+  };
   std::vector<std::string> learned_;  // the longest first
+  std::vector<Mark> marks_;
   std::uint64_t count_ = 0;
 };
 

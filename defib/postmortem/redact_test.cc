@@ -56,13 +56,35 @@ TEST(Redactor, KnowsTheSecretsOfEnvironmentAndCommandLineWhereverTheyStand) {
                   {"DATABASE_URL", "postgres://joe:dbpassw0rd@db/x"},
                   {"PWD", "/srv/engine"},
                   {"PIN", "1234"}});
-  redactor.learn(
-      std::vector<std::string>{"engine", "--password", "cmdsecret1", "--depth", "deeply"});
+  redactor.learn_arguments({"engine", "--password", "cmdsecret1", "--depth", "deeply"});
   EXPECT_EQ(redactor.text("/dev/shm/x-s3cr3tvalue-y dbpassw0rd cmdsecret1"),
             "/dev/shm/x-[redacted]-y [redacted] [redacted]");
   EXPECT_EQ(redactor.text("/srv/engine 1234 deeply"), "/srv/engine 1234 deeply")
       << "short ones and those that are none stay";
   EXPECT_EQ(redactor.count(), 3U);
+}
+
+TEST(Redactor, FindsWhatAnEarlierOneKnewByItsMarks) {
+  Redactor before;
+  before.learn({{"TOKEN", "s3cr3tvalue"}, {"API_KEY", "another-one"}});
+  const auto marks = wire::Json::parse(before.marks().dump());
+  ASSERT_TRUE(marks);
+  EXPECT_EQ(marks->dump().find("s3cr3t"), std::string::npos);
+  Redactor after;
+  after.learn_marks(*marks);
+  EXPECT_EQ(after.text("s3cr3tvalue"), "[redacted]");
+  EXPECT_EQ(after.text("xs3cr3tvalues3cr3tvalue another-one."),
+            "x[redacted][redacted] [redacted].");
+  EXPECT_EQ(after.text("s3cr3tvalu s3cr3tvalux"), "s3cr3tvalu s3cr3tvalux");
+  EXPECT_EQ(after.count(), 4U);
+  Redactor third;
+  third.learn_marks(after.marks());
+  EXPECT_EQ(third.text("a another-one b"), "a [redacted] b");
+  Redactor more;
+  more.learn({{"PASSWORD", "the third"}});
+  third.learn_marks(more.marks());
+  third.learn_marks(wire::Json());
+  EXPECT_EQ(third.text("a another-one the third"), "a [redacted] [redacted]");
 }
 
 TEST(Redactor, GoesThroughJson) {
