@@ -230,7 +230,7 @@ class Secrets(Bundles):
         "environment": "PLANTEDenv0001", "url": "PLANTEDurl0002", "argument": "PLANTEDarg0003",
         "next argument": "PLANTEDarg0004", "line": "PLANTEDlog0005", "header": "PLANTEDhdr0006",
         "json": "PLANTEDjson0007", "query": "PLANTEDqry0008", "basic": "UExBTlRFRGJhc2ljMDAwOQ",
-        "cookie": "PLANTEDcok0010", "aws": "AKIAPLANTEDKEY000011", "kernel": "PLANTEDenv0001",
+        "cookie": "PLANTEDcok0010", "aws": "AKIAPLANTEDKEY000011",
     }
 
     def test_none_is_in_the_bundle_or_the_archive(self):
@@ -278,6 +278,25 @@ class Secrets(Bundles):
         for what, secret in s.items():
             for name, content in files.items():
                 self.assertNotIn(secret.encode(), content, f"{what} in {name}")
+
+
+    # The incident goes on after its bundle, and what it says then is redacted as well.
+    def test_an_incident_that_quotes_a_secret_is_exported_without_it(self):
+        self.env["API_TOKEN"] = "PLANTEDenv0012"
+        self.begin("run", "--name", "job", "--restart", "never", "--", "sh", "-c",
+                   "echo using $API_TOKEN >&2; exit 3").wait(20)
+        self.manifest()
+        with open(glob.glob(f"{self.state}/incidents/*.jsonl")[0], encoding="utf-8") as file:
+            self.assertIn("PLANTEDenv0012", file.read(), "the incident itself is as it was")
+        del self.env["API_TOKEN"]
+        out = os.path.join(self.dir, "x.tar.zst")
+        self.assertEqual(self.defib("export", "latest", "--out", out).returncode, 0)
+        files, _ = self.unpack(out)
+        self.assertTrue(files)
+        for name, content in files.items():
+            self.assertFalse(name.endswith(".jsonl"), "its chain cannot be checked, so it stays")
+            self.assertFalse(os.path.basename(name).startswith("."), name)
+            self.assertNotIn(b"PLANTEDenv0012", content, name)
 
 
 class Many(Bundles):

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "defib/daemon/service_log.h"
 #include "defib/os/clock.h"
@@ -61,9 +63,12 @@ void OutputParts::add(postmortem::BundleWriter& writer) const {
       }
     }
   }
-  std::ranges::stable_sort(timeline, {}, [](const Json& e) { return e["at"].as_string(); });
+  // Lines that came together have one time, and stay in their order.
+  std::vector<std::pair<std::string_view, std::size_t>> order;
+  for (const Json& one : timeline) order.emplace_back(one["at"].as_string(), order.size());
+  std::ranges::sort(order);
   Json list = Json::array();
-  for (Json& one : timeline) list.push(std::move(one));
+  for (const auto& [at, place] : order) list.push(timeline[place]);
   writer.add_json("timeline.json", Json::object({{"schema", "defib.timeline/1"},
                                                  {"failed_at", os::format_time(failed_ns_)},
                                                  {"entries", std::move(list)}}));

@@ -68,7 +68,7 @@ struct Bundle {
 void remove_bundle(const std::string& path) {
   std::vector<std::string> directories;
   std::vector<std::string> files = files_of(path, directories);
-  std::ranges::stable_partition(files, [](const std::string& f) { return f.ends_with(kManifest); });
+  std::ranges::partition(files, [](const std::string& f) { return f.ends_with(kManifest); });
   for (const std::string& file : files) ::unlink(file.c_str());
   for (auto directory = directories.rbegin(); directory != directories.rend(); ++directory) {
     ::rmdir(directory->c_str());

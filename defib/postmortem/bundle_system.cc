@@ -11,6 +11,7 @@
 #include <charconv>
 #include <deque>
 #include <set>
+#include <tuple>
 
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
@@ -151,10 +152,10 @@ ProcessList processes_json(const std::vector<pid_t>& roots) {
       if (inside.contains(row.parent) && row.parent != 0) inside.insert(row.pid);
     }
   }
-  std::ranges::stable_sort(rows, [&](const ProcessRow& a, const ProcessRow& b) {
-    const bool a_inside = inside.contains(a.pid), b_inside = inside.contains(b.pid);
-    return a_inside != b_inside ? a_inside : a.rss_pages > b.rss_pages;
-  });
+  const auto weight = [&](const ProcessRow& row) {
+    return std::tuple(!inside.contains(row.pid), ~row.rss_pages, row.pid);
+  };
+  std::ranges::sort(rows, {}, weight);
   if (rows.size() > kMaxProcesses) {
     result.cut = fmt::format("the {} smallest of {}", rows.size() - kMaxProcesses, rows.size());
     rows.resize(kMaxProcesses);

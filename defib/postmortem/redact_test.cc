@@ -94,7 +94,8 @@ TEST(Redactor, GoesThroughJson) {
   ASSERT_TRUE(json);
   EXPECT_EQ(
       redactor.json(*json).dump(),
-      R"({"a":["token=[redacted]"],"password":"[redacted]","auth":{"user":"joe"},"n":5,"secret":7})");
+      R"({"a":["token=[redacted]"],"password":"[redacted]","auth":{"user":"joe"},)"
+      R"("n":5,"secret":7})");
 }
 
 TEST(Redactor, ReadsTheKernelsForms) {

@@ -48,7 +48,10 @@ TEST_F(Samples, KeepTheNewestInAFileOfFixedSize) {
   }
   const auto size = os::read_file(os::real_files(), path_)->size();
   SampleRing ring = open();  // as after a kill
-  for (std::int64_t at = 3; at <= kRingRecords + 10; ++at) add(ring, at);
+  add(ring, 3);
+  ASSERT_EQ(read_ring(path_, SampleKind::kService)->size(), 3U)
+      << "it goes on behind what is there";
+  for (std::int64_t at = 4; at <= kRingRecords + 10; ++at) add(ring, at);
   const auto samples = read_ring(path_, SampleKind::kService);
   ASSERT_TRUE(samples);
   ASSERT_EQ(samples->size(), kRingRecords);
