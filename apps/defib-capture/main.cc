@@ -185,6 +185,7 @@ int run_crash(const Options& options) {
   postmortem::Report report = postmortem::make_report(std::move(snapshot), std::move(more));
   report.capture_error = capture_error;
   const int code = deliver(options, to_json(report), to_text(report));
+  if (facts) facts->maps = std::move(report.snapshot.maps_text);
   deliver_facts(options, facts);
   return code != kDone ? code : capture_error ? kIncomplete : kDone;
 }

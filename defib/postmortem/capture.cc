@@ -343,7 +343,8 @@ void copy_stopped(Snapshot& snapshot, const StoppedThreads& stopped,
     snapshot.gaps.push_back(fmt::format("the crashed thread {} was not found", crashed->tid));
     snapshot.threads.insert(snapshot.threads.begin(), *crashed);
   }
-  snapshot.maps = parse_maps(read_proc(proc_path(pid, "maps")));
+  snapshot.maps_text = read_proc(proc_path(pid, "maps"));
+  snapshot.maps = parse_maps(snapshot.maps_text);
   const MemoryReader read = reader_of(pid);
   for (const ThreadSnapshot& thread : snapshot.threads) {
     collect_stack(snapshot, thread,

@@ -20,6 +20,7 @@
 namespace defib::postmortem {
 namespace {
 
+constexpr std::size_t kFirstRead = 4 << 10;
 constexpr std::size_t kReadBytes = 64 << 10;
 constexpr std::size_t kMaxSockets = 65536;
 constexpr std::size_t kMaxInfo = 1024;
@@ -47,7 +48,7 @@ class Reader {
     if (!fd.valid()) return gap(name, os::system_error("open").message()), text;
     while (text.size() < max) {
       const std::size_t had = text.size();
-      text.resize(had + std::min(kReadBytes, max - had));
+      text.resize(had + std::min(had == 0 ? kFirstRead : kReadBytes, max - had));
       const ssize_t got = ::read(fd.get(), text.data() + had, text.size() - had);
       text.resize(had + static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
       if (got < 0) gap(name, os::system_error("read").message());
@@ -294,7 +295,8 @@ ProcessFacts read_process(pid_t pid, std::string source, std::int64_t deadline_m
     if (facts.code.empty()) reader.gap("code", "there is none at the program counter");
   }
   const bool sockets = reader.descriptors();
-  facts.maps = reader.file("maps");
+  // A capture has read them already.
+  if (!pc) facts.maps = reader.file("maps");
   if (!sockets) return facts;
   for (const std::string_view protocol : kProtocols) {
     std::string text = reader.file(fmt::format("net/{}", protocol).c_str());

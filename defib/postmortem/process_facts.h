@@ -42,7 +42,8 @@ struct ProcessFacts {
   std::vector<std::string> gaps;
 };
 
-// Reads until `deadline_mono_ns`. `pc`: the code around it is read as well.
+// Reads until `deadline_mono_ns`. With `pc` it is part of a capture: the code around it is read as
+// well, and the maps are not, which Snapshot::maps_text has.
 ProcessFacts read_process(pid_t pid, std::string source, std::int64_t deadline_mono_ns,
                           std::optional<std::uint64_t> pc = std::nullopt);
 

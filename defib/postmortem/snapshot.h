@@ -131,6 +131,7 @@ struct Snapshot {
   SignalInfo signal;
   std::string message;  // from the crash page
   std::vector<Mapping> maps;
+  std::string maps_text;  // as the kernel wrote them; empty: from a core file
   std::vector<Module> modules;
   std::vector<ThreadSnapshot> threads;  // the crashed one first
   Memory memory;
