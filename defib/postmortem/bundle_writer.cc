@@ -71,7 +71,7 @@ void BundleWriter::forget(std::string_view name) {
   std::erase_if(missing_, [&](const auto& one) { return one.first == name; });
 }
 
-void BundleWriter::missing(std::string_view name, std::string why) {
+void BundleWriter::missing(std::string_view name, const std::string& why) {
   const bool there = std::ranges::any_of(parts_, [&](const Part& p) { return p.name == name; });
   // What is there from before is better than nothing.
   if (there) return;
@@ -96,7 +96,7 @@ bool BundleWriter::add_json(std::string_view name, const wire::Json& document, s
   return add_redacted(name, redactor_.json(document).dump(1) + "\n", std::move(cut));
 }
 
-bool BundleWriter::add_redacted(std::string_view name, std::string text, std::string cut) {
+bool BundleWriter::add_redacted(std::string_view name, const std::string& text, std::string cut) {
   std::uint64_t others = 0;
   for (const Part& part : parts_) others += part.name == name ? 0 : part.bytes;
   // Redaction may lengthen a text; twice the bound is beyond what it can do to one that fits.

@@ -40,8 +40,8 @@ class BundleWriter {
   bool add(std::string_view name, std::string_view text, std::string cut = {});
   bool add_json(std::string_view name, const wire::Json& document, std::string cut = {});
   // As it is: it was redacted before.
-  bool add_redacted(std::string_view name, std::string text, std::string cut = {});
-  void missing(std::string_view name, std::string why);
+  bool add_redacted(std::string_view name, const std::string& text, std::string cut = {});
+  void missing(std::string_view name, const std::string& why);
   // Times of parts count from here.
   void begin_part();
 

@@ -24,6 +24,7 @@ constexpr std::size_t kFirstRead = 4 << 10;
 constexpr std::size_t kReadBytes = 64 << 10;
 constexpr std::size_t kMaxSockets = 65536;
 constexpr std::size_t kMaxInfo = 1024;
+constexpr std::uint64_t kPage = 4096;
 constexpr std::string_view kProtocols[] = {"tcp", "tcp6", "udp", "udp6", "unix"};
 
 // Reads /proc/PID, as long as there is time.
@@ -107,6 +108,16 @@ bool Reader::descriptors() {
     facts_.descriptors.push_back(std::move(one));
   }
   return sockets;
+}
+
+std::string read_code(pid_t pid, std::uint64_t address, std::size_t size) {
+  std::string code(size, '\0');
+  const iovec to = {code.data(), size};
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of the other process.
+  const iovec from = {reinterpret_cast<void*>(address), size};
+  const ssize_t got = ::process_vm_readv(pid, &to, 1, &from, 1, 0);
+  code.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+  return code;
 }
 
 std::string_view next_line(std::string_view& text) {
@@ -287,11 +298,12 @@ ProcessFacts read_process(pid_t pid, std::string source, std::int64_t deadline_m
   facts.cgroup = reader.file("cgroup");
   if (pc) {
     facts.code_address = *pc - std::min<std::uint64_t>(*pc, ProcessFacts::kCodeBytes / 2);
-    facts.code.resize(ProcessFacts::kCodeBytes);
-    const iovec to = {facts.code.data(), facts.code.size()};
-    const iovec from = {reinterpret_cast<void*>(facts.code_address), facts.code.size()};
-    const ssize_t got = ::process_vm_readv(pid, &to, 1, &from, 1, 0);
-    facts.code.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+    facts.code = read_code(pid, facts.code_address, ProcessFacts::kCodeBytes);
+    if (facts.code.empty()) {
+      // There may be nothing before the page of the fault.
+      facts.code_address = std::max(facts.code_address, *pc & ~std::uint64_t{kPage - 1});
+      facts.code = read_code(pid, facts.code_address, ProcessFacts::kCodeBytes);
+    }
     if (facts.code.empty()) reader.gap("code", "there is none at the program counter");
   }
   const bool sockets = reader.descriptors();

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -60,6 +61,21 @@ TEST(ProcessFacts, EndsAtItsDeadlineAndSaysWhatIsMissing) {
   ASSERT_FALSE(facts.gaps.empty());
   EXPECT_THAT(facts.gaps, testing::Contains("environ: there was no time left"));
   EXPECT_THAT(facts.gaps, testing::Contains(HasSubstr("descriptors: cut")));
+}
+
+TEST(ProcessFacts, HaveTheCodeAroundAnAddressAlsoAtTheBeginningOfItsMapping) {
+  auto* pages = static_cast<char*>(
+      ::mmap(nullptr, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(pages, MAP_FAILED);
+  ASSERT_EQ(::munmap(pages, 4096), 0);
+  pages[4096 + 10] = 'x';
+  const auto pc = reinterpret_cast<std::uint64_t>(pages + 4096 + 10);
+  const ProcessFacts facts = read_process(::getpid(), "crash", soon(), pc);
+  EXPECT_EQ(facts.code_address, pc - 10);
+  ASSERT_GT(facts.code.size(), 10U);
+  EXPECT_EQ(facts.code[10], 'x');
+  EXPECT_TRUE(facts.maps.empty()) << "the capture has them";
+  ::munmap(pages + 4096, 4096);
 }
 
 TEST(ProcessFacts, OfAProcessThatIsGoneSaysSo) {

@@ -97,7 +97,7 @@ constexpr std::string_view kPemEnd = "-----END ";
 std::size_t private_key_here(std::string_view text, std::size_t& body) {
   if (!text.starts_with(kPemBegin)) return 0;
   const std::size_t title = text.find(kPemKey);
-  if (title == text.npos || title > 64) return 0;
+  if (title > 64) return 0;  // also where there is none
   body = title + kPemKey.size();
   return std::min(text.find(kPemEnd, body), text.size());
 }
