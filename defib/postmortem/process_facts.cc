@@ -4,8 +4,14 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +32,76 @@ constexpr std::size_t kMaxSockets = 65536;
 constexpr std::size_t kMaxInfo = 1024;
 constexpr std::uint64_t kPage = 4096;
 constexpr std::string_view kProtocols[] = {"tcp", "tcp6", "udp", "udp6", "unix"};
+
+std::string_view tcp_state(unsigned number) {
+  constexpr std::string_view kStates[] = {
+      "",      "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2",   "TIME_WAIT",
+      "CLOSE", "CLOSE_WAIT",  "LAST_ACK", "LISTEN",   "CLOSING",   "NEW_SYN_RECV"};
+  return number < std::size(kStates) ? kStates[number] : std::string_view();
+}
+
+std::string address_text(const sockaddr_storage& address, socklen_t size) {
+  char text[INET6_ADDRSTRLEN] = {};
+  if (address.ss_family == AF_INET) {
+    const auto& four = reinterpret_cast<const sockaddr_in&>(address);
+    ::inet_ntop(AF_INET, &four.sin_addr, text, sizeof text);
+    return fmt::format("{}:{}", text, ntohs(four.sin_port));
+  }
+  if (address.ss_family == AF_INET6) {
+    const auto& six = reinterpret_cast<const sockaddr_in6&>(address);
+    ::inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof text);
+    return fmt::format("[{}]:{}", text, ntohs(six.sin6_port));
+  }
+  if (address.ss_family != AF_UNIX || size <= offsetof(sockaddr_un, sun_path)) return {};
+  const auto& local = reinterpret_cast<const sockaddr_un&>(address);
+  std::string path(local.sun_path, size - offsetof(sockaddr_un, sun_path));
+  // An abstract name begins with a zero byte, and is shown as the kernel shows it.
+  if (path.front() == '\0') path.front() = '@';
+  return path.substr(0, path.find('\0'));
+}
+
+int option_of(int fd, int level, int name) {
+  int value = 0;
+  socklen_t size = sizeof value;
+  return ::getsockopt(fd, level, name, &value, &size) == 0 ? value : -1;
+}
+
+// The process's own socket, held for a moment.
+std::optional<SocketRow> ask_socket(int pidfd, int number) {
+  const os::Fd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, number, 0)));
+  if (!socket.valid()) return std::nullopt;
+  SocketRow row;
+  const int fd = socket.get();
+  const int domain = option_of(fd, SOL_SOCKET, SO_DOMAIN);
+  const bool stream = option_of(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM;
+  const char* six = domain == AF_INET6 ? "6" : "";
+  row.protocol = domain == AF_UNIX ? "unix"
+                 : domain != AF_INET && domain != AF_INET6
+                     ? fmt::format("family {}", domain)
+                     : fmt::format("{}{}", stream ? "tcp" : "udp", six);
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0) {
+    row.local = address_text(address, size);
+  }
+  size = sizeof address;
+  const bool connected = ::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
+  if (connected) row.remote = address_text(address, size);
+  tcp_info info{};
+  socklen_t info_size = sizeof info;
+  if (stream && domain != AF_UNIX &&
+      ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_size) == 0) {
+    row.state = tcp_state(info.tcpi_state);
+  } else {
+    row.state = option_of(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1 ? "LISTEN"
+                : connected                                   ? "ESTABLISHED"
+                                                              : "";
+  }
+  int waiting = 0;
+  if (::ioctl(fd, SIOCINQ, &waiting) == 0) row.receive_queue = static_cast<std::uint64_t>(waiting);
+  if (::ioctl(fd, SIOCOUTQ, &waiting) == 0) row.send_queue = static_cast<std::uint64_t>(waiting);
+  return row;
+}
 
 // Reads /proc/PID, as long as there is time.
 class Reader {
@@ -73,9 +149,10 @@ class Reader {
   os::Fd directory_;
 };
 
-// True where one of them is a socket.
+// True where one of them is a socket that could not be asked.
 bool Reader::descriptors() {
-  bool sockets = false;
+  bool unasked = false;
+  const os::Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, facts_.pid, 0)));
   const int fd = ::openat(directory_.get(), "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   const std::unique_ptr<DIR, int (*)(DIR*)> list(fd < 0 ? nullptr : ::fdopendir(fd), ::closedir);
   if (!list) return gap("descriptors", os::system_error("open").message()), false;
@@ -99,15 +176,18 @@ bool Reader::descriptors() {
     DescriptorFacts one;
     one.fd = number;
     one.target = link(fmt::format("fd/{}", number).c_str());
-    sockets = sockets || one.target.starts_with("socket:[");
     const os::Fd info(
         ::openat(directory_.get(), fmt::format("fdinfo/{}", number).c_str(), O_RDONLY | O_CLOEXEC));
     char text[kMaxInfo];
     const ssize_t got = info.valid() ? ::read(info.get(), text, sizeof text) : -1;
     if (got > 0) one.info.assign(text, static_cast<std::size_t>(got));
+    if (one.target.starts_with("socket:[")) {
+      one.socket = ask_socket(pidfd.get(), number);
+      unasked = unasked || !one.socket;
+    }
     facts_.descriptors.push_back(std::move(one));
   }
-  return sockets;
+  return unasked;
 }
 
 std::string read_code(pid_t pid, std::uint64_t address, std::size_t size) {
@@ -154,13 +234,6 @@ bool address_of(std::string_view word, std::string& to) {
   ::inet_ntop(colon == 8 ? AF_INET : AF_INET6, words, text, sizeof text);
   to = colon == 8 ? fmt::format("{}:{}", text, port) : fmt::format("[{}]:{}", text, port);
   return true;
-}
-
-std::string_view tcp_state(unsigned number) {
-  constexpr std::string_view kStates[] = {
-      "",      "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2",   "TIME_WAIT",
-      "CLOSE", "CLOSE_WAIT",  "LAST_ACK", "LISTEN",   "CLOSING",   "NEW_SYN_RECV"};
-  return number < std::size(kStates) ? kStates[number] : std::string_view();
 }
 
 // "  0: 0100007F:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000  0 12345 ..."
@@ -212,15 +285,9 @@ wire::Json status_json(std::string_view text, Redactor& redactor) {
   return json;
 }
 
-struct SocketOf {
-  std::string_view protocol;
-  SocketRow row;
-};
-
-wire::Json socket_json(const SocketOf& socket, Redactor& redactor) {
-  const SocketRow& row = socket.row;
-  wire::Json json = wire::Json::object({{"protocol", socket.protocol}});
-  if (socket.protocol == "unix") {
+wire::Json socket_json(const SocketRow& row, Redactor& redactor) {
+  wire::Json json = wire::Json::object({{"protocol", row.protocol}});
+  if (row.protocol == "unix") {
     json.set("path", redactor.text(row.local));
     json.set("state", row.state);
     return json;
@@ -244,11 +311,11 @@ std::string_view info_of(std::string_view text, std::string_view name) {
 }
 
 wire::Json descriptors_json(const ProcessFacts& facts, Redactor& redactor) {
-  std::map<std::uint64_t, SocketOf> sockets;
+  std::map<std::uint64_t, SocketRow> sockets;
   for (const auto& [protocol, text] : facts.socket_tables) {
     for (SocketRow& row : parse_socket_table(protocol, text)) {
       const std::uint64_t inode = row.inode;
-      sockets.emplace(inode, SocketOf{protocol, std::move(row)});
+      sockets.emplace(inode, std::move(row));
     }
   }
   wire::Json list = wire::Json::array();
@@ -262,7 +329,11 @@ wire::Json descriptors_json(const ProcessFacts& facts, Redactor& redactor) {
     if (target.starts_with("socket:[") && target.ends_with(']') &&
         parse(target.substr(8, target.size() - 9), inode, 10)) {
       const auto found = sockets.find(inode);
-      if (found != sockets.end()) json.set("socket", socket_json(found->second, redactor));
+      if (one.socket) {
+        json.set("socket", socket_json(*one.socket, redactor));
+      } else if (found != sockets.end()) {
+        json.set("socket", socket_json(found->second, redactor));
+      }
     }
     list.push(std::move(json));
   }
@@ -306,10 +377,15 @@ ProcessFacts read_process(pid_t pid, std::string source, std::int64_t deadline_m
     }
     if (facts.code.empty()) reader.gap("code", "there is none at the program counter");
   }
-  const bool sockets = reader.descriptors();
+  const bool unasked = reader.descriptors();
   // A capture has read them already.
   if (!pc) facts.maps = reader.file("maps");
-  if (!sockets) return facts;
+  if (!unasked) return facts;
+  if (pc) {
+    // Nobody waits for the kernel to write its tables of all sockets.
+    reader.gap("sockets", "some could not be asked, which takes the right to trace the process");
+    return facts;
+  }
   for (const std::string_view protocol : kProtocols) {
     std::string text = reader.file(fmt::format("net/{}", protocol).c_str());
     facts.socket_tables.emplace_back(protocol, std::move(text));
@@ -329,6 +405,7 @@ std::vector<SocketRow> parse_socket_table(std::string_view protocol, std::string
     SocketRow row;
     const bool understood = protocol == "unix" ? parse_unix(line, row)
                                                : parse_inet(line, protocol.starts_with("tcp"), row);
+    row.protocol = protocol;
     if (understood && row.inode != 0) rows.push_back(std::move(row));
   }
   return rows;

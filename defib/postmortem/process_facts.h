@@ -20,10 +20,20 @@
 
 namespace defib::postmortem {
 
+// One socket of a process.
+struct SocketRow {
+  std::uint64_t inode = 0;
+  std::string protocol;       // "tcp", "tcp6", "udp", "udp6", "unix"
+  std::string local, remote;  // "127.0.0.1:80", "[::1]:80"; `local` is a unix socket's path
+  std::string state;          // "ESTABLISHED", ...
+  std::uint64_t send_queue = 0, receive_queue = 0;
+};
+
 struct DescriptorFacts {
   int fd = 0;
   std::string target;  // "/var/log/x", "socket:[123]"
   std::string info;    // the text of fdinfo
+  std::optional<SocketRow> socket;
 };
 
 struct ProcessFacts {
@@ -55,14 +65,8 @@ wire::Json to_json(const ProcessFacts& facts, Redactor& redactor);
 inline constexpr std::string_view kFactsSuffix = ".process.json";
 std::string facts_path_of(std::string_view report_path);
 
-// One socket of /proc/net/{tcp,tcp6,udp,udp6,unix}.
-struct SocketRow {
-  std::uint64_t inode = 0;
-  std::string local, remote;  // "127.0.0.1:80", "[::1]:80"; `local` is a unix socket's path
-  std::string state;          // "ESTABLISHED", ...
-  std::uint64_t send_queue = 0, receive_queue = 0;
-};
-// Lines that are not understood are left out.
+// The sockets of /proc/net/{tcp,tcp6,udp,udp6,unix}, which take the kernel milliseconds to write,
+// for where a socket itself cannot be asked. Lines that are not understood are left out.
 std::vector<SocketRow> parse_socket_table(std::string_view protocol, std::string_view text);
 
 // [{"name":"Max open files","soft":"1024","hard":"4096","unit":"files"}, ...]
