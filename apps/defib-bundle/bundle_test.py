@@ -150,6 +150,7 @@ class Ends(Crashing):
         script = self.script("import time\nprint('x', flush=True)\ntime.sleep(60)\n")
         self.begin("run", "--name", "engine", "--env", "MODE=paper", "--", PYTHON, script)
         pid = self.running("engine")["pid"]
+        self.until(lambda: self.defib("logs", "engine").stdout, what="output")
         os.kill(pid, signal.SIGKILL)
         manifest = self.manifest()
         self.running("engine", not_pid=pid)
@@ -163,7 +164,7 @@ class Ends(Crashing):
 
     def test_an_exit_code_has_the_last_lines(self):
         self.defib("run", "--name", "job", "--restart", "never", "--", "sh", "-c",
-                   "echo ERROR no disk >&2; exit 3")
+                   "echo ERROR no disk >&2; sleep 1; exit 3")
         manifest = self.manifest()
         self.assertEqual(manifest["cause"], "exit_failure")
         self.assertIn("ERROR no disk", self.part(manifest, "log_important.txt"))
@@ -289,7 +290,7 @@ class Secrets(Bundles):
     def test_an_incident_that_quotes_a_secret_is_exported_without_it(self):
         self.env["API_TOKEN"] = "PLANTEDenv0012"
         self.begin("run", "--name", "job", "--restart", "never", "--", "sh", "-c",
-                   "echo using $API_TOKEN >&2; exit 3").wait(20)
+                   "echo using $API_TOKEN >&2; sleep 1; exit 3").wait(20)
         self.manifest()
         with open(glob.glob(f"{self.state}/incidents/*.jsonl")[0], encoding="utf-8") as file:
             self.assertIn("PLANTEDenv0012", file.read(), "the incident itself is as it was")
