@@ -123,7 +123,7 @@ void Host::on_news(const IncidentNews& news) {
   if (news.detected && news.cause == "health_check_failed") metrics_->unhealthy(news.service);
   if (news.detected && news.cause == "log_pattern") metrics_->log_matched(news.service);
   if (const auto found = services_.find(news.service); found != services_.end() && supervisor_) {
-    const auto status = supervisor_->status(news.service);
+    const auto status = supervisor_->known_status(news.service);
     bundler_->hear(news, found->second.config, status ? status->pid : 0,
                    status ? status->generation : 0);
   }

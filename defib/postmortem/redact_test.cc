@@ -92,10 +92,9 @@ TEST(Redactor, GoesThroughJson) {
   const auto json = wire::Json::parse(
       R"({"a":["token=x"],"password":"p","auth":{"user":"joe"},"n":5,"secret":7})");
   ASSERT_TRUE(json);
-  EXPECT_EQ(
-      redactor.json(*json).dump(),
-      R"({"a":["token=[redacted]"],"password":"[redacted]","auth":{"user":"joe"},)"
-      R"("n":5,"secret":7})");
+  EXPECT_EQ(redactor.json(*json).dump(),
+            R"({"a":["token=[redacted]"],"password":"[redacted]","auth":{"user":"joe"},)"
+            R"("n":5,"secret":7})");
 }
 
 TEST(Redactor, ReadsTheKernelsForms) {

@@ -445,7 +445,8 @@ std::vector<std::pair<std::string_view, const std::vector<std::string>*>> progra
   return {{"command", &spec.argv},
           {"pre_start", &spec.pre_start},
           {"post_crash", &spec.post_crash},
-          {"cleanup", &spec.cleanup}, {"evidence_command", &spec.evidence}};
+          {"cleanup", &spec.cleanup},
+          {"evidence_command", &spec.evidence}};
 }
 
 Result<std::string> find_program_of(const ServiceSpec& spec, std::string_view key,
