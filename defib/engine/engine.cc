@@ -218,7 +218,7 @@ std::unique_ptr<TradingRecovery> Engine::State::make_recovery(bool dry_run) {
   parts.events = [this](std::string name, Json fields, bool) {
     event(std::move(name), std::move(fields));
   };
-  parts.states = [this](std::string word) {
+  parts.states = [this](const std::string& word) {
     set_state(word);
     tell_status(word);
   };
