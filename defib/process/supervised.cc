@@ -67,8 +67,8 @@ Supervised::Supervised(SupervisionContext& context, ServiceSpec spec)
 Supervised::~Supervised() {
   for (os::EventLoop::TimerId* timer :
        {&heartbeat_timer_, &healthy_timer_, &ready_timer_, &start_timer_, &relaunch_timer_,
-         &capture_timer_, &decide_timer_, &standby_timer_, &standby_ready_timer_, &reload_timer_,
-         &self_stop_timer_, &runtime_timer_, &catch_up_timer_}) {
+        &capture_timer_, &decide_timer_, &standby_timer_, &standby_ready_timer_, &reload_timer_,
+        &self_stop_timer_, &runtime_timer_, &catch_up_timer_}) {
     cancel(*timer);
   }
   end_sampling();
