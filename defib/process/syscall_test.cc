@@ -241,13 +241,15 @@ std::uint64_t Strikes::ending(std::uint64_t call) {
     target.armed = false;
     Striker striker(driver_command(), environment(), out_.get(), target);
     driver_ = striker.pid();
+    // Only the striker waits for processes here: reap() would take its stops.
     const auto watched_until = [&](const std::function<bool()>& condition) {
-      return wait_until(
-          [&] {
-            striker.watch();
-            return striker.struck() || condition();
-          },
-          kHealTime);
+      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+      while (!striker.struck() && !condition()) {
+        if (std::chrono::steady_clock::now() > deadline) return false;
+        striker.watch();
+        ::usleep(100);
+      }
+      return true;
     };
     EXPECT_TRUE(watched_until([&] { return view().runs && count("started 1 ") == 1; })) << told();
     service = view().pid;
