@@ -153,7 +153,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     case Type::kTicket: {
       Ticket request;
       if (!read_body(body, size, &request)) break;
-      ticket_ = request;
+      if (alive()) ticket_ = request;  // For an end that was told meanwhile it comes too late.
       return;
     }
     case Type::kRunHook: {
@@ -232,6 +232,8 @@ void Shim::welcome() {
       ticket_.id != 0 ? ticket_.id : pending_.id,
       journal_.count(),
       ticket_.id != 0 ? ticket_.delay_ns : pending_.delay_ns,
+      active != nullptr ? active->reason : StopReason::kNone,
+      0,
       status_.record};
   sent_sequence_ = 0;
   if (!send_now(Type::kWelcome, &body, sizeof body, names, names_size, fds, fd_count)) {
@@ -254,6 +256,7 @@ void Shim::tell_stored() {
 }
 
 void Shim::refuse(Type request, int error_number, InstanceRole role) {
+  flush_journal();  // What went before it is told before it.
   const Refused body = {request, static_cast<uint16_t>(role), error_number};
   send_now(Type::kRefused, &body, sizeof body, nullptr, 0, nullptr, 0);
 }

@@ -328,9 +328,14 @@ void Shim::stop(const Stop& request) {
     pending_ = Ticket{};
     start_at_ = 0;
     cancel_waiting();
+    bool found = false;
     for (Instance& one : instances_) {
-      if (one.used && saved(one).role != InstanceRole::kDying) stop_one(one, request);
+      if (!one.used || saved(one).role == InstanceRole::kDying) continue;
+      stop_one(one, request);
+      found = true;
     }
+    // A start that was told of, and waited here, is called off.
+    if (!found) refuse(Type::kStop, ESRCH);
     return;
   }
   Instance* one =

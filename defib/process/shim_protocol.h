@@ -312,6 +312,8 @@ struct Welcome {
   std::uint64_t ticket_id;          // held now, or used by a delayed start; 0: none
   std::uint64_t pending_events;     // so many events follow that were kept for us
   std::int64_t ticket_delay_ns;     // of that ticket
+  StopReason stopping;              // why the active process is being stopped; kNone: it is not
+  std::uint32_t reserved;
   StatusRecord status;
 };
 

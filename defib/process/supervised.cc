@@ -178,16 +178,7 @@ Result<> Supervised::stop(StopReason reason) {
   if (!alive()) {
     // The shim's own delayed start is called off too; and should it have happened just now, the
     // new process is stopped.
-    const bool was_due = state_ == ServiceState::kBackingOff;
-    change(ServiceEvent::kExitedFinal);
-    start_asked_.reset();
-    if (was_due) {
-      planner_->remember_stop(generation_);  // Its end alone would call for a start.
-    } else {
-      planner_->forget_pending();
-    }
-    if (planner_->has_ticket()) planner_->unused();
-    ticket_id_ = 0;
+    call_off_start();
     return send_stop(request);
   }
   if (requested) planner_->forget_pending();
@@ -198,6 +189,21 @@ Result<> Supervised::stop(StopReason reason) {
   kill_at_mono_ns_ = context_.clock.mono_ns() + request.grace_ns;
   change(ServiceEvent::kKilling);
   return send_stop(request);
+}
+
+void Supervised::call_off_start() {
+  const bool was_due = state_ == ServiceState::kBackingOff;
+  cancel(start_timer_);
+  next_start_mono_ns_ = 0;
+  change(ServiceEvent::kExitedFinal);
+  start_asked_.reset();
+  if (was_due) {
+    planner_->remember_stop(generation_);  // Its end alone would call for a start.
+  } else {
+    planner_->forget_pending();
+  }
+  if (planner_->has_ticket()) planner_->unused();
+  ticket_id_ = 0;
 }
 
 Result<> Supervised::restart() {

@@ -149,6 +149,7 @@ class Supervised {
   Result<> on_crash_flag(const ShimMessage& message);
   Result<> on_captured(const ShimMessage& message);
   Result<> on_refused(const ShimMessage& message);
+  void nothing_to_stop();
   Result<> on_followed(const ShimMessage& message);
   void follow(pid_t pid, std::uint64_t start_time);
   Result<> on_notify(const ShimMessage& message);
@@ -182,6 +183,7 @@ class Supervised {
                      std::int64_t wall_ns);
   void end_process();
   void after_exit(const ExitReport& report);
+  void call_off_start();
   void wait_for_capture();
   void decide();
   void follow(const RestartPlanner::Decision& decision);
@@ -281,6 +283,7 @@ class Supervised {
   };
   std::vector<Orphan> orphans_;
   bool restart_requested_ = false;
+  bool shim_waits_ = false;  // with a start of its own, when it greeted us
   // restart() found no process. Should the shim have started one that it has not told of yet, that
   // one began too early, and is restarted as soon as it is known.
   bool fresh_asked_ = false;

@@ -276,7 +276,9 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
     reported_exit_ = record.acknowledged;
   }
   const shim::StatusInstance* const active = find_instance(record, shim::InstanceRole::kActive);
+  const shim::ExitInfo* const last = last_service_exit(record);
   const bool runs = active != nullptr;
+  shim_waits_ = !runs && welcome.ticket_id != 0;
   const bool catches_up = first && found_shim_;
   if (catches_up) catch_up_soon();
   if (first && !runs) {
@@ -302,9 +304,10 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   } else if (!runs && first && welcome.ticket_id != 0 && !planner_->pending(generation_)) {
     // The shim waits with a start of its own. Where something was decided, its ticket came too late
     // for that end, and it does not.
+    const std::int64_t since = last != nullptr ? last->noticed_mono_ns : context_.clock.mono_ns();
+    next_start_mono_ns_ = since + welcome.ticket_delay_ns;
     change(ServiceEvent::kExitedRestart);
   }
-  const shim::ExitInfo* const last = last_service_exit(record);
   if (first && !runs && welcome.ticket_id == 0 && record.phase == shim::Phase::kExited &&
       last != nullptr && last->generation == generation_) {
     undecided_ = *last;
@@ -356,6 +359,12 @@ void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& 
     next_ticket_ = welcome.ticket_id + 1;
     ticket_delay_ = os::Duration(welcome.ticket_delay_ns);
   }
+  if (welcome.stopping != StopReason::kNone) {
+    // Asked for by the supervisor before us.
+    killing_ = true;
+    stop_reason_ = welcome.stopping;
+    change(ServiceEvent::kKilling);
+  }
   planner_->started(active.started_mono_ns, restarts_ == 0);
   // The series of delays goes on where the supervisor before us was in it.
   if (os::Duration(context_.clock.mono_ns() - active.started_mono_ns) < spec_.healthy_after) {
@@ -393,9 +402,9 @@ void Supervised::ask_again(bool runs) {
     asked = send_stop(*stop_asked_);
   } else if (!runs && start_asked_) {
     asked = send_start(start_asked_->automatic != 0);
-  } else if (!runs && state_ == ServiceState::kBackingOff && start_timer_ == 0 && ticket_id_ != 0 &&
-             next_start_mono_ns_ != 0) {
-    // The delayed start was the shim's own; its ticket is still prepared.
+  } else if (!runs && state_ == ServiceState::kBackingOff && start_timer_ == 0 && !deciding_ &&
+             !shim_waits_) {
+    // The delayed start was that of a shim that was killed; its ticket is still prepared.
     const os::Duration left(next_start_mono_ns_ - context_.clock.mono_ns());
     ticket_id_ = 0;
     start_later(std::max(left, os::Duration(0)));
@@ -567,8 +576,10 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
     after_exit(report);
     return {};
   }
-  // Killed by us and started again by the shim: what was wanted after it is there.
-  if (report.reason != StopReason::kNone) restart_requested_ = false;
+  // Killed by us and started again by the shim: what was wanted after it is there. Not where we
+  // asked for a stop too: that ends the new process, or calls its start off (nothing_to_stop).
+  const bool stops = stop_asked_ && stop_asked_->reason == StopReason::kRequested;
+  if (report.reason != StopReason::kNone && !stops) restart_requested_ = false;
   next_start_mono_ns_ = report.noticed_mono_ns + report.restart_delay.count();
   change(ServiceEvent::kExitedRestart);
   return {};
@@ -627,6 +638,10 @@ Result<> Supervised::on_refused(const ShimMessage& message) {
     restart_when_started_ = true;
     return {};
   }
+  if (refused.request == shim::Type::kStop && refused.error_number == ESRCH) {
+    nothing_to_stop();
+    return {};
+  }
   if (refused.request == shim::Type::kShutdown && shim_ended_) {
     // A restart crossed our stop.
     DEFIB_TRY(send_stop(graceful_stop(spec_, StopReason::kRequested, 0)));
@@ -634,6 +649,18 @@ Result<> Supervised::on_refused(const ShimMessage& message) {
   }
   return os::system_error(fmt::format("request {} to the shim", static_cast<int>(refused.request)),
                           {}, refused.error_number);
+}
+
+// Our stop crossed an end by itself, and called off the start that was to follow it.
+void Supervised::nothing_to_stop() {
+  const bool asked = stop_asked_ && stop_asked_->reason == StopReason::kRequested;
+  if (!asked || alive() || state_ != ServiceState::kBackingOff) return;
+  const bool again = std::exchange(restart_requested_, false);
+  starting_again_ = again;
+  call_off_start();
+  starting_again_ = false;
+  if (!again) return;
+  if (auto started = start(); !started) last_error_ = started.error();
 }
 
 // The connection ended: the shim is dead, or as good as dead. The service is not touched.
