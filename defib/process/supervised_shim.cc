@@ -283,8 +283,8 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   if (catches_up) catch_up_soon();
   if (first && !runs) {
     // The series of delays goes on where the supervisor before us was in it; the start that the
-    // shim waits with is the next of it.
-    const int next = welcome.ticket_id != 0 ? 1 : 0;
+    // shim waits with, or that was decided, is the next of it.
+    const int next = shim_waits_ || planner_->pending(generation_) ? 1 : 0;
     const auto restarts = std::min<std::uint64_t>(restarts_, INT32_MAX - 1);
     planner_->resume_backoff(std::min(static_cast<int>(restarts), planner_->used_in_window()) +
                              next);
