@@ -35,8 +35,7 @@ SampleKeeper::~SampleKeeper() {
 void SampleKeeper::watch(const std::string& service, const std::string& path, pid_t pid,
                          std::uint64_t generation, os::Duration interval) {
   Service& own = services_[service];
-  if (!own.ring) own.ring = open_ring(path, postmortem::SampleKind::kService);
-  if (!machine_ring_) machine_ring_ = open_ring(machine_path_, postmortem::SampleKind::kMachine);
+  own.path = path;
   own.pid = pid;
   own.generation = generation;
   if (own.id != 0) sampler_.remove(own.id);
@@ -52,6 +51,15 @@ void SampleKeeper::forget(const std::string& service, std::uint64_t generation) 
 
 void SampleKeeper::take(Service& service) {
   const std::int64_t mono = clock_.mono_ns(), wall = clock_.wall_ns();
+  // Opened by the first sample: a hundred services that are taken over do not wait for files.
+  if (!machine_opened_) {
+    machine_opened_ = true;
+    machine_ring_ = open_ring(machine_path_, postmortem::SampleKind::kMachine);
+  }
+  if (!service.path.empty()) {
+    if (!service.ring) service.ring = open_ring(service.path, postmortem::SampleKind::kService);
+    service.path = {};
+  }
   take_machine(mono, wall);
   std::array<std::uint64_t, postmortem::kServiceNumbers> numbers;
   if (!service.ring || !postmortem::sample_process(service.pid, service.generation, numbers)) {

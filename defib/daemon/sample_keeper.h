@@ -36,6 +36,7 @@ class SampleKeeper {
 
  private:
   struct Service {
+    std::string path;  // of a ring that was not opened yet, else empty
     std::optional<postmortem::SampleRing> ring;
     pid_t pid = 0;
     std::uint64_t generation = 0;
@@ -49,6 +50,7 @@ class SampleKeeper {
   std::map<std::string, Service> services_;
   std::string machine_path_;
   postmortem::MachineSampler machine_;
+  bool machine_opened_ = false;
   std::optional<postmortem::SampleRing> machine_ring_;
   std::int64_t machine_mono_ns_ = 0;
 };

@@ -249,11 +249,11 @@ class HangInACrowd : public Hang {
 TEST_F(HangInACrowd, HealthyServicesAreNeverKilledAndHungOnesAreFound) {
   // Each needs more turns for a beat than a deadline has under this load.
   const std::vector<std::string> healthy = {"stamped", "counting", "holder", "notify", "hogging"};
-  add("stamped", {"stamped", "100", "20", "0", "works"});
-  add("counting", {"counting", "100", "20", "0", "works"});
+  add("stamped", {"stamped", "40", "20", "0", "works"});
+  add("counting", {"counting", "60", "20", "0", "works"});
   add("holder", {"stamped", "100", "20", "0", "holder"});
   add("notify", {"notify", "0", "50", "0", "works"});
-  add("hogging", {"stamped", "150", "30", "0", "works", "4"});
+  add("hogging", {"stamped", "50", "30", "0", "works", "4"});
   add("deadlock", {"stamped", "100", "20", "15", "deadlock"});
   add("deadlock-hogs", {"counting", "120", "20", "10", "deadlock", "3"});
   add("asleep", {"stamped", "100", "20", "15", "sleep"});

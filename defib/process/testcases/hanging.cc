@@ -11,7 +11,7 @@
 //          condition  it waits for a condition that nobody meets
 //          stop       SIGSTOP to itself
 //          thread     the beating thread ends, another one lives on
-//          works      no end: before each beat it computes for 15 ms
+//          works      no end: before each beat it computes for 6 ms
 //          holder     no end: before each beat it waits for a lock that a computing thread holds
 // HOGS     so many threads of its own compute all the time
 //
@@ -86,7 +86,7 @@ void deadlock() {
 }
 
 // The holder lets go for a moment only, and computes for 6 ms while it holds.
-constexpr int kWorkMs = 15;
+constexpr int kWorkMs = 6;
 std::mutex held;
 void hold_often() {
   while (true) {
