@@ -34,8 +34,6 @@
 #include "defib/process/agent.h"
 #include "defib/process/supervisor.h"
 
-extern char** environ;
-
 namespace {
 
 using namespace defib;
@@ -267,7 +265,7 @@ int supervise(const std::string& dir, const std::string& victim, int services) {
   const auto supervisor = must(Supervisor::create(*loop, options, silent));
   for (int i = 0; i < services; ++i) {
     const std::string name = fmt::format("s{}", i);
-    must(supervisor->add(bench_spec(name, victim, dir + "/" + name + ".stamps")));
+    must(supervisor->add(bench_spec(name, victim, fmt::format("{}/{}.stamps", dir, name))));
     must(supervisor->start(name));
   }
   loop->run_after(std::chrono::seconds(1), [] { fmt::print("ready\n"), std::fflush(stdout); });

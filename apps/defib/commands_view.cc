@@ -169,7 +169,7 @@ void add_bundle(const wire::Json& bundle, std::string& text) {
   if (!bundle.is_object()) return;
   text += fmt::format("\n{}  {}\n", styled(Style::kBold, "Bundle"), bundle["path"].as_string());
   for (const wire::Json& failure : bundle["failures"].items()) {
-    std::string parts, missing;
+    std::string parts;
     for (const wire::Json& part : failure["parts"].items()) {
       parts += fmt::format("{}{}", parts.empty() ? "" : ", ", part["name"].as_string());
       if (part.has("cut")) parts += " (cut)";

@@ -244,7 +244,7 @@ Result<wire::Json> collect_status(os::Files& files, const std::string& state_dir
 
 std::string control_socket_of(os::Files& files, const std::string& state_dir,
                               const std::string& service) {
-  const std::string own = os::join_path(service_dir(state_dir, service), kControlSocket);
+  std::string own = os::join_path(service_dir(state_dir, service), kControlSocket);
   if (!service.empty() && files.exists(own)) return own;
   return os::join_path(state_dir, kControlSocket);
 }

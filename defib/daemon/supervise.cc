@@ -208,6 +208,7 @@ Result<std::unique_ptr<os::File>> lock_daemon(const std::string& state_dir) {
 // Takes over, or starts in order, what the configuration names.
 void add_services(Host& host, const std::vector<ServiceConfig>& services) {
   std::vector<process::ServiceSpec> specs;
+  specs.reserve(services.size());
   for (const ServiceConfig& config : services) specs.push_back(config.spec);
   host.supervisor().begin(specs);
   // A service that cannot be had does not keep the others from being supervised.

@@ -52,7 +52,7 @@ struct Engine::State {
   std::optional<recovery::Backoff> backoff;
 
   Result<> open();
-  void event(std::string name, Json fields);
+  void event(std::string name, const Json& fields);
   void set_state(const std::string& word);
   void tell_status(std::string_view word);
   std::unique_ptr<TradingRecovery> make_recovery(bool dry_run);
@@ -172,7 +172,7 @@ Result<> Engine::State::open() {
   return {};
 }
 
-void Engine::State::event(std::string name, Json fields) {
+void Engine::State::event(std::string name, const Json& fields) {
   Json line = Json::object({{"event", std::move(name)}});
   for (const Json::Member& member : fields.members()) line.set(member.first, member.second);
   agent.event(line);

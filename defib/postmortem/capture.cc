@@ -220,7 +220,8 @@ void StoppedThreads::release(pid_t last) {
 std::string read_memory(pid_t pid, std::uint64_t address, std::size_t size) {
   std::string bytes(size, '\0');
   const iovec to = {bytes.data(), size};
-  const iovec from = {reinterpret_cast<void*>(address), size};
+  void* const there = reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
+  const iovec from = {there, size};
   const ssize_t count = ::process_vm_readv(pid, &to, 1, &from, 1, 0);
   bytes.resize(count > 0 ? static_cast<std::size_t>(count) : 0);
   return bytes;
