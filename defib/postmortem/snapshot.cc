@@ -180,7 +180,7 @@ Snapshot snapshot_from_page(const CrashPage& page) {
   return snapshot;
 }
 
-std::vector<std::string> redact_command_line(std::vector<std::string> arguments) {
+std::vector<std::string> redact_command_line(const std::vector<std::string>& arguments) {
   return Redactor().command_line(arguments);
 }
 

@@ -149,7 +149,7 @@ struct Snapshot {
 Snapshot snapshot_from_page(const CrashPage& page);
 
 // "--password=x", "TOKEN=x", "--api-key x", "user:x@host": the secret becomes "[redacted]".
-std::vector<std::string> redact_command_line(std::vector<std::string> arguments);
+std::vector<std::string> redact_command_line(const std::vector<std::string>& arguments);
 
 // The build id in an ELF file's note segment, in hexadecimal; empty where there is none.
 std::string build_id_in_notes(std::string_view notes);
