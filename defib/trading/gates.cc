@@ -33,16 +33,19 @@ std::string duration(std::int64_t ns) {
 Rule make_rule(std::string name, std::vector<std::string> needs, Verdict otherwise,
                std::string threshold, std::string flips,
                std::function<std::pair<bool, std::string>(const Evidence&)> check) {
-  return Rule{name, std::move(needs), [=](const Evidence& evidence) {
-                const auto [holds, input] = check(evidence);
-                Finding finding;
-                finding.rule = name;
-                finding.verdict = holds ? Verdict::kAllow : otherwise;
-                finding.input = input;
-                finding.threshold = threshold;
-                finding.flips = holds ? std::string() : flips;
-                return finding;
-              }};
+  Rule rule{std::move(name), std::move(needs), {}};
+  rule.decide = [name = rule.name, otherwise, threshold = std::move(threshold),
+                 flips = std::move(flips), check = std::move(check)](const Evidence& evidence) {
+    const auto [holds, input] = check(evidence);
+    Finding finding;
+    finding.rule = name;
+    finding.verdict = holds ? Verdict::kAllow : otherwise;
+    finding.input = input;
+    finding.threshold = threshold;
+    finding.flips = holds ? std::string() : flips;
+    return finding;
+  };
+  return rule;
 }
 
 constexpr std::string_view kApprove = "approve the plan with `defib approve PLAN --by NAME`";
