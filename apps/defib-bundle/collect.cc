@@ -16,6 +16,7 @@
 #include "defib/postmortem/bundle_system.h"
 #include "defib/postmortem/bundle_writer.h"
 #include "defib/postmortem/collect.h"
+#include "defib/postmortem/kernel_log.h"
 #include "defib/postmortem/process_facts.h"
 #include "defib/postmortem/samples.h"
 

@@ -11,6 +11,7 @@
 #include "defib/os/files.h"
 #include "defib/postmortem/bundle_lines.h"
 #include "defib/postmortem/bundle_system.h"
+#include "defib/postmortem/kernel_log.h"
 #include "defib/recovery/incident.h"
 
 namespace defib::bundle {

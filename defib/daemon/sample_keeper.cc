@@ -52,9 +52,9 @@ void SampleKeeper::forget(const std::string& service, std::uint64_t generation) 
 void SampleKeeper::take(Service& service) {
   const std::int64_t mono = clock_.mono_ns(), wall = clock_.wall_ns();
   // Opened by the first sample: a hundred services that are taken over do not wait for files.
-  if (!machine_opened_) {
-    machine_opened_ = true;
+  if (!machine_path_.empty()) {
     machine_ring_ = open_ring(machine_path_, postmortem::SampleKind::kMachine);
+    machine_path_ = {};
   }
   if (!service.path.empty()) {
     if (!service.ring) service.ring = open_ring(service.path, postmortem::SampleKind::kService);

@@ -48,9 +48,8 @@ class SampleKeeper {
   process::Sampler& sampler_;
   const os::Clock& clock_;
   std::map<std::string, Service> services_;
-  std::string machine_path_;
+  std::string machine_path_;  // as a service's
   postmortem::MachineSampler machine_;
-  bool machine_opened_ = false;
   std::optional<postmortem::SampleRing> machine_ring_;
   std::int64_t machine_mono_ns_ = 0;
 };

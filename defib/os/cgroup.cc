@@ -3,18 +3,10 @@
 #include <algorithm>
 #include <charconv>
 
+#include "defib/base/text.h"
+
 namespace defib::os {
 namespace {
-
-std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  while (true) {
-    const std::size_t end = text.find(separator);
-    parts.push_back(text.substr(0, end));
-    if (end == std::string_view::npos) return parts;
-    text.remove_prefix(end + 1);
-  }
-}
 
 // mountinfo writes blanks, tabs, newlines and backslashes as three octal digits.
 std::string unescape(std::string_view text) {

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "defib/base/bytes.h"
 #include "defib/os/files.h"
 #include "defib/os/process.h"
 
@@ -89,19 +91,9 @@ void add_children_of(pid_t pid, std::vector<pid_t>& to) {
   }
 }
 
-std::uint64_t count_descriptors(pid_t pid) {
-  const std::string path = fmt::format("/proc/{}/fd", pid);
-  struct stat status;
-  // Linux 6.2 and later tell the number as the directory's size.
-  if (::stat(path.c_str(), &status) == 0 && status.st_size > 0) {
-    return static_cast<std::uint64_t>(status.st_size);
-  }
-  const auto names = real_files().list(path);
-  return names ? names->size() : 0;
-}
-
 void add_descriptors(pid_t pid, TreeUsage& usage) {
-  const std::uint64_t count = count_descriptors(pid);
+  const std::string path = fmt::format("/proc/{}/fd", pid);
+  const std::uint64_t count = count_descriptors(AT_FDCWD, path.c_str(), UINT64_MAX);
   rlimit limit = {};
   if (::prlimit(pid, RLIMIT_NOFILE, nullptr, &limit) != 0) limit.rlim_cur = 0;
   const auto share = [](std::uint64_t used, std::uint64_t of) {
@@ -118,6 +110,30 @@ void add_descriptors(pid_t pid, TreeUsage& usage) {
 }
 
 }  // namespace
+
+std::uint64_t count_descriptors(int at, const char* path, std::uint64_t most) {
+  struct stat info;
+  // Linux 6.2 and later tell the number as the directory's size.
+  if (::fstatat(at, path, &info, 0) == 0 && info.st_size > 0) {
+    return std::min(static_cast<std::uint64_t>(info.st_size), most);
+  }
+  const Fd fd(::openat(at, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return 0;
+  struct Entry {  // struct linux_dirent64
+    std::uint64_t inode;
+    std::int64_t next;
+    std::uint16_t size;
+  };
+  std::uint64_t count = 0;
+  alignas(8) char buffer[4096];
+  while (count < most) {
+    const long got = ::syscall(SYS_getdents64, fd.get(), buffer, sizeof buffer);
+    if (got <= 0) break;
+    for (long at_entry = 0; at_entry < got; at_entry += load<Entry>(buffer + at_entry).size)
+      ++count;
+  }
+  return count > 2 ? count - 2 : 0;  // without "." and ".."
+}
 
 std::vector<pid_t> own_children() {
   std::vector<pid_t> found;

@@ -63,6 +63,10 @@ class ProcessTree {
   std::vector<Member> members_;  // the root first, where it belongs
 };
 
+// The open descriptors of a process, by its directory `fd` in /proc, which `path` names from `at`
+// on (openat(2)); no more than `most`. Allocates nothing.
+std::uint64_t count_descriptors(int at, const char* path, std::uint64_t most);
+
 // How many processors the process may run on (its affinity); at least 1.
 int allowed_processors(pid_t pid);
 

@@ -8,6 +8,7 @@
 #include "defib/postmortem/bundle_code.h"
 #include "defib/postmortem/bundle_lines.h"
 #include "defib/postmortem/bundle_system.h"
+#include "defib/postmortem/kernel_log.h"
 #include "defib/postmortem/process_facts.h"
 #include "defib/postmortem/redact.h"
 #include "defib/postmortem/samples.h"

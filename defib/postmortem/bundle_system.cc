@@ -1,6 +1,5 @@
 #include "defib/postmortem/bundle_system.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/statvfs.h>
@@ -9,7 +8,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <deque>
 #include <set>
 #include <tuple>
 
@@ -23,9 +21,6 @@ namespace {
 constexpr std::size_t kMaxText = 64 << 10;
 constexpr std::size_t kMaxProcesses = 2000;
 constexpr std::size_t kMaxLooked = 32768;
-constexpr std::size_t kMaxMessages = 2000;
-constexpr std::size_t kMaxRecords = 200'000;
-constexpr std::size_t kRecordBytes = 8192;
 
 std::string text_of(const std::string& path) {
   const os::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -165,50 +160,6 @@ ProcessList processes_json(const std::vector<pid_t>& roots) {
   result.document =
       wire::Json::object({{"schema", "defib.processes/1"}, {"processes", std::move(list)}});
   return result;
-}
-
-// "6,339,5140900,-;text", then lines of properties that begin with a blank.
-bool parse_kernel_record(std::string_view record, std::int64_t& mono_us, std::string& text) {
-  const std::size_t semicolon = record.find(';');
-  if (semicolon == record.npos) return false;
-  std::string_view head = record.substr(0, semicolon);
-  for (int skip = 0; skip < 2; ++skip) {
-    const std::size_t comma = head.find(',');
-    if (comma == head.npos) return false;
-    head.remove_prefix(comma + 1);
-  }
-  if (std::from_chars(head.data(), head.data() + head.size(), mono_us).ec != std::errc() ||
-      mono_us < 0 || mono_us > INT64_MAX / 1000) {
-    return false;
-  }
-  const std::string_view line = record.substr(semicolon + 1);
-  text = line.substr(0, line.find('\n'));
-  return true;
-}
-
-Result<std::vector<KernelMessage>> kernel_messages(std::int64_t since_mono_ns) {
-  const os::Fd fd(::open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
-  if (!fd.valid()) return os::system_error("open", "/dev/kmsg");
-  const os::Clock& clock = os::real_clock();
-  const std::int64_t wall_offset = clock.wall_ns() - clock.mono_ns();
-  std::deque<KernelMessage> messages;
-  std::string buffer(kRecordBytes, '\0');
-  for (std::size_t i = 0; i < kMaxRecords; ++i) {
-    const ssize_t size = ::read(fd.get(), buffer.data(), buffer.size());
-    if (size < 0 && errno == EPIPE) continue;  // Records were overwritten meanwhile.
-    if (size < 0 && errno != EAGAIN && messages.empty())
-      return os::system_error("read", "/dev/kmsg");
-    if (size <= 0) break;
-    std::int64_t mono_us = 0;
-    KernelMessage message;
-    const std::string_view record(buffer.data(), static_cast<std::size_t>(size));
-    if (!parse_kernel_record(record, mono_us, message.text)) continue;
-    if (mono_us * 1000 < since_mono_ns) continue;
-    message.wall_ns = mono_us * 1000 + wall_offset;
-    messages.push_back(std::move(message));
-    if (messages.size() > kMaxMessages) messages.pop_front();
-  }
-  return std::vector<KernelMessage>(messages.begin(), messages.end());
 }
 
 wire::Json samples_json(const std::vector<Sample>& samples, SampleKind kind,

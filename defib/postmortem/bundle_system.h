@@ -27,15 +27,6 @@ struct ProcessList {
 // `roots` and their descendants come first, the others by their memory, 2000 together.
 ProcessList processes_json(const std::vector<pid_t>& roots);
 
-struct KernelMessage {
-  std::int64_t wall_ns = 0;
-  std::string text;
-};
-// Not older than `since_mono_ns`, oldest first, the last 2000.
-Result<std::vector<KernelMessage>> kernel_messages(std::int64_t since_mono_ns);
-// One record of /dev/kmsg; false where it is none.
-bool parse_kernel_record(std::string_view record, std::int64_t& mono_us, std::string& text);
-
 // {"names":[...],"samples":[{"at","mono_ns","numbers":[...]}]}
 wire::Json samples_json(const std::vector<Sample>& samples, SampleKind kind,
                         std::int64_t from_wall_ns);

@@ -17,6 +17,7 @@
 #include "defib/postmortem/bundle_retention.h"
 #include "defib/postmortem/bundle_system.h"
 #include "defib/postmortem/bundle_writer.h"
+#include "defib/postmortem/kernel_log.h"
 
 namespace defib::postmortem {
 namespace {

@@ -8,7 +8,6 @@
 #include <linux/futex.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -217,18 +216,10 @@ void StoppedThreads::release(pid_t last) {
   stopped_.clear();
 }
 
-std::string read_memory(pid_t pid, std::uint64_t address, std::size_t size) {
-  std::string bytes(size, '\0');
-  const iovec to = {bytes.data(), size};
-  void* const there = reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
-  const iovec from = {there, size};
-  const ssize_t count = ::process_vm_readv(pid, &to, 1, &from, 1, 0);
-  bytes.resize(count > 0 ? static_cast<std::size_t>(count) : 0);
-  return bytes;
-}
-
 MemoryReader reader_of(pid_t pid) {
-  return [pid](std::uint64_t address, std::size_t size) { return read_memory(pid, address, size); };
+  return [pid](std::uint64_t address, std::size_t size) {
+    return read_process_memory(pid, address, size);
+  };
 }
 
 bool copy_thread(pid_t pid, pid_t tid, ThreadSnapshot& thread) {
@@ -262,7 +253,7 @@ void copy_modules(Snapshot& snapshot) {
   for (const Mapping& mapping : snapshot.maps) {
     if (mapping.path == "[vdso]" && mapping.end - mapping.start <= kMaxVdsoBytes) {
       Module module{mapping.start, mapping.end, mapping.path, {}, {}, {}};
-      module.image = read_memory(snapshot.pid, mapping.start, mapping.end - mapping.start);
+      module.image = read_process_memory(snapshot.pid, mapping.start, mapping.end - mapping.start);
       snapshot.modules.push_back(std::move(module));
       continue;
     }
@@ -276,7 +267,7 @@ void copy_modules(Snapshot& snapshot) {
     Module module{mapping.start, mapping.end, mapping.path, {}, {}, {}};
     module.build_id = build_id_in_memory(mapping.start, reader_of(snapshot.pid));
     // Data files are mapped too; only what has an ELF header in memory is a module.
-    if (!read_memory(snapshot.pid, mapping.start, SELFMAG).starts_with(ELFMAG)) {
+    if (!read_process_memory(snapshot.pid, mapping.start, SELFMAG).starts_with(ELFMAG)) {
       index.erase(at);
       continue;
     }

@@ -2,6 +2,7 @@
 
 #include <elf.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 
@@ -20,6 +21,16 @@ constexpr std::size_t kHeaderBytes = 4096;
 constexpr std::uint64_t kPageMask = ~std::uint64_t{4095};
 
 }  // namespace
+
+std::string read_process_memory(pid_t pid, std::uint64_t address, std::size_t size) {
+  std::string bytes(size, '\0');
+  const iovec to = {bytes.data(), size};
+  void* const there = reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
+  const iovec from = {there, size};
+  const ssize_t count = ::process_vm_readv(pid, &to, 1, &from, 1, 0);
+  bytes.resize(count > 0 ? static_cast<std::size_t>(count) : 0);
+  return bytes;
+}
 
 void collect_stack(Snapshot& snapshot, const ThreadSnapshot& thread, std::size_t max_bytes,
                    const MemoryReader& read) {

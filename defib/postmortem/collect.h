@@ -16,6 +16,8 @@ namespace defib::postmortem {
 
 // What can be read of [address, address + size); short where memory ends.
 using MemoryReader = std::function<std::string(std::uint64_t address, std::size_t size)>;
+// Of a living process that we may trace.
+std::string read_process_memory(pid_t pid, std::uint64_t address, std::size_t size);
 
 // The top of the thread's stack. With the stack pointer in a guard page, as after an overflow, the
 // stack begins at the next readable mapping.

@@ -8,7 +8,10 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <deque>
+#include <utility>
 
+#include "defib/os/clock.h"
 #include "defib/os/fd.h"
 
 namespace defib::postmortem {
@@ -16,6 +19,7 @@ namespace {
 
 constexpr std::size_t kMaxRecords = 200'000;
 constexpr std::size_t kMaxLines = 64;
+constexpr std::size_t kMaxMessages = 2000;
 constexpr std::size_t kRecordBytes = 8192;
 // The log's clock runs beside CLOCK_MONOTONIC and may differ by a little.
 constexpr std::int64_t kSlackUs = 2'000'000;
@@ -33,43 +37,82 @@ bool names_process(std::string_view text, pid_t pid) {
   return false;
 }
 
+// Calls `take` with each record, the oldest first. The error number that ended it; 0: none did.
+template <typename Take>
+int each_record(int fd, Take take) {
+  std::string buffer(kRecordBytes, '\0');
+  for (std::size_t i = 0; i < kMaxRecords; ++i) {
+    const ssize_t size = ::read(fd, buffer.data(), buffer.size());
+    if (size < 0 && errno == EPIPE) continue;  // Records were overwritten meanwhile.
+    if (size < 0) return errno == EAGAIN ? 0 : errno;
+    if (size == 0) return 0;
+    take(std::string_view(buffer.data(), static_cast<std::size_t>(size)));
+  }
+  return 0;
+}
+
+os::Fd open_log() {
+  return os::Fd(::open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+}
+
 }  // namespace
 
-std::string kernel_record_about(std::string_view record, pid_t pid, std::int64_t since_us) {
+// Lines of properties, which begin with a blank, follow the text.
+bool parse_kernel_record(std::string_view record, std::int64_t& mono_us, std::string& text) {
   const std::size_t semicolon = record.find(';');
-  if (semicolon == record.npos) return {};
-  std::string_view prefix = record.substr(0, semicolon);
-  std::int64_t time_us = 0;
+  if (semicolon == record.npos) return false;
+  std::string_view head = record.substr(0, semicolon);
   for (int skip = 0; skip < 2; ++skip) {
-    const std::size_t comma = prefix.find(',');
-    if (comma == prefix.npos) return {};
-    prefix.remove_prefix(comma + 1);
+    const std::size_t comma = head.find(',');
+    if (comma == head.npos) return false;
+    head.remove_prefix(comma + 1);
   }
-  if (std::from_chars(prefix.data(), prefix.data() + prefix.size(), time_us).ec != std::errc()) {
-    return {};
+  if (std::from_chars(head.data(), head.data() + head.size(), mono_us).ec != std::errc() ||
+      mono_us < 0 || mono_us > INT64_MAX / 1000) {
+    return false;
   }
-  if (time_us < since_us - kSlackUs) return {};
-  const std::string_view text = record.substr(semicolon + 1);
-  const std::string_view line = text.substr(0, text.find('\n'));
-  return names_process(line, pid) ? std::string(line) : std::string();
+  const std::string_view line = record.substr(semicolon + 1);
+  text = line.substr(0, line.find('\n'));
+  return true;
+}
+
+Result<std::vector<KernelMessage>> kernel_messages(std::int64_t since_mono_ns) {
+  const os::Fd fd = open_log();
+  if (!fd.valid()) return os::system_error("open", "/dev/kmsg");
+  const os::Clock& clock = os::real_clock();
+  const std::int64_t wall_offset = clock.wall_ns() - clock.mono_ns();
+  std::deque<KernelMessage> messages;
+  const int failed = each_record(fd.get(), [&](std::string_view record) {
+    std::int64_t mono_us = 0;
+    KernelMessage message;
+    if (!parse_kernel_record(record, mono_us, message.text)) return;
+    if (mono_us * 1000 < since_mono_ns) return;
+    message.wall_ns = mono_us * 1000 + wall_offset;
+    messages.push_back(std::move(message));
+    if (messages.size() > kMaxMessages) messages.pop_front();
+  });
+  if (failed != 0 && messages.empty()) return os::system_error("read", "/dev/kmsg", failed);
+  return std::vector<KernelMessage>(messages.begin(), messages.end());
+}
+
+std::string kernel_record_about(std::string_view record, pid_t pid, std::int64_t since_us) {
+  std::int64_t time_us = 0;
+  std::string line;
+  if (!parse_kernel_record(record, time_us, line) || time_us < since_us - kSlackUs) return {};
+  return names_process(line, pid) ? line : std::string();
 }
 
 Result<std::vector<std::string>> kernel_lines_about(pid_t pid, std::int64_t since_mono_ns) {
-  const os::Fd fd(::open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  const os::Fd fd = open_log();
   if (!fd.valid()) return os::system_error("open", "/dev/kmsg");
   std::vector<std::string> lines;
-  std::string buffer(kRecordBytes, '\0');
-  for (std::size_t i = 0; i < kMaxRecords; ++i) {
-    const ssize_t size = ::read(fd.get(), buffer.data(), buffer.size());
-    if (size < 0 && errno == EPIPE) continue;  // Records were overwritten meanwhile.
-    if (size <= 0) break;
-    std::string line =
-        kernel_record_about(std::string_view(buffer).substr(0, static_cast<std::size_t>(size)), pid,
-                            since_mono_ns / 1000);
-    if (line.empty()) continue;
+  // Where it cannot be read, it has said nothing.
+  each_record(fd.get(), [&](std::string_view record) {
+    std::string line = kernel_record_about(record, pid, since_mono_ns / 1000);
+    if (line.empty()) return;
     lines.push_back(std::move(line));
     if (lines.size() > kMaxLines) lines.erase(lines.begin());
-  }
+  });
   return lines;
 }
 

@@ -1,4 +1,4 @@
-// The kernel's log: what it says about one process.
+// The kernel's log: what it said lately, and what it says about one process.
 //
 // Out-of-memory kills and faults are reported there, and nowhere else with the process's id.
 // Reading /dev/kmsg needs CAP_SYSLOG where kernel.dmesg_restrict is set. Thread rule: pure
@@ -17,11 +17,19 @@
 
 namespace defib::postmortem {
 
+struct KernelMessage {
+  std::int64_t wall_ns = 0;
+  std::string text;
+};
+// Not older than `since_mono_ns`, oldest first, the last 2000.
+Result<std::vector<KernelMessage>> kernel_messages(std::int64_t since_mono_ns);
+// One record of /dev/kmsg ("6,12,4711,-;text\n KEY=value\n"); false where it is none.
+bool parse_kernel_record(std::string_view record, std::int64_t& mono_us, std::string& text);
+
 // The lines that name the process and are not older than `since_mono_ns` (0: all), oldest first.
 Result<std::vector<std::string>> kernel_lines_about(pid_t pid, std::int64_t since_mono_ns);
 
-// The text of one record of /dev/kmsg ("6,12,4711,-;text\n KEY=value\n"), where it names the
-// process and is not older than `since_us`; else empty.
+// The text of one record, where it names the process and is not older than `since_us`; else empty.
 std::string kernel_record_about(std::string_view record, pid_t pid, std::int64_t since_us);
 
 }  // namespace defib::postmortem

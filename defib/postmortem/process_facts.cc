@@ -10,7 +10,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -20,8 +19,10 @@
 #include <memory>
 
 #include "defib/base/bytes.h"
+#include "defib/base/text.h"
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
+#include "defib/postmortem/collect.h"
 
 namespace defib::postmortem {
 namespace {
@@ -190,23 +191,6 @@ bool Reader::descriptors() {
   return unasked;
 }
 
-std::string read_code(pid_t pid, std::uint64_t address, std::size_t size) {
-  std::string code(size, '\0');
-  const iovec to = {code.data(), size};
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of the other process.
-  const iovec from = {reinterpret_cast<void*>(address), size};
-  const ssize_t got = ::process_vm_readv(pid, &to, 1, &from, 1, 0);
-  code.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
-  return code;
-}
-
-std::string_view next_line(std::string_view& text) {
-  const std::size_t end = std::min(text.find('\n'), text.size());
-  const std::string_view line = text.substr(0, end);
-  text.remove_prefix(std::min(end + 1, text.size()));
-  return line;
-}
-
 std::string_view next_word(std::string_view& text) {
   text.remove_prefix(std::min(text.find_first_not_of(" \t"), text.size()));
   const std::string_view word = text.substr(0, text.find_first_of(" \t"));
@@ -369,11 +353,11 @@ ProcessFacts read_process(pid_t pid, std::string source, std::int64_t deadline_m
   facts.cgroup = reader.file("cgroup");
   if (pc) {
     facts.code_address = *pc - std::min<std::uint64_t>(*pc, ProcessFacts::kCodeBytes / 2);
-    facts.code = read_code(pid, facts.code_address, ProcessFacts::kCodeBytes);
+    facts.code = read_process_memory(pid, facts.code_address, ProcessFacts::kCodeBytes);
     if (facts.code.empty()) {
       // There may be nothing before the page of the fault.
       facts.code_address = std::max(facts.code_address, *pc & ~std::uint64_t{kPage - 1});
-      facts.code = read_code(pid, facts.code_address, ProcessFacts::kCodeBytes);
+      facts.code = read_process_memory(pid, facts.code_address, ProcessFacts::kCodeBytes);
     }
     if (facts.code.empty()) reader.gap("code", "there is none at the program counter");
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "defib/obs/log.h"
 #include "defib/os/random.h"
 
 namespace defib::postmortem {
@@ -156,20 +157,35 @@ std::size_t scheme_here(std::string_view text) {
 
 }  // namespace
 
+// What is hidden in our own log, and what foreign programs call theirs.
 bool names_a_secret(std::string_view name) {
+  if (obs::names_a_secret(name)) return true;
   std::string lower;
   for (const char c : name) {
     if (is_alnum(c)) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   }
-  constexpr std::string_view kWords[] = {
-      "password",  "passwd",        "passphrase", "pwd",        "secret",        "token", "apikey",
-      "accesskey", "authkey",       "privatekey", "credential", "signature",     "auth",  "bearer",
-      "pin",       "authorization", "cookie",     "signingkey", "encryptionkey", "sig"};
+  constexpr std::string_view kWords[] = {"pwd", "authkey",    "auth",          "bearer",
+                                         "pin", "signingkey", "encryptionkey", "sig"};
   return std::ranges::any_of(kWords, [&](std::string_view word) {
     // Short words only as the whole name: "--pin" is one, "--pinning" is none.
     return word.size() > 4 ? lower.find(word) != std::string::npos : lower == word;
   });
 }
+
+namespace {
+
+// Calls `take` with each argument, and whether the option before it makes it a secret.
+template <typename Take>
+void each_argument(const std::vector<std::string>& arguments, Take take) {
+  bool next_is_secret = false;
+  for (const std::string& argument : arguments) {
+    const bool option = argument.starts_with("-");
+    take(argument, next_is_secret && !option);
+    next_is_secret = option && argument.find('=') == std::string::npos && names_a_secret(argument);
+  }
+}
+
+}  // namespace
 
 void Redactor::add(std::string_view secret) {
   if (secret.size() < kMinLearned || learned_.size() >= kMaxLearned) return;
@@ -189,13 +205,10 @@ void Redactor::learn(const Environment& environment) {
 }
 
 void Redactor::learn_arguments(const std::vector<std::string>& command_line) {
-  bool next_is_secret = false;
-  for (const std::string& argument : command_line) {
-    if (next_is_secret && !argument.starts_with("-")) add(argument);
-    next_is_secret = argument.starts_with("-") && argument.find('=') == std::string::npos &&
-                     names_a_secret(argument);
+  each_argument(command_line, [this](const std::string& argument, bool secret) {
+    if (secret) add(argument);
     scan(argument, nullptr, true);
-  }
+  });
 }
 
 std::string Redactor::replace_learned(std::string_view text) {
@@ -369,17 +382,9 @@ wire::Json Redactor::json(const wire::Json& value, int depth) {
 std::vector<std::string> Redactor::command_line(const std::vector<std::string>& arguments) {
   std::vector<std::string> result;
   result.reserve(arguments.size());
-  bool next_is_secret = false;
-  for (const std::string& argument : arguments) {
-    if (next_is_secret && !argument.starts_with("-")) {
-      result.push_back(value("secret", argument));
-      next_is_secret = false;
-      continue;
-    }
-    next_is_secret = argument.starts_with("-") && argument.find('=') == std::string::npos &&
-                     names_a_secret(argument);
-    result.push_back(text(argument));
-  }
+  each_argument(arguments, [&](const std::string& argument, bool secret) {
+    result.push_back(secret ? value("secret", argument) : text(argument));
+  });
   return result;
 }
 

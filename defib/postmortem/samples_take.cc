@@ -12,7 +12,8 @@
 #include <charconv>
 #include <cstring>
 
-#include "defib/base/bytes.h"
+#include "defib/base/text.h"
+#include "defib/os/process_tree.h"
 #include "defib/postmortem/samples.h"
 
 namespace defib::postmortem {
@@ -62,30 +63,6 @@ std::string_view read_at(int directory, const char* name, char* buffer, std::siz
   return {buffer, got > 0 ? static_cast<std::size_t>(got) : 0};
 }
 
-std::uint64_t count_descriptors(int process) {
-  struct stat info;
-  // Linux 6.2 and later tell the number as the directory's size.
-  if (::fstatat(process, "fd", &info, 0) == 0 && info.st_size > 0) {
-    return std::min<std::uint64_t>(static_cast<std::uint64_t>(info.st_size),
-                                   kMaxCountedDescriptors);
-  }
-  const os::Fd fd(::openat(process, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return 0;
-  struct Entry {  // struct linux_dirent64
-    std::uint64_t inode;
-    std::int64_t next;
-    std::uint16_t size;
-  };
-  std::uint64_t count = 0;
-  alignas(8) char buffer[4096];
-  while (count < kMaxCountedDescriptors) {
-    const long got = ::syscall(SYS_getdents64, fd.get(), buffer, sizeof buffer);
-    if (got <= 0) break;
-    for (long at = 0; at < got; at += load<Entry>(buffer + at).size) ++count;
-  }
-  return count > 2 ? count - 2 : 0;  // without "." and ".."
-}
-
 constexpr const char* kMachineFiles[] = {
     "/proc/loadavg",         "/proc/meminfo",        "/proc/stat",    "/proc/pressure/cpu",
     "/proc/pressure/memory", "/proc/pressure/io",    "/proc/net/dev", "/proc/net/sockstat",
@@ -125,9 +102,7 @@ void take_processors(std::string_view text, Numbers to) {
 // All interfaces but the loopback, together.
 void take_network(std::string_view text, Numbers to) {
   while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    const std::string_view line = text.substr(0, end);
-    text.remove_prefix(std::min(end + 1, text.size()));
+    const std::string_view line = next_line(text);
     const std::size_t colon = line.find(':');
     if (colon == line.npos || line.substr(0, colon).ends_with(" lo")) continue;
     std::string_view rest = line.substr(colon + 1);
@@ -188,7 +163,7 @@ bool sample_process(pid_t pid, std::uint64_t generation,
   const std::string_view io = read_at(process.get(), "io", buffer, sizeof buffer);
   to[12] = number_of(io, "read_bytes:");
   to[13] = number_of(io, "write_bytes:");
-  to[7] = count_descriptors(process.get());
+  to[7] = os::count_descriptors(process.get(), "fd", kMaxCountedDescriptors);
   to[15] = number_of(read_at(process.get(), "limits", buffer, sizeof buffer), "Max open files");
   return true;
 }

@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 
+#include "defib/base/text.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
 
@@ -18,16 +18,6 @@ namespace {
 constexpr std::string_view kOwnName = "defib";
 constexpr std::string_view kSupervisorName = "defib-supervisor";
 constexpr std::size_t kMaxText = 1 << 20;
-
-std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  while (true) {
-    const std::size_t end = text.find(separator);
-    parts.push_back(text.substr(0, end));
-    if (end == std::string_view::npos) return parts;
-    text.remove_prefix(end + 1);
-  }
-}
 
 std::string read_text(const std::string& path) {
   auto text = os::read_file(os::real_files(), path, kMaxText);

@@ -98,7 +98,7 @@ int take_given(const std::string& path) {
   for (std::size_t i = 0; i < state.given.count; ++i) {
     const LockTable::Lock lock = state.given.locks[i];
     if (lock.device != wanted.st_dev || lock.inode != wanted.st_ino) continue;
-    state.given.locks[i] = state.given.locks[--state.given.count];
+    state.given.remove(lock.fd);
     if (is_guarded()) state.taken.locks[state.taken.count++] = lock;
     return lock.fd;
   }

@@ -11,22 +11,13 @@
 #include <charconv>
 #include <vector>
 
+#include "defib/base/text.h"
 #include "defib/os/cgroup.h"
 
 namespace defib::process {
 namespace {
 
 constexpr std::uint64_t kMaxProcFile = 1 << 20;
-
-// Calls `take` with each line.
-template <typename Take>
-void each_line(std::string_view text, Take take) {
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    take(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-}
 
 std::uint64_t number(std::string_view text) {
   std::uint64_t value = 0;
@@ -39,12 +30,13 @@ std::uint64_t value_of(os::Files& files, const std::string& path, std::string_vi
   const auto text = os::read_file(files, path, kMaxProcFile);
   std::uint64_t value = 0;
   if (!text) return value;
-  each_line(*text, [&](std::string_view line) {
+  for (std::string_view rest = *text; !rest.empty();) {
+    const std::string_view line = next_line(rest);
     const std::size_t space = line.find(' ');
     if (space != std::string_view::npos && line.substr(0, space) == key) {
       value = number(line.substr(space + 1));
     }
-  });
+  }
   return value;
 }
 

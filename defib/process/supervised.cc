@@ -310,7 +310,7 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   end_sampling();
   watch_limits();
   arm_heartbeat();
-  if (stop_asked_ && stop_asked_->reason == StopReason::kRequested) {
+  if (stop_requested()) {
     // A start of the shim's own crossed the request to stop.
     killing_ = true;
     change(ServiceEvent::kKilling);
@@ -351,7 +351,7 @@ void Supervised::end_process() {
   pid_ = 0;
   fresh_asked_ = false;
   // What is to stay down stays down, also where a start has crossed the request.
-  if (stop_asked_ && stop_asked_->reason != StopReason::kRequested) stop_asked_.reset();
+  if (!stop_requested()) stop_asked_.reset();
   ready_ = false;
   reset_said();
   started_wall_ns_ = 0;

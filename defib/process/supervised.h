@@ -184,6 +184,10 @@ class Supervised {
   void end_process();
   void after_exit(const ExitReport& report);
   void call_off_start();
+  // The last that was asked for is that it ends, if only to be started again.
+  bool stop_requested() const {
+    return stop_asked_ && stop_asked_->reason == shim::StopReason::kRequested;
+  }
   void wait_for_capture();
   void decide();
   void follow(const RestartPlanner::Decision& decision);

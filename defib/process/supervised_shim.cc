@@ -578,8 +578,7 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
   }
   // Killed by us and started again by the shim: what was wanted after it is there. Not where we
   // asked for a stop too: that ends the new process, or calls its start off (nothing_to_stop).
-  const bool stops = stop_asked_ && stop_asked_->reason == StopReason::kRequested;
-  if (report.reason != StopReason::kNone && !stops) restart_requested_ = false;
+  if (report.reason != StopReason::kNone && !stop_requested()) restart_requested_ = false;
   next_start_mono_ns_ = report.noticed_mono_ns + report.restart_delay.count();
   change(ServiceEvent::kExitedRestart);
   return {};
@@ -653,8 +652,7 @@ Result<> Supervised::on_refused(const ShimMessage& message) {
 
 // Our stop crossed an end by itself, and called off the start that was to follow it.
 void Supervised::nothing_to_stop() {
-  const bool asked = stop_asked_ && stop_asked_->reason == StopReason::kRequested;
-  if (!asked || alive() || state_ != ServiceState::kBackingOff) return;
+  if (!stop_requested() || alive() || state_ != ServiceState::kBackingOff) return;
   const bool again = std::exchange(restart_requested_, false);
   starting_again_ = again;
   call_off_start();

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "defib/base/text.h"
 #include "defib/os/cgroup.h"
 #include "defib/os/process_tree.h"
 
@@ -27,22 +28,13 @@ std::optional<std::uint64_t> number(std::string_view text) {
   return value;
 }
 
-// Calls `use` with each line, without its end.
-template <typename Use>
-void for_each_line(std::string_view text, const Use& use) {
-  while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    use(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-}
-
 // The number after "KEY" at the beginning of a line ("MemTotal:", "inactive_file ").
 std::optional<std::uint64_t> value_of(std::string_view text, std::string_view key) {
   std::optional<std::uint64_t> found;
-  for_each_line(text, [&](std::string_view line) {
-    if (!found && line.starts_with(key)) found = number(line.substr(key.size()));
-  });
+  while (!found && !text.empty()) {
+    const std::string_view line = next_line(text);
+    if (line.starts_with(key)) found = number(line.substr(key.size()));
+  }
   return found;
 }
 
