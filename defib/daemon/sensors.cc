@@ -259,7 +259,7 @@ void Sensors::core_found(const CoreReport& report) {
   if (report.error) fields.set("error", wire::to_json(*report.error));
   obs::log(obs::Level::kWarning, kComponent, "a core file was written",
            {{"service", name_}, {"path", report.path}, {"bytes", report.bytes}});
-  context_.recorder.core_dumped(name_, std::move(fields));
+  context_.recorder.core_dumped(name_, fields);
 }
 
 }  // namespace defib::daemon
