@@ -43,11 +43,7 @@ int write_number(const char* directory, const char* file, uint64_t number) {
 }
 
 // The number after "KEY " at the beginning of a line; false where there is no such line.
-bool read_field(const char* directory, const char* file, const char* key, uint64_t* value) {
-  char path[kMaxPath];
-  char text[1024];
-  join(path, sizeof path, directory, file);
-  if (read_small(path, text, sizeof text) <= 0) return false;
+bool find_field(const char* text, const char* key, uint64_t* value) {
   const size_t size = strlen(key);
   for (const char* line = text; line != nullptr && *line != 0;) {
     if (strncmp(line, key, size) == 0 && line[size] == ' ') {
@@ -57,6 +53,13 @@ bool read_field(const char* directory, const char* file, const char* key, uint64
     line = end != nullptr ? end + 1 : nullptr;
   }
   return false;
+}
+
+bool read_field(const char* directory, const char* file, const char* key, uint64_t* value) {
+  char path[kMaxPath];
+  char text[1024];
+  join(path, sizeof path, directory, file);
+  return read_small(path, text, sizeof text) > 0 && find_field(text, key, value);
 }
 
 // "wanted" stands in the text of /proc/PID/cgroup as a whole part of a path.
@@ -177,6 +180,7 @@ bool Cgroup::make_one(const char* parent, const char* name, char* path, int* ent
 
 void Cgroup::make(const Launch& launch, uint64_t generation, int* refused) {
   forget();
+  for (uint32_t i = 0; i < kStartStages; ++i) refused[i] = 0;
   if (launch.text(LaunchText::kGroup)[0] == 0) return;
   char name[160] = {};
   append_text(name, sizeof name, launch.text(LaunchText::kGroup));
@@ -189,6 +193,9 @@ void Cgroup::make(const Launch& launch, uint64_t generation, int* refused) {
   const char* parent = launch.text(LaunchText::kTreeDir);
   if (parent[0] != 0 && make_one(parent, name, tree_, &enter_fds_[kTreePart], group_error)) {
     tree_fd_ = open(tree_, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char path[kMaxPath];
+    join(path, sizeof path, tree_, "cgroup.events");
+    events_fd_ = open(path, O_RDONLY | O_CLOEXEC);
   }
   memory_in_tree_ = tree_[0] != 0 && launch.sets(kMemoryInTree);
   pids_in_tree_ = tree_[0] != 0 && launch.sets(kPidsInTree);
@@ -303,11 +310,24 @@ void Cgroup::kill_listed(const char* group) const {
   close(fd);
 }
 
+bool Cgroup::tree_populated(bool* populated) const {
+  uint64_t value = 0;
+  char text[256];
+  const ssize_t size = events_fd_ >= 0 ? pread(events_fd_, text, sizeof text - 1, 0) : 0;
+  if (size > 0) text[size] = 0;
+  if (size > 0 ? !find_field(text, "populated", &value)
+               : !read_field(tree_, "cgroup.events", "populated", &value)) {
+    return false;
+  }
+  *populated = value != 0;
+  return true;
+}
+
 bool Cgroup::populated() const {
   const char* const group = tree_[0] != 0 ? tree_ : pids_[0] != 0 ? pids_ : freezer_;
   if (group[0] == 0) return false;
-  uint64_t value = 0;
-  if (tree_[0] != 0 && read_field(tree_, "cgroup.events", "populated", &value)) return value != 0;
+  bool known = false;
+  if (tree_[0] != 0 && tree_populated(&known)) return known;
   char path[kMaxPath];
   char text[32];
   join(path, sizeof path, group, "cgroup.procs");
@@ -386,18 +406,24 @@ void Cgroup::drain_memory() const {
 }
 
 bool Cgroup::forget() {
-  close_start();
-  if (memory_event_fd_ >= 0) close(memory_event_fd_);
-  memory_event_fd_ = -1;
   bool removed = true;
   for (char* path : {tree_, memory_, pids_, freezer_}) {
     if (path[0] == 0) continue;
     const int failed = remove_directory(path);  // Where one still dies, sweep() comes for it.
     removed = removed && (failed == 0 || failed == ENOENT);
-    path[0] = 0;
   }
-  memory_in_tree_ = pids_in_tree_ = false;
+  leave();
   return removed;
+}
+
+void Cgroup::leave() {
+  close_start();
+  for (int* fd : {&memory_event_fd_, &events_fd_}) {
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+  }
+  for (char* path : {tree_, memory_, pids_, freezer_}) path[0] = 0;
+  memory_in_tree_ = pids_in_tree_ = false;
 }
 
 bool Cgroup::sweep(const Launch& launch, uint64_t first_kept) {

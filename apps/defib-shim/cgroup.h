@@ -48,6 +48,8 @@ class Cgroup {
   void drain_memory() const;
   // Forgets the groups, and removes those that are empty. False where one is not yet.
   bool forget();
+  // Forgets the groups, and leaves their removal, which takes time, to sweep().
+  void leave();
 
   // Kills what is left in groups of this service of generations before `first_kept`, and removes
   // them. For groups whose shim was killed. False where one is not empty yet.
@@ -58,6 +60,7 @@ class Cgroup {
  private:
   static constexpr size_t kPath = 512;
   void kill_listed(const char* group) const;
+  bool tree_populated(bool* populated) const;
   bool make_one(const char* parent, const char* name, char* path, int* enter_fd, int* error) const;
 
   char tree_[kPath] = {};    // version 2
@@ -67,6 +70,7 @@ class Cgroup {
   bool memory_in_tree_ = false;
   bool pids_in_tree_ = false;
   int tree_fd_ = -1;
+  int events_fd_ = -1;  // tree_'s cgroup.events, open from the start on; -1: it is opened each time
   int enter_fds_[4] = {-1, -1, -1, -1};
   int memory_event_fd_ = -1;
   bool memory_is_eventfd_ = false;

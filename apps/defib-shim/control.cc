@@ -38,6 +38,7 @@ void Shim::accept_connection() {
     return;
   }
   take_connection(fd);
+  on_message();  // Its greeting comes at once.
 }
 
 // A new supervisor takes the place of the one before: the lock on the service's name makes sure
@@ -86,8 +87,9 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
                   int fd_count) {
   const Type type = header.type;
   if (type == Type::kConfigure && fd_count == 1) {
-    const int failed = launch_.load(fds[0]);
-    if (failed != 0) return refuse(type, -failed);
+    const int loaded = launch_.load(fds[0]);
+    if (loaded < 0) return refuse(type, -loaded);
+    if (loaded == 0) return;
     logs_.configure(launch_.header(), launch_.env());
     status_.record.restart = launch_.header().restart;
     status_.record.restart_after = launch_.header().restart_after;
@@ -96,6 +98,7 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
       if (one.used) one.groups.adopt(launch_, one.pid);
     }
     if (!swept_) sweep_groups();
+    if (prepared_.generation != 0) prepare(prepared_.generation);
     return;
   }
   if (type == Type::kSockets) {
@@ -153,8 +156,9 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
     case Type::kTicket: {
       Ticket request;
       if (!read_body(body, size, &request)) break;
-      if (alive()) ticket_ = request;  // For an end that was told meanwhile it comes too late.
-      return;
+      if (!alive()) return;  // For an end that was told meanwhile it comes too late.
+      ticket_ = request;
+      return prepare_for_ticket();
     }
     case Type::kRunHook: {
       RunHook request;

@@ -84,8 +84,11 @@ void Shim::free_instance(Instance& one) {
   }
   if (one.stat_fd >= 0) close(one.stat_fd);
   one.life.end();
-  one.groups.forget();
-  close_page(&one.page);
+  one.groups.leave();
+  sweep_soon();
+  // To give memory back takes time too.
+  close_page(&old_page_);
+  old_page_ = one.page;
   one = Instance{};
 }
 
@@ -182,6 +185,7 @@ void Shim::ended(Instance& one) {
     journal_.add(Type::kExited, &report, sizeof report);
   }
   if (any()) return;
+  forget_prepared();  // Nothing follows at once.
   cleanup_until_ = mono_ns() + kCleanupLimitNs;
   if (connection_ < 0) idle_since_ = mono_ns();
 }
@@ -252,9 +256,18 @@ bool Shim::is_leftover(pid_t pid) {
   return read_generation(pid, &generation) && find_generation(generation) == nullptr;
 }
 
+// Our children as they are now, in the words of /proc. False where there are none.
+bool Shim::read_children(char* to, size_t capacity) {
+  if (children_ < 0) children_ = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+  const ssize_t size = children_ >= 0 ? pread(children_, to, capacity - 1, 0) : 0;
+  if (size <= 0) return false;
+  to[size] = 0;
+  return true;
+}
+
 int Shim::kill_leftovers() {
   static char text[4096];
-  if (read_small("/proc/thread-self/children", text, sizeof text) <= 0) return 0;
+  if (!read_children(text, sizeof text)) return 0;
   int count = 0;
   const char* at = text;
   uint64_t number = 0;

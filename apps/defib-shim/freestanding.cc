@@ -134,10 +134,16 @@ asm(".globl vfork_with\n.type vfork_with, @function\nvfork_with:\n  mov x8, #435
 
 // Memory and text. Compiled so that the compiler does not turn the loops into calls of themselves.
 void* memcpy(void* to, const void* from, size_t size) noexcept {
+#if defined(__x86_64__)
+  void* at = to;
+  asm volatile("rep movsb" : "+D"(at), "+S"(from), "+c"(size) : : "memory");
+  return to;
+#else
   auto* t = static_cast<unsigned char*>(to);
   const auto* f = static_cast<const unsigned char*>(from);
   for (size_t i = 0; i < size; ++i) t[i] = f[i];
   return to;
+#endif
 }
 void* memmove(void* to, const void* from, size_t size) noexcept {
   auto* t = static_cast<unsigned char*>(to);
@@ -150,8 +156,13 @@ void* memmove(void* to, const void* from, size_t size) noexcept {
   return to;
 }
 void* memset(void* to, int value, size_t size) noexcept {
+#if defined(__x86_64__)
+  void* at = to;
+  asm volatile("rep stosb" : "+D"(at), "+c"(size) : "a"(value) : "memory");
+#else
   auto* t = static_cast<unsigned char*>(to);
   for (size_t i = 0; i < size; ++i) t[i] = static_cast<unsigned char>(value);
+#endif
   return to;
 }
 int memcmp(const void* a, const void* b, size_t size) noexcept {

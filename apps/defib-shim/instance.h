@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "defib/process/shim_protocol.h"
 #include "launch.h"
 #include "life_watch.h"
 
@@ -45,6 +46,32 @@ struct Instance {
   uint32_t stop_step = 0;      // the next one of stopping
   int64_t memory_look_at = 0;  // when the kernel's count of kills is read; 0: not
   uint32_t oom_kills_told = 0;
+};
+
+// Those that are used, or were. Memory behind them is not touched, so that it costs nothing.
+class Instances {
+ public:
+  // Zeroed memory for kMaxInstances.
+  explicit Instances(Instance* first) : first_(first) {}
+  Instance* begin() const { return first_; }
+  Instance* end() const { return first_ + count_; }
+  Instance& operator[](size_t index) const { return first_[index]; }
+  // From now on the one of this index is among them.
+  void include(size_t index) {
+    if (count_ <= index) count_ = index + 1;
+  }
+  // One that is not used, or nullptr. Its memory may be anything.
+  Instance* find_free() {
+    for (Instance& one : *this) {
+      if (!one.used) return &one;
+    }
+    if (count_ == kMaxInstances) return nullptr;
+    return first_ + count_++;
+  }
+
+ private:
+  Instance* first_;
+  size_t count_ = 0;
 };
 
 }  // namespace defib::process::shim

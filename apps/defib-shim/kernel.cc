@@ -30,6 +30,10 @@ int64_t mono_ns() {
 int64_t wall_ns() {
   return clock_ns(CLOCK_REALTIME);
 }
+uint64_t start_time_now() {
+  constexpr int64_t kTickNs = 10'000'000;  // USER_HZ is 100 on the machines that we know
+  return static_cast<uint64_t>(clock_ns(CLOCK_BOOTTIME) / kTickNs);
+}
 int64_t later(int64_t at, int64_t delay) {
   if (delay <= 0) return at;
   return delay < INT64_MAX - at ? at + delay : INT64_MAX;

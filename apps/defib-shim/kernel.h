@@ -13,6 +13,8 @@ namespace defib::process::shim {
 
 int64_t mono_ns();
 int64_t wall_ns();
+// The start time of a process as in /proc/PID/stat, where it was started at that moment.
+uint64_t start_time_now();
 // `delay` from `at` on; never before it, and never beyond what a number holds.
 int64_t later(int64_t at, int64_t delay);
 

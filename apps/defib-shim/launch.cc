@@ -126,16 +126,25 @@ void take_output(const ProcessDescriptors& fds) {
   }
 }
 
-// The status file is open, so the record gets there whatever the user may do.
+// Our start time, as nobody would know this process again without it. `not_before` is a moment
+// before our start: where the clock has not ticked since then, /proc need not be asked.
+bool own_start_time(uint64_t not_before, StatusInstance& instance) {
+  instance.start_time = start_time_now();
+  if (instance.start_time == not_before) return true;
+  ProcStat self;
+  if (!read_stat(instance.pid, &self)) return false;
+  instance.start_time = self.start_time;
+  return true;
+}
+
+// The status file is open, so the record gets there whatever the user may do. `instance` comes with
+// a moment before our start in place of the start time.
 [[noreturn]] void run_service(Launch& launch, char* const* env, const ProcessDescriptors& fds,
                               const Cgroup& groups, bool in_tree, StatusFile& status,
                               StatusInstance& instance) {
   setsid();
   instance.pid = getpid();
-  ProcStat self;
-  // Without it nobody would know this process again.
-  if (!read_stat(instance.pid, &self)) fail_child(StartStage::kDescriptors);
-  instance.start_time = self.start_time;
+  if (!own_start_time(instance.start_time, instance)) fail_child(StartStage::kDescriptors);
   if (status.write_record() != 0 && status.write_record() != 0) {
     fail_child(StartStage::kDescriptors);
   }
@@ -229,6 +238,10 @@ int Launch::load(int memfd) {
       memory != MAP_FAILED && pread(memfd, memory, size, 0) == static_cast<ssize_t>(size);
   close(memfd);
   if (memory == MAP_FAILED) return -ENOMEM;
+  if (read_all && size == size_ && memory_ != nullptr && memcmp(memory, memory_, size) == 0) {
+    munmap(memory, size);
+    return 0;
+  }
   const auto& head = *static_cast<const LaunchHeader*>(memory);
   char* at = static_cast<char*>(memory) + sizeof(LaunchHeader);
   char** pointers = nullptr;
@@ -272,7 +285,7 @@ int Launch::load(int memfd) {
     ++arguments;
   }
   told_ = 0;
-  return 0;
+  return 1;
 }
 
 void Launch::unload() {
@@ -353,7 +366,7 @@ bool Launch::tells(StartStage stage) {
   return first;
 }
 
-int make_page(uint32_t capture_timeout_ms, PageHandle* handle) {
+int make_page(PageHandle* handle) {
   const int fd = memfd_create(kPageMemfdName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return -errno;
   void* memory = MAP_FAILED;
@@ -368,11 +381,14 @@ int make_page(uint32_t capture_timeout_ms, PageHandle* handle) {
   }
   handle->fd = fd;
   handle->page = static_cast<AgentPage*>(memory);
-  handle->page->magic = kAgentPageMagic;
-  handle->page->version = kAgentPageVersion;
-  handle->page->event_fd = kAgentWakeFd;
-  handle->page->crash.capture_timeout_ms = capture_timeout_ms;
   return 0;
+}
+
+void fill_page(const PageHandle& handle, uint32_t capture_timeout_ms) {
+  handle.page->magic = kAgentPageMagic;
+  handle.page->version = kAgentPageVersion;
+  handle.page->event_fd = kAgentWakeFd;
+  handle.page->crash.capture_timeout_ms = capture_timeout_ms;
 }
 
 int map_page(int fd, PageHandle* handle) {
@@ -398,7 +414,7 @@ void close_page(PageHandle* handle) {
 }
 
 StartOutcome start_process(Launch& launch, const ProcessDescriptors& fds, Cgroup& groups,
-                           StatusFile& status, StatusInstance& instance) {
+                           int* refused, StatusFile& status, StatusInstance& instance) {
   const bool standby = instance.role == InstanceRole::kStandby;
   char* const* env = launch.env_for(instance.generation, standby, *fds.sockets);
   clear_report();
@@ -410,8 +426,6 @@ StartOutcome start_process(Launch& launch, const ProcessDescriptors& fds, Cgroup
       syscall(SYS_fchown, fd, launch.header().uid, launch.header().gid);
     }
   }
-  int refused[kStartStages] = {};
-  groups.make(launch, instance.generation, refused);
   pid_t pid = -1;
 #if DEFIB_FREESTANDING
   static CloneArguments arguments;
@@ -420,11 +434,15 @@ StartOutcome start_process(Launch& launch, const ProcessDescriptors& fds, Cgroup
     arguments.flags = CLONE_VM | CLONE_VFORK | CLONE_INTO_CGROUP;
     arguments.exit_signal = SIGCHLD;
     arguments.cgroup = static_cast<uint64_t>(groups.tree_fd());
+    instance.start_time = start_time_now();
     pid = vfork_with(&arguments, sizeof arguments);
     if (pid == 0) run_service(launch, env, fds, groups, true, status, instance);
   }
 #endif
   if (pid < 0) {
+    // Those that were made in advance may have been removed by somebody.
+    if (groups.tree_fd() >= 0) groups.make(launch, instance.generation, refused);
+    instance.start_time = start_time_now();
     pid = vfork();
     if (pid == 0) run_service(launch, env, fds, groups, false, status, instance);
   }

@@ -21,8 +21,8 @@ namespace defib::process::shim {
 
 class Launch {
  public:
-  // Takes over the descriptor. 0 or -errno (-EINVAL: the description is malformed); on failure the
-  // description before stays in force.
+  // Takes over the descriptor. 1; 0: it is the description that is in force already; or -errno
+  // (-EINVAL: it is malformed), and the description before stays in force.
   int load(int memfd);
   bool loaded() const { return memory_ != nullptr; }
   const LaunchHeader& header() const { return *static_cast<const LaunchHeader*>(memory_); }
@@ -80,8 +80,9 @@ struct PageHandle {
   int fd = -1;
   AgentPage* page = nullptr;
 };
-// 0 or -errno.
-int make_page(uint32_t capture_timeout_ms, PageHandle* handle);
+// 0 or -errno. Its memory is not touched before fill_page().
+int make_page(PageHandle* handle);
+void fill_page(const PageHandle& handle, uint32_t capture_timeout_ms);
 // Maps a page that exists; -EINVAL where the descriptor is no agent page.
 int map_page(int fd, PageHandle* handle);
 void close_page(PageHandle* handle);
@@ -103,10 +104,11 @@ struct StartOutcome {
   int refused[kStartStages] = {};
 };
 
-// Starts the service in these groups. On success `instance` of the status file holds pid and start
-// time, in phase kStarting.
+// Starts the service in these groups, which were made for it; `refused` as Cgroup::make() left it.
+// Where they cannot be entered they are made anew. On success `instance` of the status file holds
+// pid and start time, in phase kStarting.
 StartOutcome start_process(Launch& launch, const ProcessDescriptors& fds, Cgroup& groups,
-                           StatusFile& status, StatusInstance& instance);
+                           int* refused, StatusFile& status, StatusInstance& instance);
 
 // What a hook's process tells the disk before it executes its program.
 struct HookNote {

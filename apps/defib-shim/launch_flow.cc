@@ -151,12 +151,43 @@ void Shim::tell_shortfalls(uint64_t generation, const StartOutcome& outcome) {
   }
 }
 
-// Groups of generations that are dead: of this shim where a process was slow to go, of those before
-// it where they were killed.
+// What does not depend on how the present process ends: to make a group takes the kernel longer
+// than the rest of a start.
+void Shim::prepare(uint64_t generation) {
+  forget_prepared();
+  prepared_.generation = generation;
+  prepared_.groups.make(launch_, generation, prepared_.refused);
+  if ((launch_.header().agent & kLaunchAgent) == 0) return;
+  const int failed = make_page(&prepared_.page);
+  if (failed != 0) complain("no agent page", -failed);
+}
+
+void Shim::forget_prepared() {
+  close_page(&prepared_.page);
+  prepared_.groups.forget();
+  prepared_ = Prepared{};
+}
+
+// For the restart that a ticket allows at once. Others have the time.
+void Shim::prepare_for_ticket() {
+  if (!launch_.loaded() || ticket_.id == 0 || ticket_.delay_ns > 0) return forget_prepared();
+  const uint64_t next = status_.record.generation + 1;
+  if (prepared_.generation != next) prepare(next);
+}
+
+// Not beside a start, which wants the processor.
+void Shim::sweep_soon() {
+  constexpr int64_t kSoonNs = 5'000'000;
+  sweep_step_ns_ = 0;
+  sweep_at_ = mono_ns() + kSoonNs;
+}
+
+// Groups of generations that are dead: of this shim, of those before it where they were killed.
 void Shim::sweep_groups() {
+  close_page(&old_page_);
   if (!launch_.loaded()) return;
   swept_ = true;
-  uint64_t first_kept = UINT64_MAX;
+  uint64_t first_kept = prepared_.generation != 0 ? prepared_.generation : UINT64_MAX;
   for (const Instance& one : instances_) {
     if (one.used && saved(one).generation < first_kept) first_kept = saved(one).generation;
   }
@@ -225,7 +256,7 @@ void Shim::kill_family(Instance& one) {
     if (other.used && other.announced > 0) spared[count++] = other.announced;
   }
   static char text[4096];
-  if (read_small("/proc/thread-self/children", text, sizeof text) <= 0) return;
+  if (!read_children(text, sizeof text)) return;
   const char* at = text;
   uint64_t number = 0;
   while ((at = parse_number(at, &number)) != nullptr) {
@@ -268,6 +299,7 @@ void Shim::use_notify_name() {
 void Shim::remove_groups() {
   if (!launch_.loaded()) return;
   constexpr int kAttempts = 50;
+  forget_prepared();
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     Cgroup::sweep(launch_, UINT64_MAX);
     if (!Cgroup::any_left(launch_)) return;

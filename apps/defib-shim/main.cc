@@ -33,6 +33,7 @@ namespace {
 
 // Too large for the stack; its untouched pages cost nothing.
 alignas(Shim) char storage[sizeof(Shim)];
+alignas(Instance) unsigned char instances[sizeof(Instance) * kMaxInstances];
 
 bool parse_options(int argc, char** argv, ShimOptions* options) {
   for (int i = 2; i < argc; i += 2) {
@@ -88,7 +89,7 @@ int run(int argc, char** argv) {
   prctl(PR_SET_NAME, "defib-shim");
   // The service's children that lose their parent become ours.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) complain("cannot become a subreaper", errno);
-  Shim& instance = *new (storage) Shim;
+  Shim& instance = *new (storage) Shim(reinterpret_cast<Instance*>(instances));
   const int failed = instance.open_all(options);
   if (failed == -EBUSY) {
     complain("another shim holds this directory", 0);

@@ -132,6 +132,9 @@ bool Shim::take_adopted(const ShimOptions& options) {
 }
 
 void Shim::resume_instances(bool same_boot, const ShimOptions& options) {
+  for (size_t i = 0; i < kMaxInstances; ++i) {
+    if (status_.record.instances[i].generation != 0) instances_.include(i);
+  }
   // First all that live, so that the end of one finds the others.
   for (Instance& one : instances_) {
     const StatusInstance& before = saved(one);
@@ -227,10 +230,7 @@ void Shim::adopt_page(Instance& one, int page_fd) {
 
 void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
   const bool standby = role == InstanceRole::kStandby;
-  Instance* one = nullptr;
-  for (Instance& candidate : instances_) {
-    if (!candidate.used) one = &candidate;
-  }
+  Instance* one = instances_.find_free();
   if (one == nullptr) {
     // So many are dying that one of them must be gone first.
     pending_.id = ticket_id;
@@ -250,7 +250,6 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
     journal_.add(Type::kStartFailed, &failure, sizeof failure);
     return;
   }
-  if (!swept_) sweep_groups();
   use_notify_name();
   *one = Instance{};
   StatusInstance& record_of_it = saved(*one);
@@ -266,18 +265,21 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
     record.restarts = automatic ? record.restarts + 1 : 0;
     record.phase = Phase::kStarting;
   }
-  if ((launch_.header().agent & kLaunchAgent) != 0) {
-    const int failed = make_page(launch_.header().capture_timeout_ms, &one->page);
-    if (failed != 0) {
-      complain("no agent page", -failed);
-    } else {
-      one->page.page->epoch.store(record_of_it.epoch);
-      one->page.page->role.store(static_cast<uint32_t>(standby ? Role::kStandby : Role::kActive));
-    }
+  if (prepared_.generation != record_of_it.generation) prepare(record_of_it.generation);
+  one->groups = prepared_.groups;
+  one->page = prepared_.page;
+  int refused[kStartStages];
+  memcpy(refused, prepared_.refused, sizeof refused);
+  prepared_ = Prepared{};
+  if (one->page.page != nullptr) {
+    fill_page(one->page, launch_.header().capture_timeout_ms);
+    one->page.page->epoch.store(record_of_it.epoch);
+    one->page.page->role.store(static_cast<uint32_t>(standby ? Role::kStandby : Role::kActive));
   }
   const ProcessDescriptors fds = {
       null_, logs_.service_end(0), logs_.service_end(1), one->page.fd, wake_, &sockets_};
-  const StartOutcome outcome = start_process(launch_, fds, one->groups, status_, record_of_it);
+  const StartOutcome outcome =
+      start_process(launch_, fds, one->groups, refused, status_, record_of_it);
   tell_shortfalls(record_of_it.generation, outcome);
   if (outcome.pid < 0) {
     close_page(&one->page);
@@ -318,7 +320,7 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
                            0};
   journal_.add(Type::kStarted, &started, sizeof started);
   watch_memory(*one);
-  sweep_groups();
+  sweep_soon();
 }
 
 void Shim::stop(const Stop& request) {

@@ -35,6 +35,7 @@ struct ShimOptions {
 
 class Shim {
  public:
+  explicit Shim(Instance* instances) : instances_(instances) {}
   // In the service's directory. 0 or -errno; -EBUSY: another shim is there.
   int open_all(const ShimOptions& options);
   void run();
@@ -87,7 +88,7 @@ class Shim {
   const StatusInstance& saved(const Instance& one) const {
     return status_.record.instances[index(one)];
   }
-  size_t index(const Instance& one) const { return static_cast<size_t>(&one - instances_); }
+  size_t index(const Instance& one) const { return static_cast<size_t>(&one - instances_.begin()); }
   Instance* find(InstanceRole role);
   const Instance* find(InstanceRole role) const { return const_cast<Shim*>(this)->find(role); }
   Instance* find_generation(uint64_t generation);
@@ -110,6 +111,7 @@ class Shim {
   bool learn_status(Instance& one, ExitInfo* exit);
   // Kills what dead processes of the service left; the number of children that are still there.
   int kill_leftovers();
+  bool read_children(char* to, size_t capacity);
   bool is_leftover(pid_t pid);
   void await_leftovers();
   void reap_children();
@@ -149,6 +151,10 @@ class Shim {
   void run_post_crash(const ExitInfo& exit);
   void resume_hooks(const char* boot_id);
   void tell_shortfalls(uint64_t generation, const StartOutcome& outcome);
+  void prepare(uint64_t generation);
+  void prepare_for_ticket();
+  void forget_prepared();
+  void sweep_soon();
   void sweep_groups();
   void watch_memory(Instance& one);
   void on_memory(Instance& one);
@@ -198,11 +204,12 @@ class Shim {
   StatusFile status_;
   Launch launch_;
   SocketStore sockets_;
-  Instance instances_[kMaxInstances];
+  Instances instances_;
 
   int epoll_ = -1;
   int lock_ = -1;
   int null_ = -1;
+  int children_ = -1;  // of read_children(), from its first use on
   int listener_ = -1;
   int connection_ = -1;
   int notify_ = -1;
@@ -233,8 +240,17 @@ class Shim {
   Hooks hooks_;
   WaitingStart waiting_;  // for a hook
   bool cleanup_wanted_ = false;
+  // Of the next start.
+  struct Prepared {
+    uint64_t generation = 0;  // 0: nothing is prepared
+    Cgroup groups;
+    int refused[kStartStages] = {};
+    PageHandle page;
+  };
+  Prepared prepared_;
+  PageHandle old_page_;   // of the last process that ended
   bool swept_ = false;    // groups of shims before us were looked for
-  int64_t sweep_at_ = 0;  // some were not empty yet; 0: none
+  int64_t sweep_at_ = 0;  // when dead groups are removed; 0: there are none
   int64_t sweep_step_ns_ = 0;
 };
 

@@ -47,7 +47,7 @@ void enter_scratch() {
 
 // A shim whose service is this process, without its loop: nothing is started and nobody is killed.
 struct ShimFuzz {
-  Shim& shim = *new Shim;
+  Shim& shim = *new Shim(new Instance[kMaxInstances]);
   int sender = -1;
 
   ShimFuzz() {
@@ -63,6 +63,7 @@ struct ShimFuzz {
   // As it is when the service has just been started.
   void begin() {
     shim.journal_.acknowledge(UINT64_MAX);
+    for (size_t i = 0; i < kMaxInstances; ++i) shim.instances_.include(i);
     for (Instance& one : shim.instances_) one = Instance{};
     StatusRecord& record = shim.status_.record;
     memset(record.instances, 0, sizeof record.instances);
@@ -139,7 +140,7 @@ void fuzz_launch(std::string_view input) {
   const int fd = memfd_create("launch", MFD_CLOEXEC);
   check(fd >= 0 && write(fd, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
   static Launch& launch = *new Launch;
-  if (launch.load(fd) != 0) return;
+  if (launch.load(fd) <= 0) return;
   static SocketStore none;
   size_t size = 0;
   for (char* const* one = launch.env_for(7, true, none); *one != nullptr; ++one) {

@@ -2,6 +2,7 @@
 //
 // Each is tried with control groups, where this machine has them, and without.
 
+#include <fmt/core.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -46,14 +47,21 @@ class Family : public SupervisorTest, public testing::WithParamInterface<bool> {
     return out.str();
   }
 
-  // The groups of this test's service that are there.
-  std::vector<std::string> groups() const {
+  std::string group_of(std::uint64_t generation) const {
+    return fmt::format("{}/victim-{}-{}", tree_dir_, sha256_hex(service_dir()).substr(0, 12),
+                       generation);
+  }
+  // The groups of this test's service that are there, but for that of its next start, which is made
+  // in advance.
+  std::vector<std::string> groups() {
     std::vector<std::string> found;
     std::error_code ignored;
-    const std::string prefix = "victim-" + sha256_hex(service_dir()).substr(0, 12) + "-";
+    const std::string first = group_of(1);
+    const std::string prefix = first.substr(0, first.size() - 1);
+    const std::string next = supervisor_ ? group_of(status().generation + 1) : "";
     for (const auto& entry : std::filesystem::directory_iterator(tree_dir_, ignored)) {
-      const std::string name = entry.path().filename().string();
-      if (entry.is_directory() && name.starts_with(prefix)) found.push_back(name);
+      const std::string path = entry.path().string();
+      if (entry.is_directory() && path.starts_with(prefix) && path != next) found.push_back(path);
     }
     return found;
   }
@@ -152,6 +160,30 @@ TEST_P(Grouped, EachStartHasAGroupOfItsOwnAndNoneStaysBehind) {
   stop_all();
   supervisor_.reset();
   EXPECT_TRUE(groups().empty());
+}
+
+TEST_P(Grouped, TheGroupOfTheNextStartIsMadeInAdvanceAndGoesWithTheService) {
+  if (tree_dir_.empty()) GTEST_SKIP() << "version 2 of control groups is not mounted here";
+  start(launched({"scatter"}));
+  run_until([&] { return std::filesystem::exists(group_of(2)); });
+  EXPECT_TRUE(status().restart_ready);
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  run_until([&] { return !std::filesystem::exists(group_of(1)); });
+  run_until([&] { return !std::filesystem::exists(group_of(2)); });
+}
+
+TEST_P(Grouped, AGroupMadeInAdvanceThatSomebodyRemovedIsMadeAgain) {
+  if (tree_dir_.empty()) GTEST_SKIP() << "version 2 of control groups is not mounted here";
+  start(launched({"scatter"}));
+  run_until([&] { return text_of("scattered") == "done\n" && status().restart_ready; });
+  run_until([&] { return ::rmdir(group_of(2).c_str()) == 0; });
+  kill_service(SIGKILL);
+  run_until([&] { return seen_->starts.size() == 2; });
+  std::ifstream in(fmt::format("/proc/{}/cgroup", status().pid));
+  const std::string text((std::istreambuf_iterator<char>(in)), {});
+  const std::string name = std::filesystem::path(group_of(2)).filename().string();
+  EXPECT_NE(text.find(name), std::string::npos) << text;
+  EXPECT_TRUE(seen_->warnings.empty());
 }
 
 // Supervisors in one group share the directory of all their groups; the last one removes it.

@@ -189,7 +189,7 @@ TEST_F(HookTest, AStartDuringCleanupWaitsForItsEnd) {
 TEST_F(HookTest, AShimKilledInTheMiddleOfPreStartNeitherLosesNorDoublesTheStart) {
   ServiceSpec spec = launched("stamp");
   spec.pre_start = {"/bin/sh", "-c",
-                    "echo pre_start >> " + file() + "; [ -e " + dir_ + "/go ] || sleep 1000"};
+                    "echo pre_start >> " + file() + "; [ -e " + dir_ + "/go ] || exec sleep 1000"};
   start(spec);
   run_until([&] { return told("pre_start") == 1; });
   const auto before = processes();

@@ -72,6 +72,11 @@ BUGS = [
          "")]),
     ("a hook that failed lets the service start", "HookTest.APreStartThatFails*", [
         (FLOW, "    if (ended.success) {\n", "    if (ended.is_hook) {\n")]),
+    ("a group that somebody removed is not made again", "*Grouped.AGroupMadeInAdvance*", [
+        (LAUNCH, "    if (groups.tree_fd() >= 0) groups.make(launch, instance.generation, refused);\n",
+         "")]),
+    ("what was made for a start stays when nothing follows", "*Grouped.TheGroupOfTheNextStart*", [
+        (ENDING, "  forget_prepared();  // Nothing follows at once.\n", "")]),
     # What is remembered.
     ("an end counts as told before anybody heard of it", "Takeover.*:Torture.*", [
         (ENDING, "  exit.number = ++record.exit_number;\n",
