@@ -7,7 +7,8 @@
 //   standby_1gb     kill -9 of the active process until its standby of 1 GB is active
 //   footprint       proportional memory of shim and supervisor, idle
 //
-// `--only scale` runs what process_bench_scale.cc has: the whole daemon with many services.
+// Heartbeats are measured in process_bench_hang.cc, the whole daemon with many services in
+// process_bench_scale.cc. `--help` names the cases.
 //
 // Rounds of ours and of the peer alternate, so that both see the same machine. Prints JSON rows.
 
@@ -22,10 +23,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "defib/base/assert.h"
@@ -304,27 +307,95 @@ void bench_footprint(const std::string& dir, const std::string& victim, int serv
   for (const int fd : {to_child[0], from_child[0], from_child[1]}) ::close(fd);
 }
 
+// What --only names, in the order in which it is run.
+struct Case {
+  std::string_view name;
+  std::string_view text;
+  void (*run)(const std::string& dir);
+};
+
+std::string small_victim() {
+  return os::own_program_dir() + "/process_bench_victim";
+}
+std::string large_victim() {
+  return os::own_program_dir() + "/process_bench_agent_victim";
+}
+
+constexpr std::array<Case, 6> kCases = {{
+    {"hangs", "what a beat costs, and how soon a hang is told (half a minute)",
+     [](const std::string& dir) { bench_hangs(dir); }},
+    {"restart", "kill -9 of a small service until it is noticed, and until the next main() (10 s)",
+     [](const std::string& dir) { bench_restarts(dir, small_victim()); }},
+    {"large", "the same of a service of 4 GB (a minute, 9 GB of memory)",
+     [](const std::string& dir) { bench_large(dir, large_victim()); }},
+    {"standby", "kill -9 of an active process until its standby of 1 GB is active (half a minute)",
+     [](const std::string& dir) { bench_standby(dir, large_victim()); }},
+    {"footprint", "memory of shim and supervisor with one and with twenty services",
+     [](const std::string& dir) {
+       bench_footprint(dir, small_victim(), 1);
+       bench_footprint(dir, small_victim(), kManyServices);
+     }},
+    {"scale", "the daemon with one and with a hundred services (three minutes)",
+     [](const std::string& dir) { bench_scale(dir, small_victim()); }},
+}};
+
+void print_usage() {
+  fmt::print(
+      "process_bench [--json] [--only CASE[,CASE]]\n"
+      "  --json   rows as JSON, one a line: there is no other form\n"
+      "  --only   these cases alone; else all, about ten minutes\n"
+      "cases:\n");
+  for (const Case& one : kCases) fmt::print("  {:<10} {}\n", one.name, one.text);
+}
+
+// The cases to run, in their order.
+Result<std::vector<Case>> parse(const std::vector<std::string_view>& arguments) {
+  std::vector<std::string_view> wanted;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == "--json") continue;
+    if (arguments[i] != "--only" || i + 1 == arguments.size()) {
+      return Error(Code::kWrongUsage, fmt::format("what is '{}'?", arguments[i]));
+    }
+    for (std::string_view rest = arguments[++i]; !rest.empty();) {
+      const std::size_t comma = std::min(rest.find(','), rest.size());
+      wanted.push_back(rest.substr(0, comma));
+      rest.remove_prefix(std::min(comma + 1, rest.size()));
+    }
+    if (wanted.empty()) return Error(Code::kWrongUsage, "--only needs a case");
+  }
+  for (const std::string_view name : wanted) {
+    if (std::ranges::find(kCases, name, &Case::name) == kCases.end()) {
+      return Error(Code::kWrongUsage, fmt::format("there is no case '{}'", name));
+    }
+  }
+  std::vector<Case> chosen;
+  for (const Case& one : kCases) {
+    if (wanted.empty() || std::ranges::find(wanted, one.name) != wanted.end()) {
+      chosen.push_back(one);
+    }
+  }
+  return chosen;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc == 5 && std::string_view(argv[1]) == "--supervise") {
+  const std::vector<std::string_view> arguments(argv + 1, argv + argc);
+  if (arguments.size() == 4 && arguments[0] == "--supervise") {
     return supervise(argv[2], argv[3], std::atoi(argv[4]));
   }
-  const bool scale_alone =
-      argc == 3 && std::string_view(argv[1]) == "--only" && std::string_view(argv[2]) == "scale";
+  if (!arguments.empty() && (arguments[0] == "--help" || arguments[0] == "-h")) {
+    print_usage();
+    return 0;
+  }
+  const auto chosen = parse(arguments);
+  if (!chosen) {
+    fmt::print(stderr, "error: {}\ntry: process_bench --help\n", chosen.error().message());
+    return 2;
+  }
   char dir[] = "/tmp/defib-bench-XXXXXX";
   DEFIB_ASSERT(::mkdtemp(dir) != nullptr);
-  const std::string victim = os::own_program_dir() + "/process_bench_victim";
-  if (!scale_alone) {
-    bench_hangs(dir);
-    bench_restarts(dir, victim);
-    const std::string large = os::own_program_dir() + "/process_bench_agent_victim";
-    bench_large(dir, large);
-    bench_standby(dir, large);
-    bench_footprint(dir, victim, 1);
-    bench_footprint(dir, victim, kManyServices);
-  }
-  bench_scale(dir, victim);
+  for (const Case& one : *chosen) one.run(dir);
   std::filesystem::remove_all(dir);
   return 0;
 }
