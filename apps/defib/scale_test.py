@@ -91,7 +91,7 @@ class Scale(Survival):
         print(f"  PSS: supervisor {pss[0]} KiB, guardian {pss[1]} KiB, "
               f"{SERVICES} shims {sum(pss[2:])} KiB", file=sys.stderr)
         if not os.environ.get("DEFIB_SANITIZER"):
-            self.assertLess(sum(pss), 13 << 10)
+            self.assertLess(sum(pss), 12 << 10)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ inline constexpr std::size_t kHugePage = 2 << 20;
 void prefer_huge_pages(void* memory, std::size_t size);
 
 // For a process that now waits for rare events: gives unused heap back, and unmaps the pages of
-// program text that its start needed. Text that is executed again comes back from the page cache, a
-// fraction of a microsecond each (madvise(2), MADV_DONTNEED). Nothing but memory use changes.
+// program text and constants that its start needed. Those that are used again come back from the
+// page cache, some microseconds each (madvise(2), MADV_DONTNEED). Nothing but memory use changes.
 void release_startup_memory();
 
 }  // namespace defib::os
