@@ -9,7 +9,10 @@
 namespace defib::process {
 namespace {
 
-constexpr int kLooksADeadline = 4;  // at a counting stage
+// A counting stage beat at some time since the look before: it is looked at so often that a hang is
+// told within a quarter of its deadline, a look that comes late included.
+constexpr int kFewestLooks = 4, kMostLooks = 8;  // a deadline
+constexpr os::Duration kLookLate = std::chrono::microseconds(500);
 // After a loss was told it is only looked for a new beat, and not more often than this.
 constexpr os::Duration kTellTaleInterval = std::chrono::milliseconds(250);
 // Clocks of two processors may differ by less; a stamp further ahead is corrupted.
@@ -17,6 +20,10 @@ constexpr std::int64_t kStampAheadNs = 1'000'000;
 
 constexpr std::array<std::string_view, 6> kStateWords = {"none", "resting", "healthy",
                                                          "late", "held",    "lost"};
+
+os::Duration look_interval(os::Duration deadline) {
+  return std::max(deadline / kFewestLooks - kLookLate, deadline / kMostLooks);
+}
 
 }  // namespace
 
@@ -108,7 +115,7 @@ void HeartbeatWatch::look_at(std::size_t index, const Reading& reading, std::int
   look.beating.push_back({index, reading.tid, slot.last_beat_ns});
   slot.due_ns = std::max(deadline_at, slot.held_until_ns);
   if (!slot.stamped && slot.held_until_ns == 0) {
-    slot.due_ns = std::min(slot.due_ns, mono_ns + slot.deadline.count() / kLooksADeadline);
+    slot.due_ns = std::min(slot.due_ns, mono_ns + look_interval(slot.deadline).count());
   }
 }
 

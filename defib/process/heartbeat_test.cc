@@ -67,7 +67,7 @@ TEST_F(HeartbeatTest, AStageIsArmedByItsFirstBeat) {
   EXPECT_EQ(watch_.view(page_.get(), now_).state, HeartbeatState::kNone);
   beat();
   look();
-  EXPECT_EQ(wait(), milliseconds(25));
+  EXPECT_EQ(wait(), std::chrono::microseconds(24'500));
 }
 
 TEST_F(HeartbeatTest, ACountingStageIsSilentADeadlineAfterItsLastSeenChange) {
@@ -139,7 +139,7 @@ TEST_F(HeartbeatTest, AStageMayChangeBetweenCountingAndStamping) {
   pass(milliseconds(90));
   beat();  // clears the stamp
   look();
-  EXPECT_EQ(wait(), milliseconds(25));
+  EXPECT_EQ(wait(), std::chrono::microseconds(24'500));
   const auto silence = run(milliseconds(1000));
   ASSERT_TRUE(silence);
   EXPECT_EQ(silence->silent_for, milliseconds(100));
@@ -197,7 +197,7 @@ TEST_F(HeartbeatTest, EachStageHasItsOwnDeadline) {
   beat(0);
   beat(1);
   look();
-  EXPECT_EQ(wait(), milliseconds(5));
+  EXPECT_EQ(wait(), std::chrono::microseconds(4'500));
   const auto silence = run(milliseconds(50));
   ASSERT_TRUE(silence);
   EXPECT_EQ(silence->stage, "fast");
@@ -208,6 +208,17 @@ TEST_F(HeartbeatTest, ADeadlineUnderFiveMillisecondsIsTakenForFive) {
   beat_stamped(1);
   look();
   EXPECT_EQ(wait(), milliseconds(5));
+}
+
+TEST_F(HeartbeatTest, AShortDeadlineOfACountingStageIsLookedAtMoreOften) {
+  for (const int deadline_ms : {5, 8}) {
+    claim(1, "fast", deadline_ms);
+    beat(1);
+    look();
+    // The look's own lateness must fit into a quarter of the deadline beside it.
+    EXPECT_LE(wait() + std::chrono::microseconds(500), milliseconds(deadline_ms) / 4);
+    EXPECT_GE(wait(), milliseconds(deadline_ms) / 8);
+  }
 }
 
 TEST_F(HeartbeatTest, APausedStageIsNotMissedAndLookedAtOnlyOnceMore) {
