@@ -246,6 +246,16 @@ class HangInACrowd : public Hang {
   std::vector<os::Child> hogs_;
 };
 
+std::string late_text(const HangReport& hang) {
+  return fmt::format(
+      "late: {} after {}, it could use {} ({}), supervisor late {}, kind {}\n", hang.service,
+      os::format_duration(hang.silent_for),
+      os::format_duration(os::Duration(hang.decision.evidence["available_ns"].as_int())),
+      hang.decision.evidence["hindrance"].as_string(),
+      os::format_duration(os::Duration(hang.decision.evidence["supervisor_late_ns"].as_int())),
+      hang.kind);
+}
+
 TEST_F(HangInACrowd, HealthyServicesAreNeverKilledAndHungOnesAreFound) {
   // Each needs more turns for a beat than a deadline has under this load.
   const std::vector<std::string> healthy = {"stamped", "counting", "holder", "notify", "hogging"};
@@ -268,6 +278,7 @@ TEST_F(HangInACrowd, HealthyServicesAreNeverKilledAndHungOnesAreFound) {
   while (!over) ASSERT_TRUE(loop_->run());
 
   std::map<std::string, int> found;
+  std::map<std::string, double> latest;  // in deadlines
   double worst = 0;
   int judged = 0, late = 0;
   for (const HangReport& hang : seen_->hangs) {
@@ -279,6 +290,8 @@ TEST_F(HangInACrowd, HealthyServicesAreNeverKilledAndHungOnesAreFound) {
     const double deadlines =
         static_cast<double>(hang.silent_for.count()) / static_cast<double>(hang.deadline.count());
     worst = std::max(worst, deadlines);
+    latest[hang.service] = std::max(latest[hang.service], deadlines);
+    if (deadlines > 3.0) std::printf("%s", late_text(hang).c_str());
     // Without the right to run in time ourselves nothing can be promised of when we look.
     if (prompt_) {
       // One in twenty may come late, where the machine does something else besides the hogs.
@@ -297,6 +310,8 @@ TEST_F(HangInACrowd, HealthyServicesAreNeverKilledAndHungOnesAreFound) {
   std::printf("%d s, %d hogs, priority %s: ", seconds_, kHogs, prompt_ ? "raised" : "as it was");
   for (const auto& [name, count] : found) std::printf("%s %d, ", name.c_str(), count);
   std::printf("held %zu; found after %.2f deadlines at most\n", seen_->held.size(), worst);
+  for (const auto& [name, deadlines] : latest) std::printf("%s %.2f, ", name.c_str(), deadlines);
+  std::printf("in deadlines, at most\n");
   for (const char* name : {"deadlock", "deadlock-hogs", "asleep", "stopped"}) {
     EXPECT_GE(found[name], seconds_ / 10) << name;
   }

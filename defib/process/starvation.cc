@@ -264,6 +264,9 @@ StallWatch::Judgement StallWatch::look(pid_t pid, const HeartbeatWatch::Silence&
   add_window(own, silence, judgement, mono_ns);
   const StallFacts& facts = judgement.facts;
   os::Duration left = std::max(facts.deadline - facts.available, facts.deadline / 4);
+  // What it waited for may have come, or a circle of locks may have closed: that is not found out
+  // a whole deadline later.
+  if (left > facts.deadline / 2) left /= 2;
   if (facts.frozen || facts.tracer != 0 || facts.disk_wait >= facts.deadline) {
     left = std::max(facts.deadline, kAlertInterval);
   }
