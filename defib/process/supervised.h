@@ -120,6 +120,7 @@ class Supervised {
   Result<> prepare_dir() const;
   Result<> configure(bool monitoring);
   void catch_up_soon();
+  void hold_output();
   void catch_up();
   Result<os::Fd> describe(bool monitoring);
   void warn(const Error& warning, bool asked_for);
@@ -259,9 +260,9 @@ class Supervised {
   ShimLink link_;
   os::Child shim_;  // valid where this supervisor started it
   pid_t shim_pid_ = 0;
-  os::Fd notify_fd_;       // kept for the next shim, so that no notification is lost
-  os::Fd output_[2];       // the FIFOs, held so that what is in them outlives shim and service
-  bool attached_ = false;  // Welcome came, at least once
+  os::Fd notify_fd_;               // kept for the next shim, so that no notification is lost
+  os::Fd output_[2];               // hold_output()
+  bool attached_ = false;          // Welcome came, at least once
   std::uint64_t replay_left_ = 0;  // kept events that are still to come
   bool ticket_seen_used_ = false;
   int shim_losses_ = 0;  // in quick succession
@@ -312,6 +313,7 @@ class Supervised {
   bool configured_monitoring_ = false;  // what the shim's launch description says
   bool ticket_known_ = false;           // whether a ticket was used before us would have been told
   bool found_shim_ = false;             // it listened already
+  bool ticket_later_ = false;           // it holds one, which catch_up() renews
   std::optional<shim::ExitInfo> undecided_;  // how it ended, by the status file alone
   bool ended_before_ = false;  // found without a process, under a shim of an earlier supervisor
   bool deciding_ = false;      // ended; the decision waits for a capture

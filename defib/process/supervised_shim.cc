@@ -63,7 +63,6 @@ Result<> Supervised::connect_or_launch() {
     if (!link_.connected()) {
       if (auto link = ShimLink::connect(dir_)) attached = greet(std::move(*link));
     }
-    const pid_t found = link_.connected() ? link_.peer_pid() : 0;
     found_shim_ = link_.connected();
     if (!link_.connected()) {
       DEFIB_TRY(prepare_dir());
@@ -74,11 +73,13 @@ Result<> Supervised::connect_or_launch() {
     if (attached) attached = wait_for_welcome();
     if (attached) return {};
     last = attached.error();
+    const pid_t found = found_shim_ && link_.connected() ? link_.peer_pid() : 0;
     if (link_.connected()) context_.loop.unwatch(link_.fd());
     link_.close();
+    if (found <= 0) continue;
     // A shim that we found and cannot talk with, of another version perhaps, is replaced: that is
     // what its service survives.
-    if (found > 0) end_foreign_shim(found);
+    end_foreign_shim(found);
   }
   return Error(Code::kUnavailable,
                fmt::format("the shim of the service '{}' cannot be reached", spec_.name))
@@ -157,7 +158,19 @@ void Supervised::catch_up_soon() {
   });
 }
 
+// The FIFOs, so that what is in them outlives shim and service.
+void Supervised::hold_output() {
+  const char* const fifos[2] = {shim::kStdoutName, shim::kStderrName};
+  for (int i = 0; i < 2; ++i) {
+    if (output_[i].valid()) continue;
+    output_[i] = os::Fd(::open(os::join_path(dir_, fifos[i]).c_str(),
+                               O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+  }
+}
+
 void Supervised::catch_up() {
+  const bool grants = std::exchange(ticket_later_, false);
+  hold_output();
   if (auto prepared = prepare_dir(); !prepared) {
     last_error_ = prepared.error();
     context_.observer.trouble(spec_.name, prepared.error());
@@ -169,6 +182,7 @@ void Supervised::catch_up() {
   if (auto configured = configure(configured_monitoring_); !configured) {
     last_error_ = configured.error();
   }
+  if (grants && replay_left_ == 0) grant_ticket();
 }
 
 void Supervised::on_readable() {
@@ -259,12 +273,6 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   events_dropped_ = welcome.events_dropped;
   log_bytes_dropped_ = welcome.log_bytes_dropped;
   take_pages_and_sockets(message, welcome);
-  const char* const fifos[2] = {shim::kStdoutName, shim::kStderrName};
-  for (int i = 0; i < 2; ++i) {
-    if (output_[i].valid()) continue;
-    output_[i] = os::Fd(::open(os::join_path(dir_, fifos[i]).c_str(),
-                               O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
-  }
   replay_left_ = welcome.pending_events;
   const shim::StatusRecord& record = welcome.status;
   if (first) {
@@ -280,7 +288,12 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   const bool runs = active != nullptr;
   shim_waits_ = !runs && welcome.ticket_id != 0;
   const bool catches_up = first && found_shim_;
-  if (catches_up) catch_up_soon();
+  ticket_later_ = catches_up && runs && welcome.ticket_id != 0;
+  if (catches_up) {
+    catch_up_soon();
+  } else {
+    hold_output();
+  }
   if (first && !runs) {
     // The series of delays goes on where the supervisor before us was in it; the start that the
     // shim waits with, or that was decided, is the next of it.
@@ -356,6 +369,7 @@ void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& 
     // Held by the shim from an earlier supervisor, and durable in the budget: it goes on counting
     // as prepared.
     planner_->still_out();
+    ticket_id_ = welcome.ticket_id;
     next_ticket_ = welcome.ticket_id + 1;
     ticket_delay_ = os::Duration(welcome.ticket_delay_ns);
   }
@@ -387,7 +401,7 @@ void Supervised::replayed() {
       planner_->presume_used();
     }
   }
-  if (alive()) grant_ticket();
+  if (alive() && !ticket_later_) grant_ticket();
   ask_again(alive());
   ensure_standby();
   if (!alive() && state_ == ServiceState::kStopped && !start_asked_ && !stop_asked_) {
