@@ -7,7 +7,7 @@
   footprint_N     proportional memory of all processes of the supervisor with N services
   wakeups_N       context switches of all of them in a second, services idle
 
-usage: process_peers.py BINDIR [--quick]
+usage: process_peers.py BINDIR [--quick] [--only restarts|footprints]
 
 Peers are what tools/bench-peers has unpacked below build/peers/supervisors (runit, s6, supervisord,
 monit) and the machine's own systemd, run as a user manager; what is not there is left out and named
@@ -25,6 +25,9 @@ import time
 
 BIN = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
 QUICK = "--quick" in sys.argv
+ONLY = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv[:-1] else ""
+if ONLY not in ("", "restarts", "footprints"):
+    sys.exit(__doc__)
 ROUNDS = 2 if QUICK else 20
 YOUNG_ROUNDS = 2 if QUICK else 8
 WAKEUP_SECONDS = 1 if QUICK else 10
@@ -474,8 +477,10 @@ def main():
         note("without these peers, which are not here: " + ", ".join(absent))
     directory = tempfile.mkdtemp(prefix="defib-peers-")
     try:
-        working = measure_restarts(peers, os.path.join(directory, "restart"))
-        for count in (1, MANY):
+        working = peers
+        if ONLY != "footprints":
+            working = measure_restarts(peers, os.path.join(directory, "restart"))
+        for count in (1, MANY) if ONLY != "restarts" else ():
             measure_footprint(working, os.path.join(directory, "footprint"), count)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

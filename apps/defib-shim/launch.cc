@@ -388,7 +388,8 @@ void fill_page(const PageHandle& handle, uint32_t capture_timeout_ms) {
   handle.page->magic = kAgentPageMagic;
   handle.page->version = kAgentPageVersion;
   handle.page->event_fd = kAgentWakeFd;
-  handle.page->crash.capture_timeout_ms = capture_timeout_ms;
+  // It is zero already; not to touch it leaves its memory to whoever needs it.
+  if (capture_timeout_ms != 0) handle.page->crash.capture_timeout_ms = capture_timeout_ms;
 }
 
 int map_page(int fd, PageHandle* handle) {
