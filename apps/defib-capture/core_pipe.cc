@@ -9,9 +9,8 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <utility>
-#include <vector>
 
+#include "apps/defib-capture/kept_files.h"
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
@@ -66,26 +65,6 @@ Result<std::uint64_t> copy(int from, int to, std::uint64_t max_bytes, bool* trun
   return bytes;
 }
 
-// The oldest cores beyond the number that is kept; files of other names are left alone.
-void remove_oldest(const CorePipeOptions& options) {
-  std::vector<std::pair<std::int64_t, std::string>> cores;
-  const auto names = os::real_files().list(options.dir);
-  if (!names) return;
-  for (const std::string& name : *names) {
-    const std::string path = os::join_path(options.dir, name);
-    struct stat status;
-    if (!name.starts_with("core.") || ::lstat(path.c_str(), &status) != 0 ||
-        !S_ISREG(status.st_mode)) {
-      continue;
-    }
-    cores.emplace_back(std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec,
-                       path);
-  }
-  std::ranges::sort(cores);
-  const auto kept = static_cast<std::size_t>(options.max_files);
-  for (std::size_t i = 0; i + kept < cores.size(); ++i) ::unlink(cores[i].second.c_str());
-}
-
 }  // namespace
 
 Result<ReceivedCore> receive_core(int from, const CorePipeOptions& options) {
@@ -114,7 +93,7 @@ Result<ReceivedCore> receive_core(int from, const CorePipeOptions& options) {
     ::unlink(partial.c_str());
     return os::system_error("rename", core.path);
   }
-  remove_oldest(options);
+  keep_newest(options.dir, "core.", {}, static_cast<std::size_t>(options.max_files));
   return core;
 }
 

@@ -8,17 +8,17 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <string>
 
 #include "apps/defib-capture/core_pipe.h"
+#include "apps/defib-capture/crash.h"
+#include "apps/defib-capture/kept_files.h"
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
@@ -38,8 +38,6 @@ constexpr int kIncomplete = 1;  // a report was made, but the process could not 
 constexpr int kWrongUsage = 2;
 constexpr std::uint64_t kMaxLogTail = 64 * 1024;
 constexpr std::chrono::milliseconds kSampleWindow{150};
-// The crash hook waits 50 ms; what is read beside the stacks must fit in with some to spare.
-constexpr std::int64_t kFactsTimeNs = 35'000'000;
 constexpr std::int64_t kLiveFactsTimeNs = 500'000'000;
 // Of processes that no bundle was made of.
 constexpr std::size_t kMaxFactsFiles = 8;
@@ -58,6 +56,7 @@ struct Options {
   std::int64_t since_mono_ns = 0;
   std::int64_t new_oom_kills = -1;
   int own_signal = 0;
+  CrashOptions crash;
 };
 
 int fail(const Error& error, bool json) {
@@ -96,19 +95,7 @@ void deliver_facts(const Options& options, const std::optional<postmortem::Proce
   const bool written = file.valid() && ::write(file.get(), text.data(), text.size()) ==
                                            static_cast<ssize_t>(text.size());
   if (!written || ::rename(temporary.c_str(), path.c_str()) != 0) ::unlink(temporary.c_str());
-  const std::string directory = os::parent_dir(path);
-  const auto names = os::real_files().list(directory);
-  if (!names) return;
-  std::vector<std::pair<std::int64_t, std::string>> files;
-  for (const std::string& name : *names) {
-    struct stat status;
-    const std::string other = os::join_path(directory, name);
-    if (!name.ends_with(postmortem::kFactsSuffix) || ::stat(other.c_str(), &status) != 0) continue;
-    files.emplace_back(std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec,
-                       other);
-  }
-  std::ranges::sort(files);
-  for (std::size_t i = 0; i + kMaxFactsFiles < files.size(); ++i) ::unlink(files[i].second.c_str());
+  keep_newest(os::parent_dir(path), {}, postmortem::kFactsSuffix, kMaxFactsFiles);
 }
 
 std::string read_tail(const std::string& path) {
@@ -164,14 +151,11 @@ int run_crash(const Options& options) {
   auto page = map_page(options);
   if (!page) return fail(page.error(), options.json);
   std::optional<postmortem::ProcessFacts> facts;
-  postmortem::CaptureOptions capture;
-  if (!options.out.empty()) {
-    const std::int64_t deadline = (*page)->crashed_mono_ns + kFactsTimeNs;
-    capture.while_stopped = [&facts, deadline](pid_t pid, std::uint64_t pc) {
-      facts = postmortem::read_process(pid, "crash", deadline, pc);
-    };
-  }
-  auto captured = postmortem::capture_crash(options.pid, **page, capture);
+  if (!options.out.empty()) facts.emplace();
+  auto captured = obtain_crash(options.pid, **page, options.crash, facts ? &*facts : nullptr);
+  // Of a process that could not be reached there is nothing for the bundle.
+  if (!captured) facts.reset();
+  if (captured && options.crash.minicore) leave_minicore(*captured, options.out);
   std::optional<Error> capture_error;
   postmortem::Snapshot snapshot;
   if (captured) {
@@ -251,7 +235,16 @@ int run(int argc, char** argv) {
   crash->add_option("--page-fd", options.page_fd, "inherited descriptor of its agent page")
       ->excludes(page);
   crash->add_option("--page-offset", options.page_offset, "where the crash page lies in it");
+  crash->add_option("--snapshot-fd", options.crash.snapshot_fd,
+                    "inherited descriptor of what defib-snapshot has copied");
+  crash->add_flag("--minicore", options.crash.minicore, "also write a small core, beside --out");
   add_output(crash);
+  CLI::App* by_page = app.add_subcommand("page", "of a crash that could not be captured");
+  by_page->add_option("--pid", options.pid, "of no importance");
+  by_page->add_option("--page-fd", options.page_fd, "inherited descriptor of its agent page");
+  by_page->add_option("--page-offset", options.page_offset, "where the crash page lies in it");
+  by_page->add_option("--why", options.crash.why, "late:MS, signal:N, exit:N or unseen:0");
+  add_output(by_page);
 
   CLI::App* analyze = app.add_subcommand("analyze", "of a live process or a core file");
   analyze->add_option("target", options.target, "PID or core file")->required();
@@ -290,9 +283,10 @@ int run(int argc, char** argv) {
     core.max_bytes = core_megabytes << 20;
     return run_core_pipe(core);
   }
-  if (crash->parsed()) {
+  if (crash->parsed() || by_page->parsed()) {
     if (options.page.empty() && options.page_fd < 0) {
-      return fail(Error(Code::kWrongUsage, "crash needs --page or --page-fd"), options.json);
+      return fail(Error(Code::kWrongUsage, "a crash page is needed: --page or --page-fd"),
+                  options.json);
     }
     return run_crash(options);
   }

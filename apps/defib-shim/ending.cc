@@ -162,9 +162,15 @@ void Shim::ended(Instance& one) {
   constexpr int kRounds = 8;  // of 64; the kernel's queues hold at most 512
   for (int i = 0; i < kRounds && on_notify(); ++i) {
   }
+  // A crash that was not heard of while it lived.
+  if (one.page.page != nullptr) look_at_crash(one);
   Exited report = {};
   ExitInfo& exit = report.exit;
-  if (!take_exit(one, &exit)) return;
+  if (!take_exit(one, &exit)) {
+    if (one.tracer <= 0) return;
+    end_tracer(one);
+    if (!take_exit(one, &exit)) return;
+  }
   for (const Capture& capture : captures_) {
     if (capture.pid > 0 && capture.generation == exit.generation) report.capture_running = 1;
   }
@@ -249,7 +255,7 @@ bool Shim::is_capture(pid_t pid) const {
 bool Shim::is_leftover(pid_t pid) {
   if (is_capture(pid)) return false;
   for (const Instance& one : instances_) {
-    if (one.used && (one.pid == pid || one.announced == pid)) return false;
+    if (one.used && (one.pid == pid || one.announced == pid || one.tracer == pid)) return false;
   }
   if (!any()) return true;
   uint64_t generation = 0;
@@ -308,6 +314,9 @@ void Shim::reap_children() {
     if (reap_hook(info.si_pid)) continue;
     int status = 0;
     if (wait4(info.si_pid, &status, WNOHANG, nullptr) != info.si_pid) break;
+    for (Instance& candidate : instances_) {
+      if (candidate.used && candidate.tracer == info.si_pid) tracer_ended(candidate, status);
+    }
     for (Capture& capture : captures_) {
       if (capture.pid == info.si_pid) captured(capture, status);
     }

@@ -28,6 +28,7 @@ struct Instance {
   bool adopted = false;
   bool standby = false;        // it has not been made active
   bool crash_handled = false;  // its crash flag was seen
+  pid_t tracer = 0;            // defib-snapshot, which has seized it for life; 0: none
   bool dying_told = false;
   bool stop_extendable = false;  // what hangs, or is over, gets no more time by asking for it
   // NOTIFYACCESS=; until then that of the launch description.

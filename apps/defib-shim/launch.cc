@@ -159,6 +159,8 @@ bool own_start_time(uint64_t not_before, StatusInstance& instance) {
   for (int i = 0; i < fds.sockets->count(); ++i) {
     if (dup2(fds.sockets->fd(i), kFirstListenFd + i) < 0) fail_child(StartStage::kDescriptors);
   }
+  // Where Yama lets only ancestors trace: what the shim starts may trace it.
+  if (launch.sets(kTraced)) syscall(SYS_prctl, PR_SET_PTRACER, syscall(SYS_getppid), 0, 0, 0);
   take_identity(launch);
   use_default_signals();
   execve(launch.text(LaunchText::kProgram), launch.argv(), env);

@@ -254,6 +254,7 @@ void Shim::kill_family(Instance& one) {
   for (const Instance& other : instances_) {
     if (other.used) spared[count++] = other.pid;
     if (other.used && other.announced > 0) spared[count++] = other.announced;
+    if (other.used && other.tracer > 0) spared[count++] = other.tracer;
   }
   static char text[4096];
   if (!read_children(text, sizeof text)) return;

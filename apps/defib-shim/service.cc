@@ -319,6 +319,7 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
                            role,
                            0};
   journal_.add(Type::kStarted, &started, sizeof started);
+  start_tracer(*one);
   watch_memory(*one);
   sweep_soon();
 }
@@ -443,9 +444,7 @@ void Shim::on_timers(int64_t now) {
   if (sweep_at_ != 0 && now >= sweep_at_) sweep_groups();
   if (logs_.retry_at() != 0 && now >= logs_.retry_at()) logs_.retry();
   for (Capture& capture : captures_) {
-    if (capture.deadline == 0 || now < capture.deadline) continue;
-    capture.deadline = 0;
-    kill(capture.pid, SIGKILL);
+    if (capture.deadline != 0 && now >= capture.deadline) capture_overdue(capture, now);
   }
   const bool idle = connection_ < 0 && !any() && start_at_ == 0 && !hooks_.any_running();
   if (!idle) {

@@ -58,10 +58,15 @@ class Shim {
   struct Capture {
     pid_t pid = 0;
     uint64_t generation = 0;
-    int64_t deadline = 0;
+    int64_t deadline = 0;  // then it is killed
+    int page_fd = -1;      // outlives the process: what can still be learnt when the helper fails
+    bool releases = false;  // the process still waits for it
+    bool late = false;      // it was killed because the process had waited long enough
+    bool by_page = false;   // the second helper, which reads the page alone
   };
   static constexpr int kMaxCaptures = 4;
-  static constexpr int64_t kCaptureLimitNs = 60'000'000'000;  // a capture that hangs is killed
+  static constexpr int64_t kCaptureLimitNs = 60'000'000'000;  // a report that hangs is ended
+  static constexpr int64_t kPageReportLimitNs = 5'000'000'000;
   static constexpr int64_t kIdleLimitNs = 30'000'000'000;     // alone and without a service: exit
   static constexpr int64_t kCleanupLimitNs = 5'000'000'000;   // of the children of a dead service
 
@@ -180,7 +185,17 @@ class Shim {
   void dispatch(uint32_t source);
   void look_at_crash(Instance& one);
   void start_capture(Instance& one);
+  void start_tracer(Instance& one);
+  void tracer_ended(Instance& one, int wait_status);
+  void end_tracer(Instance& one);
+  void traced_crash(Instance& one);
+  Capture* free_capture();
+  const char* reporter() const;
+  pid_t start_capture_helper(const char* command, pid_t pid, uint64_t generation, int page_fd,
+                             const char* why);
+  void capture_overdue(Capture& capture, int64_t now);
   void captured(Capture& capture, int wait_status);
+  bool report_by_page(Capture& capture, const char* why, int64_t number);
   static void give_up_capture(Instance& one);
 
   // The supervisor.

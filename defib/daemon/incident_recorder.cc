@@ -416,7 +416,7 @@ void IncidentRecorder::captured(const process::CaptureReport& report) {
   }
   append(own, "captured", fields, Durability::kSoon);
   if (own.classified) return;
-  if (report.ok) {
+  if (report.ok || report.partial) {
     classify_by_report(own, report.path);
   } else {
     wait_for_classification(own, kOutputTime);

@@ -15,6 +15,7 @@
 #include "defib/daemon/host.h"
 #include "defib/daemon/incident_view.h"
 #include "defib/obs/log.h"
+#include "defib/postmortem/testcases/core_pattern.h"
 
 namespace defib::daemon {
 namespace {
@@ -294,18 +295,10 @@ TEST_F(Sensing, ACoreThroughThePipeOfOursIsTheServicesToo) {
   if (::getenv("DEFIB_TEST_CORE_PATTERN") == nullptr) {
     GTEST_SKIP() << "DEFIB_TEST_CORE_PATTERN=1 lets this test change the machine's core_pattern";
   }
-  constexpr const char* kPattern = "/proc/sys/kernel/core_pattern";
-  struct Restored {
-    std::string before;
-    Restored() {
-      std::ifstream in(kPattern);
-      std::getline(in, before);
-    }
-    ~Restored() { std::ofstream(kPattern) << before << "\n"; }
-  } restored;
   std::filesystem::create_directory(dir_ + "/cores");
-  std::ofstream(kPattern) << "|" << os::join_path(os::own_program_dir(), "defib-capture")
-                          << " core-pipe --dir " << dir_ << "/cores %P %u %g\n";
+  postmortem::HeldCorePattern held(os::join_path(os::own_program_dir(), "defib-capture"),
+                                   " core-pipe --dir " + dir_ + "/cores %P %u %g");
+  if (!held.failed().empty()) GTEST_SKIP() << held.failed();
   start("[ -e once ] && exec sleep 987654321; touch once; kill -SEGV $$", "");
   run_until([&] { return event("core_dumped").is_object(); });
   const wire::Json core = event("core_dumped");

@@ -560,7 +560,9 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
                 {"ptrace", process::CaptureMode::kPtrace},
                 {"core", process::CaptureMode::kCore},
                 {"none", process::CaptureMode::kNone}});
-  section.value("capture_timeout", spec.capture_timeout, kPositiveTime);
+  section.value("capture_timeout", spec.capture_timeout, kAnyTime);
+  section.value("hang_capture_timeout", spec.hang_capture_timeout, kPositiveTime);
+  section.value("minicore", spec.minicore);
   section.word("notify_access", spec.notify_access,
                {{"all", process::NotifyAccess::kAll},
                 {"main", process::NotifyAccess::kMain},
@@ -582,10 +584,6 @@ ServiceConfig read_service(conf::Section& section, std::string name) {
 
 Result<> validate(const ServiceConfig& config) {
   DEFIB_TRY(process::validate(config.spec));
-  if (config.spec.capture == process::CaptureMode::kPtrace) {
-    return Error(Code::kInvalidArgument, "capture = ptrace is not in this version")
-        .suggest("use live, core or none");
-  }
   if (config.health.policy.timeout > config.health.policy.interval) {
     return Error(Code::kConfigBadValue,
                  "health_check_timeout: must not be more than health_check_interval")
@@ -614,6 +612,7 @@ bool needs_restart(const ServiceConfig& before, const ServiceConfig& after) {
                     spec.group, spec.supplementary_groups, spec.umask, spec.nice,
                     spec.oom_score_adjust, spec.no_new_privileges, spec.limits, spec.control_groups,
                     spec.memory_limit_bytes, spec.max_processes, spec.capture, spec.capture_timeout,
+                    spec.minicore,
                     spec.heartbeat_timeout, spec.start_in_monitoring);
   };
   return started_with(before.spec) != started_with(after.spec);

@@ -1,8 +1,8 @@
 // Capture: copies a process from outside, in a moment, and lets it go.
 //
 // Every thread is stopped (PTRACE_SEIZE, PTRACE_INTERRUPT), its registers and the top of its stack
-// are copied, the maps are read and the modules' files opened, and all are released. Nothing is
-// unwound, symbolized or interpreted while the process stands still.
+// are copied, and all are released. What copies is raw_copy_sigsafe.h; nothing is unwound,
+// symbolized, parsed or interpreted while the process stands still.
 //
 // Invariants:
 //   - The process is never left stopped: threads are released on every path, and by the kernel if
@@ -17,10 +17,11 @@
 #include <sys/types.h>
 
 #include <chrono>
-#include <functional>
+#include <string_view>
 
 #include "defib/base/error.h"
 #include "defib/postmortem/crash_page.h"
+#include "defib/postmortem/process_facts.h"
 #include "defib/postmortem/snapshot.h"
 
 namespace defib::postmortem {
@@ -34,16 +35,17 @@ struct CaptureOptions {
   // Watch the threads for so long before they are stopped, to tell a busy loop from a blocked
   // thread. Zero: do not.
   std::chrono::milliseconds sample_window{0};
-  // Called by capture_crash() when all else is copied, while the process still waits; `pc` is that
-  // of the fault.
-  std::function<void(pid_t pid, std::uint64_t pc)> while_stopped;
 };
 
 // Of a process that crashed and now waits in its crash hook. At the end the page's state becomes
 // kCaptured, and the process is free to die. CaptureFailed says why ("may not attach: ...") and
 // carries what is still known as fields: signal, fault_address, pc; snapshot_from_page() gives the
-// same as a Snapshot.
-Result<Snapshot> capture_crash(pid_t pid, CrashPage& page, const CaptureOptions& options = {});
+// same as a Snapshot. `facts`, where given, gets what a bundle needs besides.
+Result<Snapshot> capture_crash(pid_t pid, CrashPage& page, const CaptureOptions& options = {},
+                               ProcessFacts* facts = nullptr);
+
+// The same of what defib-snapshot copied (raw_snapshot.h).
+Result<Snapshot> captured_crash(std::string_view raw, const CrashPage& page, ProcessFacts* facts);
 
 // Of a process that runs, or hangs.
 Result<Snapshot> capture_live(pid_t pid, const CaptureOptions& options = {});

@@ -1,37 +1,29 @@
 #include "defib/postmortem/process_facts.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/sockios.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
 #include <map>
-#include <memory>
 
 #include "defib/base/bytes.h"
 #include "defib/base/text.h"
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
-#include "defib/postmortem/collect.h"
+#include "defib/postmortem/raw_copy_sigsafe.h"
+#include "defib/postmortem/raw_decode.h"
 
 namespace defib::postmortem {
 namespace {
 
-constexpr std::size_t kFirstRead = 4 << 10;
 constexpr std::size_t kReadBytes = 64 << 10;
 constexpr std::size_t kMaxSockets = 65536;
-constexpr std::size_t kMaxInfo = 1024;
-constexpr std::uint64_t kPage = 4096;
 constexpr std::string_view kProtocols[] = {"tcp", "tcp6", "udp", "udp6", "unix"};
 
 std::string_view tcp_state(unsigned number) {
@@ -41,7 +33,8 @@ std::string_view tcp_state(unsigned number) {
   return number < std::size(kStates) ? kStates[number] : std::string_view();
 }
 
-std::string address_text(const sockaddr_storage& address, socklen_t size) {
+std::string address_text(const sockaddr_storage& address, std::size_t size) {
+  size = std::min(size, sizeof address);
   char text[INET6_ADDRSTRLEN] = {};
   if (address.ss_family == AF_INET) {
     const auto& four = reinterpret_cast<const sockaddr_in&>(address);
@@ -55,140 +48,35 @@ std::string address_text(const sockaddr_storage& address, socklen_t size) {
   }
   if (address.ss_family != AF_UNIX || size <= offsetof(sockaddr_un, sun_path)) return {};
   const auto& local = reinterpret_cast<const sockaddr_un&>(address);
-  std::string path(local.sun_path, size - offsetof(sockaddr_un, sun_path));
+  std::string path(local.sun_path, std::min(size - offsetof(sockaddr_un, sun_path),
+                                            sizeof local.sun_path));
   // An abstract name begins with a zero byte, and is shown as the kernel shows it.
   if (path.front() == '\0') path.front() = '@';
   return path.substr(0, path.find('\0'));
 }
 
-int option_of(int fd, int level, int name) {
-  int value = 0;
-  socklen_t size = sizeof value;
-  return ::getsockopt(fd, level, name, &value, &size) == 0 ? value : -1;
-}
-
-// The process's own socket, held for a moment.
-std::optional<SocketRow> ask_socket(int pidfd, int number) {
-  const os::Fd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd, number, 0)));
-  if (!socket.valid()) return std::nullopt;
-  SocketRow row;
-  const int fd = socket.get();
-  const int domain = option_of(fd, SOL_SOCKET, SO_DOMAIN);
-  const bool stream = option_of(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM;
-  const char* six = domain == AF_INET6 ? "6" : "";
-  row.protocol = domain == AF_UNIX ? "unix"
-                 : domain != AF_INET && domain != AF_INET6
-                     ? fmt::format("family {}", domain)
-                     : fmt::format("{}{}", stream ? "tcp" : "udp", six);
-  sockaddr_storage address{};
-  socklen_t size = sizeof address;
-  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0) {
-    row.local = address_text(address, size);
-  }
-  size = sizeof address;
-  const bool connected = ::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
-  if (connected) row.remote = address_text(address, size);
-  tcp_info info{};
-  socklen_t info_size = sizeof info;
-  if (stream && domain != AF_UNIX &&
-      ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_size) == 0) {
-    row.state = tcp_state(info.tcpi_state);
-  } else {
-    row.state = option_of(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1 ? "LISTEN"
-                : connected                                   ? "ESTABLISHED"
-                                                              : "";
-  }
-  int waiting = 0;
-  if (::ioctl(fd, SIOCINQ, &waiting) == 0) row.receive_queue = static_cast<std::uint64_t>(waiting);
-  if (::ioctl(fd, SIOCOUTQ, &waiting) == 0) row.send_queue = static_cast<std::uint64_t>(waiting);
-  return row;
-}
-
-// Reads /proc/PID, as long as there is time.
-class Reader {
- public:
-  Reader(ProcessFacts& facts, std::int64_t deadline) : facts_(facts), deadline_(deadline) {
-    const std::string path = fmt::format("/proc/{}", facts.pid);
-    directory_ = os::Fd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!directory_.valid()) gap("the process", "it was gone");
-  }
-  bool ready() const { return directory_.valid(); }
-  bool late() const { return os::real_clock().mono_ns() >= deadline_; }
-  void gap(std::string_view what, std::string_view why) {
-    facts_.gaps.push_back(fmt::format("{}: {}", what, why));
-  }
-
-  // In pieces, so that a long table does not take all the time.
-  std::string file(const char* name, std::size_t max = ProcessFacts::kMaxFile) {
-    std::string text;
-    if (late()) return gap(name, "there was no time left"), text;
-    const os::Fd fd(::openat(directory_.get(), name, O_RDONLY | O_CLOEXEC));
-    if (!fd.valid()) return gap(name, os::system_error("open").message()), text;
-    while (text.size() < max) {
-      const std::size_t had = text.size();
-      text.resize(had + std::min(had == 0 ? kFirstRead : kReadBytes, max - had));
-      const ssize_t got = ::read(fd.get(), text.data() + had, text.size() - had);
-      text.resize(had + static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
-      if (got < 0) gap(name, os::system_error("read").message());
-      if (got <= 0) return text;
-      if (late()) return gap(name, "cut: there was no time left"), text;
+// A table of all sockets, as far as there is time.
+std::string read_table(ProcessFacts& facts, std::string_view name, std::int64_t deadline) {
+  std::string text;
+  const os::Fd fd(::open(fmt::format("/proc/{}/{}", facts.pid, name).c_str(), O_RDONLY | O_CLOEXEC));
+  const auto gap = [&](std::string_view why) {
+    facts.gaps.push_back(fmt::format("{}: {}", name, why));
+  };
+  if (!fd.valid()) return gap(os::system_error("open").message()), text;
+  while (text.size() < ProcessFacts::kMaxFile) {
+    if (os::real_clock().mono_ns() >= deadline) {
+      gap(text.empty() ? "there was no time left" : "cut: there was no time left");
+      return text;
     }
-    gap(name, fmt::format("cut: more than {} bytes", max));
-    return text;
+    const std::size_t had = text.size();
+    text.resize(had + std::min(kReadBytes, ProcessFacts::kMaxFile - had));
+    const ssize_t got = ::read(fd.get(), text.data() + had, text.size() - had);
+    text.resize(had + static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+    if (got < 0) gap(os::system_error("read").message());
+    if (got <= 0) return text;
   }
-  std::string link(const char* name) {
-    std::string target(4096, '\0');
-    const ssize_t size = ::readlinkat(directory_.get(), name, target.data(), target.size());
-    target.resize(static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
-    return target;
-  }
-  bool descriptors();
-
- private:
-  ProcessFacts& facts_;
-  std::int64_t deadline_;
-  os::Fd directory_;
-};
-
-// True where one of them is a socket that could not be asked.
-bool Reader::descriptors() {
-  bool unasked = false;
-  const os::Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, facts_.pid, 0)));
-  const int fd = ::openat(directory_.get(), "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  const std::unique_ptr<DIR, int (*)(DIR*)> list(fd < 0 ? nullptr : ::fdopendir(fd), ::closedir);
-  if (!list) return gap("descriptors", os::system_error("open").message()), false;
-  std::vector<int> numbers;
-  while (const dirent* entry = ::readdir(list.get())) {
-    int number = 0;
-    const std::string_view name(entry->d_name);
-    if (std::from_chars(name.data(), name.data() + name.size(), number).ec != std::errc()) continue;
-    if (numbers.size() == ProcessFacts::kMaxDescriptors) {
-      gap("descriptors", fmt::format("cut: more than {}", ProcessFacts::kMaxDescriptors));
-      break;
-    }
-    numbers.push_back(number);
-  }
-  for (const int number : numbers) {
-    if (late()) {
-      gap("descriptors", fmt::format("cut: no time left after {} of {}", facts_.descriptors.size(),
-                                     numbers.size()));
-      break;
-    }
-    DescriptorFacts one;
-    one.fd = number;
-    one.target = link(fmt::format("fd/{}", number).c_str());
-    const os::Fd info(
-        ::openat(directory_.get(), fmt::format("fdinfo/{}", number).c_str(), O_RDONLY | O_CLOEXEC));
-    char text[kMaxInfo];
-    const ssize_t got = info.valid() ? ::read(info.get(), text, sizeof text) : -1;
-    if (got > 0) one.info.assign(text, static_cast<std::size_t>(got));
-    if (one.target.starts_with("socket:[")) {
-      one.socket = ask_socket(pidfd.get(), number);
-      unasked = unasked || !one.socket;
-    }
-    facts_.descriptors.push_back(std::move(one));
-  }
-  return unasked;
+  gap(fmt::format("cut: more than {} bytes", ProcessFacts::kMaxFile));
+  return text;
 }
 
 std::string_view next_word(std::string_view& text) {
@@ -333,46 +221,54 @@ wire::Json array_of(const Texts& texts) {
 
 }  // namespace
 
+SocketRow socket_row(const raw::Socket& socket) {
+  SocketRow row;
+  const bool stream = socket.type == SOCK_STREAM;
+  const char* six = socket.domain == AF_INET6 ? "6" : "";
+  row.protocol = socket.domain == AF_UNIX ? "unix"
+                 : socket.domain != AF_INET && socket.domain != AF_INET6
+                     ? fmt::format("family {}", socket.domain)
+                     : fmt::format("{}{}", stream ? "tcp" : "udp", six);
+  static_assert(sizeof(sockaddr_storage) == sizeof socket.local);
+  row.local = address_text(load<sockaddr_storage>(socket.local), socket.local_size);
+  if (socket.connected != 0) {
+    row.remote = address_text(load<sockaddr_storage>(socket.remote), socket.remote_size);
+  }
+  row.state = socket.tcp_state >= 0   ? tcp_state(static_cast<unsigned>(socket.tcp_state))
+              : socket.accepts != 0   ? "LISTEN"
+              : socket.connected != 0 ? "ESTABLISHED"
+                                      : "";
+  row.receive_queue = static_cast<std::uint64_t>(std::max(socket.receive_queue, 0));
+  row.send_queue = static_cast<std::uint64_t>(std::max(socket.send_queue, 0));
+  return row;
+}
+
 ProcessFacts read_process(pid_t pid, std::string source, std::int64_t deadline_mono_ns,
                           std::optional<std::uint64_t> pc) {
   ProcessFacts facts;
   facts.source = std::move(source);
   facts.pid = pid;
-  Reader reader(facts, deadline_mono_ns);
-  if (!reader.ready()) return facts;
-  // What is short and always wanted first.
-  facts.exe = reader.link("exe");
-  facts.cwd = reader.link("cwd");
-  facts.root = reader.link("root");
-  facts.comm = reader.file("comm");
-  while (facts.comm.ends_with('\n')) facts.comm.pop_back();
-  facts.command_line = reader.file("cmdline");
-  facts.environment = reader.file("environ");
-  facts.limits = reader.file("limits");
-  facts.status = reader.file("status");
-  facts.cgroup = reader.file("cgroup");
-  if (pc) {
-    facts.code_address = *pc - std::min<std::uint64_t>(*pc, ProcessFacts::kCodeBytes / 2);
-    facts.code = read_process_memory(pid, facts.code_address, ProcessFacts::kCodeBytes);
-    if (facts.code.empty()) {
-      // There may be nothing before the page of the fault.
-      facts.code_address = std::max(facts.code_address, *pc & ~std::uint64_t{kPage - 1});
-      facts.code = read_process_memory(pid, facts.code_address, ProcessFacts::kCodeBytes);
-    }
-    if (facts.code.empty()) reader.gap("code", "there is none at the program counter");
-  }
-  const bool unasked = reader.descriptors();
-  // A capture has read them already.
-  if (!pc) facts.maps = reader.file("maps");
-  if (!unasked) return facts;
-  if (pc) {
-    // Nobody waits for the kernel to write its tables of all sockets.
-    reader.gap("sockets", "some could not be asked, which takes the right to trace the process");
+  if (::access(fmt::format("/proc/{}", pid).c_str(), F_OK) != 0) {
+    facts.gaps.emplace_back("the process: it was gone");
     return facts;
   }
+  raw::Buffer buffer;
+  if (const int failed = buffer.open(); failed != 0) {
+    facts.gaps.push_back(os::system_error("memfd_create", {}, -failed).message());
+    return facts;
+  }
+  raw::copy_identity(buffer, pid, deadline_mono_ns);
+  const bool unasked = raw::copy_facts(buffer, pid, pc.value_or(0), deadline_mono_ns);
+  decode_facts({buffer.bytes(), buffer.size()}, facts);
+  buffer.close(true);
+  if (pc && facts.code.empty()) {
+    facts.gaps.emplace_back("code: there is none at the program counter");
+  }
+  facts.maps = read_table(facts, "maps", deadline_mono_ns);
+  if (!unasked) return facts;
   for (const std::string_view protocol : kProtocols) {
-    std::string text = reader.file(fmt::format("net/{}", protocol).c_str());
-    facts.socket_tables.emplace_back(protocol, std::move(text));
+    facts.socket_tables.emplace_back(
+        protocol, read_table(facts, fmt::format("net/{}", protocol), deadline_mono_ns));
   }
   return facts;
 }

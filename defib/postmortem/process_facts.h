@@ -1,6 +1,6 @@
 // ProcessFacts: what /proc tells of a process besides its stacks: command, environment, limits,
-// descriptors and their sockets. Gone with the process, so it is read while a crashed one waits,
-// and interpreted afterwards.
+// descriptors and their sockets. Gone with the process, so it is copied while a crashed one waits
+// (raw_copy_sigsafe.h), and interpreted afterwards.
 //
 // Reading is bounded by a moment: what did not fit is named in `gaps`. Thread rule: like a value.
 
@@ -37,9 +37,7 @@ struct DescriptorFacts {
 };
 
 struct ProcessFacts {
-  static constexpr std::size_t kMaxDescriptors = 1024;
   static constexpr std::size_t kMaxFile = 256 << 10;
-  static constexpr std::size_t kCodeBytes = 192;  // half of them before the program counter
 
   std::string source;  // docs/formats/bundle.md
   pid_t pid = 0;
@@ -52,8 +50,7 @@ struct ProcessFacts {
   std::vector<std::string> gaps;
 };
 
-// Reads until `deadline_mono_ns`. With `pc` it is part of a capture: the code around it is read as
-// well, and the maps are not, which Snapshot::maps_text has.
+// Of a process that lives on. Reads until `deadline_mono_ns`; with `pc` also the code around it.
 ProcessFacts read_process(pid_t pid, std::string source, std::int64_t deadline_mono_ns,
                           std::optional<std::uint64_t> pc = std::nullopt);
 

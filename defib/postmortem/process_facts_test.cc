@@ -74,7 +74,6 @@ TEST(ProcessFacts, HaveTheCodeAroundAnAddressAlsoAtTheBeginningOfItsMapping) {
   EXPECT_EQ(facts.code_address, pc - 10);
   ASSERT_GT(facts.code.size(), 10U);
   EXPECT_EQ(facts.code[10], 'x');
-  EXPECT_TRUE(facts.maps.empty()) << "the capture has them";
   ::munmap(pages + 4096, 4096);
 }
 

@@ -103,12 +103,13 @@ class Memory {
   bool read(std::uint64_t address, void* to, std::size_t size) const;
   std::optional<std::uint64_t> read_u64(std::uint64_t address) const;
   std::size_t size_bytes() const;
-
- private:
   struct Range {
     std::uint64_t address;
     std::string bytes;
   };
+  const std::vector<Range>& ranges() const { return ranges_; }
+
+ private:
   std::vector<Range> ranges_;
 };
 
@@ -135,6 +136,7 @@ struct Snapshot {
   std::vector<Module> modules;
   std::vector<ThreadSnapshot> threads;  // the crashed one first
   Memory memory;
+  std::string auxv;                   // /proc/PID/auxv, where it was asked for
   std::string code;                   // bytes at the crashed thread's program counter
   std::int64_t crashed_mono_ns = 0;   // 0: not known
   std::int64_t captured_mono_ns = 0;  // when the copy was complete; 0: from a core file

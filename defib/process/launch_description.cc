@@ -527,10 +527,17 @@ Result<os::Fd> make_launch_description(const ServiceSpec& spec, const LaunchPlac
     header.evidence_timeout_ms = static_cast<std::uint32_t>(evidence.count());
   }
   if (spec.post_crash_wait) header.flags |= shim::kPostCrashWaits;
+  if (spec.capture == CaptureMode::kPtrace && gains_rights(program).empty()) {
+    header.flags |= shim::kTraced;
+  }
+  if (spec.minicore) header.flags |= shim::kMinicore;
   std::vector<std::string> fixed(shim::kLaunchFixedStrings);
   put_text(fixed, shim::LaunchText::kProgram, program);
   put_text(fixed, shim::LaunchText::kDirectory, directory);
-  if (captures) put_text(fixed, shim::LaunchText::kCapture, programs.capture);
+  if (captures) {
+    put_text(fixed, shim::LaunchText::kCapture,
+             programs.snapshot.empty() ? programs.capture : programs.snapshot);
+  }
   if (abstract_notify) {
     put_text(fixed, shim::LaunchText::kNotify, env["NOTIFY_SOCKET"].substr(1));
   }

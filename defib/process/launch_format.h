@@ -57,6 +57,8 @@ inline constexpr std::uint32_t kNoNewPrivileges = 1u << 4;
 inline constexpr std::uint32_t kMemoryInTree = 1u << 5;  // version 2 has the memory controller,
 inline constexpr std::uint32_t kPidsInTree = 1u << 6;    // and the one that counts processes
 inline constexpr std::uint32_t kPostCrashWaits = 1u << 7;
+inline constexpr std::uint32_t kTraced = 1u << 8;    // seized for life by the capture helper
+inline constexpr std::uint32_t kMinicore = 1u << 9;  // a capture also leaves a small core
 
 struct ResourceLimit {
   std::uint32_t resource;  // RLIMIT_...
@@ -137,7 +139,8 @@ enum class StartStage : std::uint32_t {
   kUser = 13,
   kPrivileges = 14,  // no_new_privs
   kHook = 15,        // pre_start; error_number 0: it ended with a failure
+  kTracer = 16,      // W EOWNERDEAD: it was seized, and its tracer died
 };
-inline constexpr std::uint32_t kStartStages = 16;
+inline constexpr std::uint32_t kStartStages = 17;
 
 }  // namespace defib::process::shim

@@ -48,6 +48,10 @@ constexpr std::array kStages = {
     StageText{StartStage::kPrivileges, "no_new_privs could not be set", "prctl", ""},
     StageText{StartStage::kHook, "its pre_start hook failed", "",
               "the hook's output is in the service's log: `defib logs`"},
+    StageText{StartStage::kTracer, "nobody traces it, so a crash will tell less (capture)",
+              "ptrace(PTRACE_SEIZE)",
+              "allow ptrace: /proc/sys/kernel/yama/ptrace_scope, SYS_PTRACE in a container; end a "
+              "debugger that holds it; a restart seizes it again"},
 };
 
 const StageText& text_of(StartStage stage) {

@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::array<std::string_view, 3> kRestartWords = {"always", "on-failure", "never"};
 constexpr std::array<std::string_view, 2> kWhenWords = {"gone", "dying"};
+// What the crash hook waits at most (crash_hook_sigsafe.h).
+constexpr os::Duration kMaxCaptureTimeout = std::chrono::seconds(5);
 constexpr std::array<std::string_view, 4> kCaptureWords = {"live", "ptrace", "core", "none"};
 constexpr std::array<std::string_view, 2> kActionWords = {"alert", "restart"};
 constexpr std::array<std::string_view, 2> kLoopWords = {"stop", "slow"};
@@ -190,8 +192,11 @@ Result<> validate(const ServiceSpec& spec) {
     return bad_value("stop_signal", fmt::format("must be from 1 to {}", SIGRTMAX));
   }
   if (spec.stop_timeout < kNone) return bad_value("stop_timeout", "must be 0 or more");
-  if (spec.capture_timeout < kNone || spec.capture_timeout > std::chrono::minutes(1)) {
-    return bad_value("capture_timeout", "must be from 0 to 1m");
+  if (spec.capture_timeout < kNone || spec.capture_timeout > kMaxCaptureTimeout) {
+    return bad_value("capture_timeout", "must be from 0 to 5s");
+  }
+  if (spec.hang_capture_timeout < kNone || spec.hang_capture_timeout > std::chrono::minutes(1)) {
+    return bad_value("hang_capture_timeout", "must be from 0 to 1m");
   }
   if (spec.max_cpu_percent < 0 || spec.max_cpu_percent > 100) {
     return bad_value("max_cpu",
@@ -331,6 +336,8 @@ wire::Json to_json(const ServiceSpec& spec) {
       {"stop_timeout_ns", nanoseconds(spec.stop_timeout)},
       {"capture", to_string(spec.capture)},
       {"capture_timeout_ns", nanoseconds(spec.capture_timeout)},
+      {"hang_capture_timeout_ns", nanoseconds(spec.hang_capture_timeout)},
+      {"minicore", spec.minicore},
       {"max_memory_bytes", spec.max_memory_bytes},
       {"max_cpu_percent", spec.max_cpu_percent},
       {"max_cpu_window_ns", nanoseconds(spec.max_cpu_window)},

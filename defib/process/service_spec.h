@@ -155,7 +155,10 @@ struct ServiceSpec {
   os::Duration evidence_timeout = std::chrono::seconds(5);  // then it is killed with its group
 
   CaptureMode capture = CaptureMode::kLive;
-  os::Duration capture_timeout = std::chrono::seconds(2);  // a hung service waits so long to die
+  // A crashed process waits so long for its capture, from the fault on; 0: it does not wait.
+  os::Duration capture_timeout = std::chrono::milliseconds(50);
+  os::Duration hang_capture_timeout = std::chrono::seconds(2);  // a hung one, to be killed
+  bool minicore = false;  // a capture also leaves a small core for debuggers; it holds stacks
 
   // Limits of the process and all its descendants; 0: none. Memory is what the service's own cgroup
   // is charged with (without droppable cache), else the sum of proportional set sizes.

@@ -172,6 +172,9 @@ Result<Programs> find_programs(const std::string& program_dir) {
   }
   if (std::string capture = os::join_path(dir, "defib-capture"); is_executable(capture)) {
     programs.capture = std::move(capture);
+    // It ends in the other one, so it is of no use alone.
+    std::string snapshot = os::join_path(dir, "defib-snapshot");
+    if (is_executable(snapshot)) programs.snapshot = std::move(snapshot);
   }
   for (const char* place :
        {"", "../lib", "../lib/defib", "../lib/x86_64-linux-gnu", "../lib/aarch64-linux-gnu"}) {

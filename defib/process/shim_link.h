@@ -98,6 +98,7 @@ std::string abstract_notify_address(const std::string& service_dir);
 struct Programs {
   std::string shim;
   std::string capture;    // empty: there is none
+  std::string snapshot;   // copies a crashed process and becomes `capture`; empty: it does both
   std::string agent_lib;  // empty: there is none
 };
 // ProgramNotFound where there is no defib-shim.

@@ -629,10 +629,19 @@ Result<> Supervised::on_captured(const ShimMessage& message) {
                          fmt::format("the capture helper ended with {}",
                                      os::exit_status_from_wait(captured.wait_status).to_string()));
   }
+  const auto text = captured.wait_status >= 0
+                        ? os::read_file(context_.files, report.path, kMaxReport)
+                        : Result<std::string>(Error(Code::kNotFound, "no report"));
+  const auto json = text ? wire::Json::parse(*text) : Result<wire::Json>(text.error());
+  if (json && (*json)["capture_error"].is_object()) {
+    // It tells what could still be learnt, and why it is not more.
+    report.partial = true;
+    report.error = Error(Code::kCaptureFailed,
+                         std::string((*json)["capture_error"]["message"].as_string()))
+                       .suggest(std::string((*json)["capture_error"]["suggested_action"].as_string()));
+  }
   if (report.ok && last_exit_ && last_exit_->generation == report.generation) {
-    if (const auto text = os::read_file(context_.files, report.path, kMaxReport)) {
-      if (const auto json = wire::Json::parse(*text)) planner_->captured(stack_print(*json));
-    }
+    if (json) planner_->captured(stack_print(*json));
     report.fingerprint = planner_->last_crash().to_string();
     report.equal_crashes = planner_->equal_crashes();
   }

@@ -17,7 +17,7 @@ std::string Supervised::capture_path(std::string_view kind, std::uint64_t genera
 void Supervised::capture_then_kill(StopReason reason) {
   killing_ = true;
   stop_reason_ = reason;
-  kill_at_mono_ns_ = context_.clock.mono_ns() + spec_.capture_timeout.count();
+  kill_at_mono_ns_ = context_.clock.mono_ns() + spec_.hang_capture_timeout.count();
   change(ServiceEvent::kKilling);
   if (spec_.capture == CaptureMode::kNone || context_.programs.capture.empty() ||
       capture_.valid()) {
@@ -35,7 +35,7 @@ void Supervised::capture_then_kill(StopReason reason) {
   options.new_session = true;
   auto child = os::spawn(options);
   if (!child) {
-    context_.observer.captured({spec_.name, generation_, path, false, child.error(), {}, 0});
+    context_.observer.captured({spec_.name, generation_, path, false, false, child.error(), {}, 0});
     return kill_now(reason);
   }
   capture_ = std::move(*child);
@@ -48,7 +48,8 @@ void Supervised::capture_then_kill(StopReason reason) {
     const os::ExitStatus status = capture_.wait();
     capture_ = os::Child{};
     --captures_running_;
-    CaptureReport report = {spec_.name, generation, path, status.success(), std::nullopt, {}, 0};
+    CaptureReport report = {spec_.name,   generation, path, status.success(), false,
+                            std::nullopt, {},         0};
     if (!report.ok) {
       report.error =
           Error(Code::kCaptureFailed,
@@ -61,7 +62,7 @@ void Supervised::capture_then_kill(StopReason reason) {
   const auto watched =
       context_.loop.watch(capture_.pidfd(), EPOLLIN, [finish](std::uint32_t) { finish(true); });
   if (!watched) return finish(false);
-  capture_timer_ = context_.loop.run_after(spec_.capture_timeout, [this, finish] {
+  capture_timer_ = context_.loop.run_after(spec_.hang_capture_timeout, [this, finish] {
     capture_timer_ = 0;
     finish(false);
   });

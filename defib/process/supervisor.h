@@ -105,6 +105,7 @@ struct CaptureReport {
   std::uint64_t generation = 0;
   std::string path;  // written by defib-capture; may be missing when !ok
   bool ok = false;
+  bool partial = false;  // not ok, and the report tells what could still be learnt
   std::optional<Error> error;
   std::string fingerprint;  // as known by now
   int equal_crashes = 0;
