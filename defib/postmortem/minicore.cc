@@ -134,7 +134,7 @@ std::string notes_of(const Snapshot& snapshot) {
   if (!snapshot.auxv.empty()) add_note(notes, NT_AUXV, snapshot.auxv);
   add_note(notes, NT_FILE, mapped_files(snapshot));
   for (const ThreadSnapshot& thread : snapshot.threads) {
-    if (&thread != &first) add_thread(notes, thread, 0);
+    if (&thread != &first) add_thread(notes, thread, snapshot.signal.signal);
   }
   return notes;
 }

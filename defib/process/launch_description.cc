@@ -324,6 +324,15 @@ std::string program_of(const ServiceSpec& spec, const std::string& path) {
                        found);
 }
 
+std::string program_of(const ServiceSpec& spec) {
+  std::string path(kDefaultPath);
+  if (const char* own = std::getenv("PATH")) path = own;
+  for (const auto& [key, value] : spec.env) {
+    if (key == "PATH") path = value;
+  }
+  return program_of(spec, path);
+}
+
 }  // namespace
 
 std::string preload_obstacle(const std::string& program) {
@@ -339,13 +348,13 @@ std::string preload_obstacle(const std::string& program) {
 }
 
 std::string preload_obstacle(const ServiceSpec& spec) {
-  std::string path(kDefaultPath);
-  if (const char* own = std::getenv("PATH")) path = own;
-  for (const auto& [key, value] : spec.env) {
-    if (key == "PATH") path = value;
-  }
-  const std::string program = program_of(spec, path);
+  const std::string program = program_of(spec);
   return program.empty() ? std::string() : preload_obstacle(program);
+}
+
+std::string trace_obstacle(const ServiceSpec& spec) {
+  if (spec.capture != CaptureMode::kPtrace) return {};
+  return std::string(gains_rights(program_of(spec)));
 }
 
 shim::Stop graceful_stop(const ServiceSpec& spec, shim::StopReason reason,

@@ -64,7 +64,7 @@ TEST_F(Preload, ComputingForLongerThanTheDeadlineAfterAnyWaitingCallIsAHang) {
   for (const std::string& mode : modes) {
     ServiceSpec spec = beating(mode);
     spec.name = mode;
-    spec.capture_timeout = milliseconds(1);
+    spec.hang_capture_timeout = milliseconds(1);
     start(spec);
   }
   run_until([&] { return seen_->hangs.size() == modes.size(); });

@@ -21,6 +21,15 @@ Result<os::Fd> Supervised::describe(bool monitoring) {
       spec, {context_.programs, context_.dir.path(), dir_, context_.cgroups});
   if (!description) return description;
   agent_obstacle_ = preload_obstacle(spec_);
+  if (const std::string obstacle = trace_obstacle(spec_); !obstacle.empty()) {
+    warn(Error(Code::kPermissionDenied,
+               fmt::format("the service '{}' is not seized (capture = ptrace): {}, which would "
+                           "lose its rights by it",
+                           spec_.name, obstacle))
+             .with("service", spec_.name)
+             .suggest("take capture = core, or a program without these rights"),
+         true);
+  }
   const bool asked_for =
       spec_.control_groups == true || spec_.memory_limit_bytes != 0 || spec_.max_processes != 0;
   for (const Error& one : missing_cgroups(spec_, context_.cgroups)) warn(one, asked_for);
