@@ -4,8 +4,8 @@
 //   released         until the process was copied and let go
 //   replacement      until the main() of the replacement (restart_when = "dying")
 //   report           until the JSON report is on the disk, the first one (cold) and later ones
-//   hook             work in a second with the agent preloaded and without: what it costs until then
-//   sampling         one core's share for the ring of samples of one service
+//   hook             work in a second with the agent preloaded and without: what it costs until
+//   then sampling         one core's share for the ring of samples of one service
 //
 // With 1 MB and 4 GB of memory. Peers, in the same run: `eu-stack --core -s` and `gdb -batch -ex
 // 'thread apply all bt'` on a core of the same victim (tools/bench-peers debuggers; else what the
@@ -142,7 +142,9 @@ void bench_crashes(const std::string& dir, const std::string& victim, int megaby
     const auto text = must(os::read_file(os::real_files(), watcher.path));
     const wire::Json report = must(wire::Json::parse(text));
     const std::int64_t crashed = report["crashed_mono_ns"].as_int();
-    const auto since = [crashed](std::int64_t at) { return static_cast<double>(at - crashed) / 1e6; };
+    const auto since = [crashed](std::int64_t at) {
+      return static_cast<double>(at - crashed) / 1e6;
+    };
     times.known.push_back(since(watcher.known_ns));
     times.released.push_back(static_cast<double>(report["captured_in_ns"].as_int()) / 1e6);
     times.replacement.push_back(since(read_stamps(stamps)[started - 1]));
@@ -225,8 +227,7 @@ void bench_hook(const std::string& victim, const std::string& agent) {
 void bench_sampling(const std::string& dir) {
   constexpr int kSamples = 2000;
   constexpr double kIntervalSeconds = 5;
-  auto ring = must(postmortem::SampleRing::open(dir + "/ring",
-                                                postmortem::SampleKind::kService));
+  auto ring = must(postmortem::SampleRing::open(dir + "/ring", postmortem::SampleKind::kService));
   rusage before{}, after{};
   ::getrusage(RUSAGE_SELF, &before);
   for (int i = 0; i < kSamples; ++i) {

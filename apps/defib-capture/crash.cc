@@ -37,8 +37,8 @@ Error why_not_captured(std::string_view why) {
                               number))
                 .suggest("give it more time with capture_timeout, or the machine more processors");
   } else if (word == "signal") {
-    error = Error(Code::kCaptureFailed, fmt::format("the capture helper was killed by {}",
-                                                    os::signal_name(number)));
+    error = Error(Code::kCaptureFailed,
+                  fmt::format("the capture helper was killed by {}", os::signal_name(number)));
   } else if (word == "exit") {
     error = Error(Code::kCaptureFailed,
                   fmt::format("the capture helper ended with exit code {}", number))

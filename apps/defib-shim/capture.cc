@@ -102,7 +102,9 @@ pid_t Shim::start_capture_helper(const char* command, pid_t pid, uint64_t genera
                               "logs/current",
                               "--out",
                               out,
-                              why != nullptr ? "--why" : minicore ? "--minicore" : nullptr,
+                              why != nullptr ? "--why"
+                              : minicore     ? "--minicore"
+                                             : nullptr,
                               why,
                               nullptr};
   return start_helper(const_cast<char* const*>(argv), page_fd);
@@ -155,10 +157,9 @@ bool Shim::report_by_page(Capture& capture, const char* why, int64_t number) {
   text[0] = 0;
   append_text(text, sizeof text, why);
   append_number(text, sizeof text, static_cast<uint64_t>(number));
-  const pid_t pid =
-      capture.page_fd < 0
-          ? -1
-          : start_capture_helper("page", 1, capture.generation, capture.page_fd, text);
+  const pid_t pid = capture.page_fd < 0 ? -1
+                                        : start_capture_helper("page", 1, capture.generation,
+                                                               capture.page_fd, text);
   if (pid < 0) return false;
   capture.pid = pid;
   capture.by_page = true;

@@ -58,8 +58,8 @@ class Shim {
   struct Capture {
     pid_t pid = 0;
     uint64_t generation = 0;
-    int64_t deadline = 0;  // then it is killed
-    int page_fd = -1;      // outlives the process: what can still be learnt when the helper fails
+    int64_t deadline = 0;   // then it is killed
+    int page_fd = -1;       // outlives the process: what can still be learnt when the helper fails
     bool releases = false;  // the process still waits for it
     bool late = false;      // it was killed because the process had waited long enough
     bool by_page = false;   // the second helper, which reads the page alone
@@ -67,8 +67,8 @@ class Shim {
   static constexpr int kMaxCaptures = 4;
   static constexpr int64_t kCaptureLimitNs = 60'000'000'000;  // a report that hangs is ended
   static constexpr int64_t kPageReportLimitNs = 5'000'000'000;
-  static constexpr int64_t kIdleLimitNs = 30'000'000'000;     // alone and without a service: exit
-  static constexpr int64_t kCleanupLimitNs = 5'000'000'000;   // of the children of a dead service
+  static constexpr int64_t kIdleLimitNs = 30'000'000'000;    // alone and without a service: exit
+  static constexpr int64_t kCleanupLimitNs = 5'000'000'000;  // of the children of a dead service
 
   static constexpr int64_t kLeftoverLimitNs = 500'000'000;  // a replacement waits so long for them
   static constexpr int64_t kSlotRetryNs = 5'000'000;  // where too many are dying, the start waits

@@ -4,12 +4,13 @@
 // Copies a process in its first millisecond, lets it go, and becomes defib-capture, which makes the
 // report of the copy. A crashed process waits for this program's start, so there is little of it.
 //
-// `crash`: the process waits in its crash hook. What copies is a process beside this one that shares
-// its memory: when it ends, however it ends, the kernel lets go of every thread that it held, and
-// what it had copied until then is still there.
-// `trace`: for programs without the hook; see trace.cc.
+// `crash`: the process waits in its crash hook. What copies is a process beside this one that
+// shares its memory: when it ends, however it ends, the kernel lets go of every thread that it
+// held, and what it had copied until then is still there. `trace`: for programs without the hook;
+// see trace.cc.
 //
-// Anything else is passed on as it is. Exit codes: those of defib-capture; 127: it cannot be started.
+// Anything else is passed on as it is. Exit codes: those of defib-capture; 127: it cannot be
+// started.
 
 #include <signal.h>
 #include <string.h>

@@ -78,8 +78,7 @@ postmortem::CrashPage* map_page(const Options& options) {
   }
   void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, options.page_fd, 0);
   if (memory == MAP_FAILED) return nullptr;
-  return reinterpret_cast<postmortem::CrashPage*>(static_cast<char*>(memory) +
-                                                  options.page_offset);
+  return reinterpret_cast<postmortem::CrashPage*>(static_cast<char*>(memory) + options.page_offset);
 }
 
 int become_capture(int argc, char** argv, const char* command, int snapshot_fd) {
@@ -87,8 +86,8 @@ int become_capture(int argc, char** argv, const char* command, int snapshot_fd) 
   syscall(SYS_setpriority, 0 /* PRIO_PROCESS */, 0, kNice);
   char program[4096];
   constexpr char kName[] = "defib-capture";
-  const long size = syscall(SYS_readlinkat, AT_FDCWD, "/proc/self/exe", program,
-                            sizeof program - sizeof kName);
+  const long size =
+      syscall(SYS_readlinkat, AT_FDCWD, "/proc/self/exe", program, sizeof program - sizeof kName);
   if (size <= 0) return complain("/proc/self/exe", errno), kCannotBecome;
   program[size] = 0;
   char* name = program + size;

@@ -120,9 +120,12 @@ int Tracer::seize() {
   bool found = true;
   for (int round = 0; round < kMaxSeizeRounds && found; ++round) {
     found = false;
-    raw::for_each_thread(options_.pid, [](void* seen, pid_t tid) {
-      if (trace(PTRACE_SEIZE, tid, 0, kOptions) == 0) *static_cast<bool*>(seen) = true;
-    }, &found);
+    raw::for_each_thread(
+        options_.pid,
+        [](void* seen, pid_t tid) {
+          if (trace(PTRACE_SEIZE, tid, 0, kOptions) == 0) *static_cast<bool*>(seen) = true;
+        },
+        &found);
   }
   return 0;
 }
@@ -132,10 +135,13 @@ bool Tracer::is_ours(pid_t tid) const {
     pid_t tid;
     bool found;
   } search = {tid, false};
-  raw::for_each_thread(options_.pid, [](void* context, pid_t one) {
-    auto* wanted = static_cast<Search*>(context);
-    wanted->found = wanted->found || one == wanted->tid;
-  }, &search);
+  raw::for_each_thread(
+      options_.pid,
+      [](void* context, pid_t one) {
+        auto* wanted = static_cast<Search*>(context);
+        wanted->found = wanted->found || one == wanted->tid;
+      },
+      &search);
   return search.found;
 }
 

@@ -602,7 +602,7 @@ class Usage(Service):
                           ["run", "--max-restarts", "many", "--", "true"],
                           ["run", "--restart", "sometimes", "--", "true"],
                           ["run", "--stop-timeout", "soon", "--", "true"],
-                          ["run", "--capture", "ptrace", "--", "true"],
+                          ["run", "--capture", "gdb", "--", "true"],
                           ["run", "--log-pattern", "(", "--", "true"],
                           ["run", "--health-url", "https://x/", "--", "true"],
                           ["run", "--max-memory", "-1", "--", "true"],

@@ -111,7 +111,11 @@ void Timeline::add(const Json& line) {
     const std::int64_t noticed = line["noticed_mono_ns"].as_int();
     mark("detected", noticed > 0 ? noticed : now);
   }
-  if (event == "captured") mark("captured", now);
+  if (event == "captured") {
+    // The process was let go then; the report came later.
+    const std::int64_t released = line["released_mono_ns"].as_int();
+    mark("captured", released > 0 ? released : now);
+  }
   if (event == "restarted") {
     const std::int64_t started = line["started_mono_ns"].as_int();
     mark("restarted", started > 0 ? started : now);

@@ -179,7 +179,7 @@ TEST(Config, WhatSpansSeveralKeysIsAMistakeOfTheFileToo) {
       {"[service.a]\ncommand = [\"x\"]\nhealth_url = \"https://x/\"\n", "https"},
       {"[service.a]\ncommand = [\"x\"]\nhealth_url = \"http://x:99999/\"\n", "port"},
       {"[service.a]\ncommand = [\"x\"]\nstop_signal = \"SIGNOTHING\"\n", "SIGNOTHING"},
-      {"[service.a]\ncommand = [\"x\"]\ncapture = \"ptrace\"\n", "not in this version"},
+      {"[service.a]\ncommand = [\"x\"]\ncapture = \"gdb\"\n", "ptrace"},
       {"[service.a]\ncommand = [\"x\"]\nmax_cpu = 150.0\n", "max_cpu"},
       {"[service.a]\ncommand = [\"x\"]\nmax_descriptors = \"many\"\n", "max_descriptors"},
       {"[service.a]\ncommand = [\"x\"]\nmax_memory = 1\nmax_memory_mb = 1\n", "give one"},

@@ -410,6 +410,10 @@ void IncidentRecorder::captured(const process::CaptureReport& report) {
   wire::Json fields = wire::Json::object(
       {{"generation", report.generation}, {"ok", report.ok}, {"report", report.path}});
   if (report.error) fields.set("error", wire::to_json(*report.error));
+  if (report.released_mono_ns != 0) {
+    fields.set("released_mono_ns", report.released_mono_ns);
+    fields.set("captured_in_ns", report.released_mono_ns - report.crashed_mono_ns);
+  }
   if (!report.fingerprint.empty()) {
     fields.set("fingerprint", report.fingerprint);
     fields.set("equal_crashes", report.equal_crashes);

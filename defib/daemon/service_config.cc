@@ -612,8 +612,7 @@ bool needs_restart(const ServiceConfig& before, const ServiceConfig& after) {
                     spec.group, spec.supplementary_groups, spec.umask, spec.nice,
                     spec.oom_score_adjust, spec.no_new_privileges, spec.limits, spec.control_groups,
                     spec.memory_limit_bytes, spec.max_processes, spec.capture, spec.capture_timeout,
-                    spec.minicore,
-                    spec.heartbeat_timeout, spec.start_in_monitoring);
+                    spec.minicore, spec.heartbeat_timeout, spec.start_in_monitoring);
   };
   return started_with(before.spec) != started_with(after.spec);
 }

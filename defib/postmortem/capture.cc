@@ -99,8 +99,8 @@ class OwnBuffer {
 raw::Capture wanted(pid_t pid, const CaptureOptions& options) {
   raw::Capture capture;
   capture.pid = pid;
-  capture.stop_deadline_ns = os::real_clock().mono_ns() +
-                             std::chrono::nanoseconds(options.stop_timeout).count();
+  capture.stop_deadline_ns =
+      os::real_clock().mono_ns() + std::chrono::nanoseconds(options.stop_timeout).count();
   capture.copy.stack_bytes = options.stack_bytes;
   capture.copy.crashed_stack_bytes = options.crashed_stack_bytes;
   return capture;

@@ -19,10 +19,11 @@ void bound_by_page(CrashPage& page, bool facts, raw::Capture& capture) {
   const int64_t now = raw::mono_ns();
   const int64_t bound = int64_t{page.capture_timeout_ms} * 1'000'000;
   if (bound != 0) {
-    // A quarter is left for letting go. The page may be corrupted: from now on it holds at most for
-    // as long as it says.
-    int64_t end = page.crashed_mono_ns + bound - bound / 4;
-    if (end > now + bound || end < now - 60'000'000'000) end = now + bound;
+    // A quarter is left for letting go. The page may be corrupted.
+    constexpr int64_t kLongAgo = 60'000'000'000;
+    int64_t crashed = page.crashed_mono_ns;
+    if (crashed > now || crashed < now - kLongAgo) crashed = now;
+    const int64_t end = crashed + bound - bound / 4;
     capture.copy.deadline_ns = end;
     if (end < capture.stop_deadline_ns) capture.stop_deadline_ns = end;
   }

@@ -48,8 +48,8 @@ std::string address_text(const sockaddr_storage& address, std::size_t size) {
   }
   if (address.ss_family != AF_UNIX || size <= offsetof(sockaddr_un, sun_path)) return {};
   const auto& local = reinterpret_cast<const sockaddr_un&>(address);
-  std::string path(local.sun_path, std::min(size - offsetof(sockaddr_un, sun_path),
-                                            sizeof local.sun_path));
+  std::string path(local.sun_path,
+                   std::min(size - offsetof(sockaddr_un, sun_path), sizeof local.sun_path));
   // An abstract name begins with a zero byte, and is shown as the kernel shows it.
   if (path.front() == '\0') path.front() = '@';
   return path.substr(0, path.find('\0'));
@@ -58,7 +58,8 @@ std::string address_text(const sockaddr_storage& address, std::size_t size) {
 // A table of all sockets, as far as there is time.
 std::string read_table(ProcessFacts& facts, std::string_view name, std::int64_t deadline) {
   std::string text;
-  const os::Fd fd(::open(fmt::format("/proc/{}/{}", facts.pid, name).c_str(), O_RDONLY | O_CLOEXEC));
+  const os::Fd fd(
+      ::open(fmt::format("/proc/{}/{}", facts.pid, name).c_str(), O_RDONLY | O_CLOEXEC));
   const auto gap = [&](std::string_view why) {
     facts.gaps.push_back(fmt::format("{}: {}", name, why));
   };

@@ -1,35 +1,23 @@
 #include "defib/postmortem/raw_copy_sigsafe.h"
 
 #include <elf.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "defib/postmortem/raw_copy_proc_sigsafe.h"
 
 namespace defib::postmortem::raw {
 namespace {
 
-// A process that starts threads while it is being stopped is caught in a few rounds.
-constexpr int kMaxStopRounds = 16;
-constexpr long kStopPollNs = 20'000;
-constexpr int kQuickPolls = 20;  // a thread that sleeps or runs stops within microseconds
-constexpr int64_t kReapTimeoutNs = 1'000'000'000;
 constexpr size_t kRedZone = 128;  // below the stack pointer (System V ABI, 3.2.2)
 constexpr size_t kLockBytes = 64;
 constexpr size_t kCodeBytes = 192;  // half of them before the fault
 constexpr size_t kPage = 4096;
 constexpr size_t kMaxVdso = 64 * 1024;
 constexpr size_t kMaxMaps = 16u << 20;
-constexpr size_t kMaxFile = 256u << 10;
-constexpr size_t kMaxInfo = 1024;
-constexpr size_t kMaxPath = 4096;
-constexpr size_t kMaxName = 64;
+constexpr size_t kMaxRanges =
+    128 * 1024;                     // the kernel allows 65,530 mappings, unless told otherwise
 constexpr size_t kMaxLinked = 512;  // libraries in the link map
 
 // DWARF numbers (crash_page.h) and places in NT_PRSTATUS.
@@ -41,128 +29,6 @@ constexpr size_t kDwarfSp = 31, kSetSp = 31, kSetPc = 32, kSetCall = 8, kSetArgu
 #error "postmortem knows x86-64 and AArch64"
 #endif
 constexpr size_t kDwarfPc = 32;
-
-class Text {
- public:
-  Text& add(const char* text) {
-    while (*text != 0 && size_ + 1 < sizeof text_) text_[size_++] = *text++;
-    text_[size_] = 0;
-    return *this;
-  }
-  Text& add(uint64_t number, unsigned base = 10) {
-    char digits[24];
-    size_t count = 0;
-    do {
-      const unsigned digit = static_cast<unsigned>(number % base);
-      digits[count++] = static_cast<char>(digit < 10 ? '0' + digit : 'a' + digit - 10);
-      number /= base;
-    } while (number != 0);
-    while (count > 0 && size_ + 1 < sizeof text_) text_[size_++] = digits[--count];
-    text_[size_] = 0;
-    return *this;
-  }
-  const char* get() const { return text_; }
-  size_t size() const { return size_; }
-
- private:
-  char text_[256] = {};
-  size_t size_ = 0;
-};
-
-Text proc_path(pid_t pid, const char* rest) {
-  Text path;
-  path.add("/proc/").add(static_cast<uint64_t>(pid)).add("/").add(rest);
-  return path;
-}
-Text task_path(pid_t pid, pid_t tid, const char* rest) {
-  Text path = proc_path(pid, "task/");
-  path.add(static_cast<uint64_t>(tid)).add("/").add(rest);
-  return path;
-}
-
-long trace(long request, pid_t tid, long address, long data) {
-  return syscall(SYS_ptrace, request, tid, address, data);
-}
-int open_file(const char* path, int flags = O_RDONLY | O_CLOEXEC) {
-  return static_cast<int>(syscall(SYS_openat, AT_FDCWD, path, flags, 0));
-}
-void close_file(int fd) {
-  if (fd >= 0) syscall(SYS_close, fd);
-}
-ssize_t read_some(int fd, void* to, size_t size) {
-  return syscall(SYS_read, fd, to, size);
-}
-pid_t wait_for(pid_t tid, int* status, int options) {
-  return static_cast<pid_t>(syscall(SYS_wait4, tid, status, options, nullptr));
-}
-void sleep_ns(long ns) {
-  const timespec pause = {0, ns};
-  syscall(SYS_nanosleep, &pause, nullptr);
-}
-const char* reason(int error_number) {
-  switch (error_number) {
-    case EACCES:
-    case EPERM: return "it is not permitted";
-    case ENOENT:
-    case ESRCH: return "it is gone";
-    case EMFILE:
-    case ENFILE: return "too many files are open";
-    default: return "the kernel refused it";
-  }
-}
-
-// The whole of a small file; the size, or -errno.
-ssize_t read_whole(const char* path, char* to, size_t max, bool* cut = nullptr) {
-  const int fd = open_file(path);
-  if (fd < 0) return -errno;
-  size_t size = 0;
-  ssize_t got = 0;
-  while (size < max && (got = read_some(fd, to + size, max - size)) > 0) {
-    size += static_cast<size_t>(got);
-  }
-  const int failed = errno;
-  if (cut != nullptr) *cut = got > 0;
-  close_file(fd);
-  return got < 0 && size == 0 ? -failed : static_cast<ssize_t>(size);
-}
-
-bool parse_number(const char* text, int64_t* value) {
-  if (*text < '0' || *text > '9') return false;
-  *value = 0;
-  for (; *text >= '0' && *text <= '9'; ++text) {
-    if (*value > INT32_MAX) return false;
-    *value = *value * 10 + (*text - '0');
-  }
-  return *text == 0;
-}
-
-// Calls `use` with each name in the directory that is a number; ends where it returns false.
-template <typename Use>
-bool for_each_number(const char* path, Use use) {
-  struct Entry {  // struct linux_dirent64
-    uint64_t inode;
-    int64_t offset;
-    uint16_t size;
-    uint8_t type;
-    char name[];
-  };
-  const int fd = open_file(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return false;
-  alignas(8) char entries[4096];
-  bool more = true;
-  while (more) {
-    const long size = syscall(SYS_getdents64, fd, entries, sizeof entries);
-    if (size <= 0) break;
-    for (long at = 0; at < size && more;) {
-      const Entry* entry = reinterpret_cast<const Entry*>(entries + at);
-      at += entry->size;
-      int64_t number = 0;
-      if (parse_number(entry->name, &number)) more = use(static_cast<int>(number));
-    }
-  }
-  close_file(fd);
-  return true;
-}
 
 struct Map {
   uint64_t start, end;
@@ -216,6 +82,11 @@ class Copier {
  public:
   Copier(Buffer& buffer, pid_t pid, const CopyOptions& options)
       : buffer_(buffer), pid_(pid), options_(options) {}
+  ~Copier() {
+    if (ranges_ != nullptr) munmap(ranges_, kMaxRanges * sizeof(Range));
+  }
+  Copier(const Copier&) = delete;
+  Copier& operator=(const Copier&) = delete;
   void threads(const Stopped& stopped);
   void maps();
   void stacks();
@@ -229,6 +100,9 @@ class Copier {
   }
 
  private:
+  struct Range {
+    uint64_t start, end;
+  };
   void memory(Kind kind, uint64_t address, size_t size);
   void stack(uint64_t sp, size_t max);
   void module_file(const Map& map);
@@ -242,6 +116,8 @@ class Copier {
   const CopyOptions& options_;
   const char* maps_ = nullptr;
   const char* maps_end_ = nullptr;
+  Range* ranges_ = nullptr;  // what can be read, ascending
+  size_t range_count_ = 0;
 };
 
 void Copier::memory(Kind kind, uint64_t address, size_t size) {
@@ -254,8 +130,8 @@ void Copier::threads(const Stopped& stopped) {
     char* to = buffer_.begin(Kind::kThread, stopped.tid(i), 0, 1024);
     if (to == nullptr) return;
     iovec set = {to, 1024};
-    const bool read = trace(PTRACE_GETREGSET, stopped.tid(i), NT_PRSTATUS,
-                            reinterpret_cast<long>(&set)) == 0;
+    const bool read =
+        trace(PTRACE_GETREGSET, stopped.tid(i), NT_PRSTATUS, reinterpret_cast<long>(&set)) == 0;
     buffer_.finish(read ? set.iov_len : 0);
     if (!read) buffer_.gap(Kind::kGap, "the registers of thread", stopped.tid(i), "it is gone");
   }
@@ -271,20 +147,36 @@ void Copier::maps() {
   if (cut) buffer_.gap(Kind::kGap, "the mappings", -1, "cut: there are too many");
   maps_ = to;
   maps_end_ = to + size;
+  // In a table, so that the stack of each of many threads is found at once.
+  void* table = mmap(nullptr, kMaxRanges * sizeof(Range), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (table == MAP_FAILED) return buffer_.gap(Kind::kGap, "the stacks", -1, "no memory");
+  ranges_ = static_cast<Range*>(table);
+  const char* at = maps_;
+  Map map;
+  while (range_count_ < kMaxRanges && next_map(at, maps_end_, &map)) {
+    if (map.readable) ranges_[range_count_++] = {map.start, map.end};
+  }
 }
 
 // With the stack pointer in a guard page, as after an overflow, the stack begins at the next
 // mapping that can be read.
 void Copier::stack(uint64_t sp, size_t max) {
-  const char* at = maps_;
-  Map map;
-  while (next_map(at, maps_end_, &map)) {
-    if (map.end <= sp || !map.readable) continue;
-    const uint64_t below = sp > kRedZone ? sp - kRedZone : 0;
-    const uint64_t start = below > map.start ? below : map.start;
-    const uint64_t size = map.end - start;
-    return memory(Kind::kMemory, start, size < max ? static_cast<size_t>(size) : max);
+  size_t low = 0, high = range_count_;
+  while (low < high) {
+    const size_t middle = low + (high - low) / 2;
+    if (ranges_[middle].end <= sp) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
   }
+  if (low == range_count_) return;
+  const Range& range = ranges_[low];
+  const uint64_t below = sp > kRedZone ? sp - kRedZone : 0;
+  const uint64_t start = below > range.start ? below : range.start;
+  const uint64_t size = range.end - start;
+  memory(Kind::kMemory, start, size < max ? static_cast<size_t>(size) : max);
 }
 
 void Copier::stacks() {
@@ -413,8 +305,8 @@ void Copier::link_map() {
     if (entry[0] == DT_NULL) break;
   }
   if (debug == 0) return;
-  memory(Kind::kMemory, debug, 40);        // struct r_debug
-  uint64_t node = word_at(debug + 8);      // r_map
+  memory(Kind::kMemory, debug, 40);    // struct r_debug
+  uint64_t node = word_at(debug + 8);  // r_map
   for (size_t i = 0; i < kMaxLinked && node != 0; ++i) {
     uint64_t link[5] = {};  // l_addr, l_name, l_ld, l_next, l_prev
     if (read_memory(pid_, node, link, sizeof link) != sizeof link) return;
@@ -447,111 +339,7 @@ pid_t find_crashed(pid_t pid, const Stopped& stopped, pid_t reported) {
   return 0;
 }
 
-void copy_link(Buffer& buffer, pid_t pid, const char* name, File which) {
-  char target[kMaxPath];
-  const long size = syscall(SYS_readlinkat, AT_FDCWD, proc_path(pid, name).get(), target,
-                            sizeof target);
-  if (size > 0) {
-    buffer.add(Kind::kFile, static_cast<int32_t>(which), 0, target, static_cast<size_t>(size));
-  }
-}
-
-void copy_file(Buffer& buffer, pid_t pid, const char* name, File which, size_t max, int64_t until) {
-  if (mono_ns() >= until) {
-    return buffer.gap(Kind::kFactsGap, name, -1, "there was no time left");
-  }
-  char* to = buffer.begin(Kind::kFile, static_cast<int32_t>(which), 0, max);
-  if (to == nullptr) return;
-  bool cut = false;
-  const ssize_t size = read_whole(proc_path(pid, name).get(), to, max, &cut);
-  buffer.finish(size > 0 ? static_cast<size_t>(size) : 0);
-  if (size < 0) return buffer.gap(Kind::kFactsGap, name, -1, reason(static_cast<int>(-size)));
-  if (cut) buffer.gap(Kind::kFactsGap, name, -1, "cut: it is too long");
-}
-
-int socket_option(int fd, int level, int name) {
-  int value = 0;
-  unsigned size = sizeof value;
-  return syscall(SYS_getsockopt, fd, level, name, &value, &size) == 0 ? value : -1;
-}
-
-// The process's own socket, held for a moment: while it is held, its port stays taken.
-bool copy_socket(Buffer& buffer, int pidfd, int number) {
-  constexpr int kSolSocket = 1, kType = 3, kAcceptConn = 30, kDomain = 39, kTcp = 6, kTcpInfo = 11;
-  constexpr int kUnix = 1, kStream = 1;
-  constexpr unsigned long kInQueue = 0x541B, kOutQueue = 0x5411;
-  const long fd_or = syscall(SYS_pidfd_getfd, pidfd, number, 0);
-  if (fd_or < 0) return false;
-  const int fd = static_cast<int>(fd_or);
-  Socket socket = {};
-  socket.fd = number;
-  socket.domain = socket_option(fd, kSolSocket, kDomain);
-  socket.type = socket_option(fd, kSolSocket, kType);
-  unsigned size = sizeof socket.local;
-  if (syscall(SYS_getsockname, fd, socket.local, &size) == 0) socket.local_size = size;
-  size = sizeof socket.remote;
-  socket.connected = syscall(SYS_getpeername, fd, socket.remote, &size) == 0;
-  if (socket.connected != 0) socket.remote_size = size;
-  socket.tcp_state = -1;
-  if (socket.type == kStream && socket.domain != kUnix) {
-    unsigned char state = 0;  // the first field of struct tcp_info
-    size = sizeof state;
-    if (syscall(SYS_getsockopt, fd, kTcp, kTcpInfo, &state, &size) == 0) socket.tcp_state = state;
-  }
-  if (socket.tcp_state < 0) {
-    socket.accepts = socket_option(fd, kSolSocket, kAcceptConn) == 1;
-  }
-  if (syscall(SYS_ioctl, fd, kInQueue, &socket.receive_queue) != 0) socket.receive_queue = 0;
-  if (syscall(SYS_ioctl, fd, kOutQueue, &socket.send_queue) != 0) socket.send_queue = 0;
-  close_file(fd);
-  buffer.add(Kind::kSocket, number, 0, &socket, sizeof socket);
-  return true;
-}
-
-// True where one of them is a socket that could not be asked.
-bool copy_descriptors(Buffer& buffer, pid_t pid, int64_t until) {
-  static int numbers[kMaxDescriptors];
-  size_t count = 0;
-  bool too_many = false;
-  const bool listed = for_each_number(proc_path(pid, "fd").get(), [&](int number) {
-    too_many = count == kMaxDescriptors;
-    if (!too_many) numbers[count++] = number;
-    return !too_many;
-  });
-  if (!listed) return buffer.gap(Kind::kFactsGap, "descriptors", -1, reason(errno)), false;
-  if (too_many) {
-    buffer.gap(Kind::kFactsGap, "descriptors: cut: more than", kMaxDescriptors, "there are more");
-  }
-  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-  bool unasked = false;
-  for (size_t i = 0; i < count; ++i) {
-    if (mono_ns() >= until) {
-      Text what;
-      what.add("descriptors: cut: no time left after ").add(i).add(" of");
-      buffer.gap(Kind::kFactsGap, what.get(), static_cast<int64_t>(count), "");
-      break;
-    }
-    Text link = proc_path(pid, "fd/"), info = proc_path(pid, "fdinfo/");
-    link.add(static_cast<uint64_t>(numbers[i]));
-    info.add(static_cast<uint64_t>(numbers[i]));
-    char* target = buffer.begin(Kind::kDescriptor, numbers[i], 0, kMaxPath);
-    if (target == nullptr) break;
-    const long size = syscall(SYS_readlinkat, AT_FDCWD, link.get(), target, kMaxPath);
-    buffer.finish(size > 0 ? static_cast<size_t>(size) : 0);
-    constexpr char kSocketLink[] = "socket:[";
-    constexpr long kSocketSize = sizeof kSocketLink - 1;
-    char text[kMaxInfo];
-    const ssize_t got = read_whole(info.get(), text, sizeof text);
-    if (got > 0) {
-      buffer.add(Kind::kDescriptorInfo, numbers[i], 0, text, static_cast<size_t>(got));
-    }
-    if (size > kSocketSize && memcmp(target, kSocketLink, kSocketSize) == 0) {
-      if (!copy_socket(buffer, pidfd, numbers[i])) unasked = true;
-    }
-  }
-  close_file(pidfd);
-  return unasked;
-}
+}  // namespace
 
 void copy_code(Buffer& buffer, pid_t pid, uint64_t pc) {
   char* to = buffer.begin(Kind::kCode, 0, 0, kCodeBytes);
@@ -568,8 +356,6 @@ void copy_code(Buffer& buffer, pid_t pid, uint64_t pc) {
   record->address = start;
   buffer.finish(size);
 }
-
-}  // namespace
 
 int64_t mono_ns() {
   timespec now = {};
@@ -678,128 +464,6 @@ void Buffer::gap(Kind kind, const char* what, int64_t number, const char* why) {
   add(kind, 0, 0, text.get(), text.size());
 }
 
-int Stopped::open(pid_t pid) {
-  pid_ = pid;
-  void* memory = mmap(nullptr, kMaxThreads * sizeof(Thread), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) return -errno;
-  threads_ = static_cast<Thread*>(memory);
-  own_child_ = status_number(pid, pid, "PPid") == static_cast<pid_t>(syscall(SYS_getpid));
-  return 0;
-}
-
-void Stopped::close() {
-  release(0);
-  if (threads_ != nullptr) munmap(threads_, kMaxThreads * sizeof(Thread));
-  threads_ = nullptr;
-}
-
-Stopped::Thread* Stopped::find(pid_t tid) const {
-  for (size_t i = 0; i < count_; ++i) {
-    if (threads_[i].tid == tid) return &threads_[i];
-  }
-  return nullptr;
-}
-
-bool Stopped::holds(pid_t tid) const {
-  const Thread* thread = find(tid);
-  return thread != nullptr && thread->state == Thread::kStopped;
-}
-
-pid_t Stopped::tid(size_t index) const {
-  for (size_t i = 0; i < count_; ++i) {
-    if (threads_[i].state == Thread::kStopped && index-- == 0) return threads_[i].tid;
-  }
-  return 0;
-}
-
-// True where there were threads that we did not hold yet.
-bool Stopped::seize_new_threads() {
-  bool found = false;
-  for_each_number(proc_path(pid_, "task").get(), [&](int tid) {
-    if (find(tid) != nullptr) return true;
-    if (count_ == kMaxThreads) return false;
-    Thread& thread = threads_[count_++];
-    thread = {tid, 0, Thread::kWaiting};
-    // One that we have seized before, as its tracer for life, cannot be seized again.
-    if (trace(PTRACE_SEIZE, tid, 0, 0) != 0) error_number_ = errno;
-    if (trace(PTRACE_INTERRUPT, tid, 0, 0) != 0) {
-      // A thread that ends just now, or a main thread that has ended, is no failure of ours.
-      thread.state = Thread::kLost;
-      return true;
-    }
-    found = true;
-    return true;
-  });
-  return found;
-}
-
-void Stopped::await(Buffer& buffer, Thread& thread, int64_t deadline_ns) {
-  for (int poll = 0;; ++poll) {
-    int status = 0;
-    const pid_t changed = wait_for(thread.tid, &status, __WALL | WNOHANG);
-    if (changed == thread.tid && WIFSTOPPED(status)) {
-      // A stop without an event is a signal on its way to the thread: it must not be lost.
-      if (status >> 16 == 0) thread.signal = WSTOPSIG(status);
-      thread.state = Thread::kStopped;
-      ++stopped_;
-      return;
-    }
-    if (changed == thread.tid || (changed < 0 && errno != EINTR)) {
-      thread.state = Thread::kLost;
-      return;
-    }
-    if (mono_ns() >= deadline_ns) {
-      thread.state = Thread::kLost;
-      error_number_ = ETIMEDOUT;
-      return buffer.gap(Kind::kGap, "thread", thread.tid, "it did not stop in time");
-    }
-    if (poll < kQuickPolls) {
-      syscall(SYS_sched_yield);
-    } else {
-      sleep_ns(kStopPollNs);
-    }
-  }
-}
-
-bool Stopped::stop(Buffer& buffer, int64_t deadline_ns, pid_t held, int held_signal) {
-  error_number_ = ESRCH;
-  if (held != 0) {
-    threads_[count_++] = {held, held_signal, Thread::kStopped};
-    ++stopped_;
-  }
-  for (int round = 0; round < kMaxStopRounds; ++round) {
-    const size_t known = count_;
-    if (!seize_new_threads()) break;
-    for (size_t i = known; i < count_; ++i) {
-      if (threads_[i].state == Thread::kWaiting) await(buffer, threads_[i], deadline_ns);
-    }
-  }
-  return stopped_ > 0;
-}
-
-void Stopped::release_one(const Thread& thread) {
-  if (trace(PTRACE_DETACH, thread.tid, 0, thread.signal) == 0) return;
-  // It was killed meanwhile. A dead thread stays until its tracer has taken note, and the whole
-  // process with it. Only of a process that is our own child the end is not ours to take here.
-  if (thread.tid == pid_ && own_child_) return;
-  const int64_t deadline = mono_ns() + kReapTimeoutNs;
-  int status = 0;
-  while (wait_for(thread.tid, &status, __WALL | WNOHANG) == 0 && mono_ns() < deadline) {
-    sleep_ns(kStopPollNs);
-  }
-}
-
-void Stopped::release(pid_t last) {
-  for (size_t i = 0; i < count_; ++i) {
-    if (threads_[i].state == Thread::kStopped && threads_[i].tid != last) release_one(threads_[i]);
-  }
-  if (const Thread* thread = find(last); thread != nullptr && thread->state == Thread::kStopped) {
-    release_one(*thread);
-  }
-  count_ = stopped_ = 0;
-}
-
 void copy_stopped(Buffer& buffer, pid_t pid, const Stopped& stopped, const CopyOptions& options) {
   buffer.header().crashed_tid = find_crashed(pid, stopped, options.crashed_tid);
   Copier copier(buffer, pid, options);
@@ -814,28 +478,6 @@ void copy_stopped(Buffer& buffer, pid_t pid, const Stopped& stopped, const CopyO
   if (options.link_map && !copier.late("the list of the libraries")) copier.link_map();
   copier.names(stopped);
   copy_identity(buffer, pid, options.deadline_ns);
-}
-
-void copy_identity(Buffer& buffer, pid_t pid, int64_t until) {
-  char name[kMaxName];
-  const ssize_t size = read_whole(proc_path(pid, "comm").get(), name, sizeof name);
-  if (size > 0) {
-    buffer.add(Kind::kFile, static_cast<int32_t>(File::kComm), 0, name, static_cast<size_t>(size));
-  }
-  copy_link(buffer, pid, "exe", File::kExe);
-  copy_file(buffer, pid, "cmdline", File::kArguments, kMaxFile, until);
-}
-
-bool copy_facts(Buffer& buffer, pid_t pid, uint64_t pc, int64_t until) {
-  // What is short and always wanted first.
-  copy_link(buffer, pid, "cwd", File::kWorkingDirectory);
-  copy_link(buffer, pid, "root", File::kRoot);
-  copy_file(buffer, pid, "environ", File::kEnvironment, kMaxFile, until);
-  copy_file(buffer, pid, "limits", File::kLimits, kMaxFile, until);
-  copy_file(buffer, pid, "status", File::kStatus, kMaxFile, until);
-  copy_file(buffer, pid, "cgroup", File::kCgroup, kMaxFile, until);
-  if (pc != 0) copy_code(buffer, pid, pc);
-  return copy_descriptors(buffer, pid, until);
 }
 
 bool capture(Buffer& buffer, const Capture& wanted) {

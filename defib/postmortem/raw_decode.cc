@@ -240,8 +240,8 @@ void SnapshotDecoder::decode(const std::vector<RawRecord>& records) {
 }  // namespace
 
 Result<> decode_snapshot(std::string_view bytes, RawFiles files, Snapshot& snapshot) {
-  const auto header = bytes.size() >= sizeof(raw::Header) ? load<raw::Header>(bytes.data())
-                                                          : raw::Header{};
+  const auto header =
+      bytes.size() >= sizeof(raw::Header) ? load<raw::Header>(bytes.data()) : raw::Header{};
   if (header.magic != raw::kMagic || header.version != raw::kVersion) {
     return Error(Code::kInvalidArgument, "this is no raw snapshot of this version");
   }
@@ -260,16 +260,35 @@ void decode_facts(std::string_view bytes, ProcessFacts& facts) {
     switch (record.head.kind) {
       case Kind::kFile:
         switch (static_cast<File>(record.head.number)) {
-          case File::kComm: facts.comm = trimmed(record.bytes); break;
-          case File::kExe: facts.exe = record.bytes; break;
-          case File::kArguments: facts.command_line = record.bytes; break;
-          case File::kEnvironment: facts.environment = record.bytes; break;
-          case File::kLimits: facts.limits = record.bytes; break;
-          case File::kStatus: facts.status = record.bytes; break;
-          case File::kCgroup: facts.cgroup = record.bytes; break;
-          case File::kWorkingDirectory: facts.cwd = record.bytes; break;
-          case File::kRoot: facts.root = record.bytes; break;
-          default: break;
+          case File::kComm:
+            facts.comm = trimmed(record.bytes);
+            break;
+          case File::kExe:
+            facts.exe = record.bytes;
+            break;
+          case File::kArguments:
+            facts.command_line = record.bytes;
+            break;
+          case File::kEnvironment:
+            facts.environment = record.bytes;
+            break;
+          case File::kLimits:
+            facts.limits = record.bytes;
+            break;
+          case File::kStatus:
+            facts.status = record.bytes;
+            break;
+          case File::kCgroup:
+            facts.cgroup = record.bytes;
+            break;
+          case File::kWorkingDirectory:
+            facts.cwd = record.bytes;
+            break;
+          case File::kRoot:
+            facts.root = record.bytes;
+            break;
+          default:
+            break;
         }
         break;
       case Kind::kCode:

@@ -109,9 +109,8 @@ TEST(RawSnapshots, OfAnotherVersionAreRefused) {
   header.magic = raw::kMagic;
   header.version = raw::kVersion + 1;
   Snapshot snapshot;
-  const auto decoded =
-      decode_snapshot({reinterpret_cast<const char*>(&header), sizeof header}, RawFiles::kLeave,
-                      snapshot);
+  const auto decoded = decode_snapshot({reinterpret_cast<const char*>(&header), sizeof header},
+                                       RawFiles::kLeave, snapshot);
   ASSERT_FALSE(decoded);
   EXPECT_EQ(decoded.error().code(), Code::kInvalidArgument);
 }

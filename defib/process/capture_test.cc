@@ -185,6 +185,7 @@ TEST_F(Tracing, AHandlerOfTheProgramGetsItsSignal) {
   run_until([&] { return !seen_->exits.empty(); });
   EXPECT_TRUE(seen_->exits.at(0).status.exited);
   EXPECT_EQ(seen_->exits.at(0).status.code, 9);
+  EXPECT_EQ(seen_->exits.at(0).crashed_mono_ns, 0) << "it was taken for a crash";
 }
 
 TEST_F(Tracing, AProgramThatWouldLoseItsRightsIsNotSeizedAndThatIsSaid) {

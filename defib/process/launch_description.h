@@ -61,8 +61,9 @@ shim::Stop graceful_stop(const ServiceSpec& spec, shim::StopReason reason,
 std::string preload_obstacle(const std::string& program);
 // The same for the program of a service; empty also where there is no such program.
 std::string preload_obstacle(const ServiceSpec& spec);
-// Why it is not seized (capture = ptrace): "setuid program", "program with file capabilities", whose
-// rights the kernel would withhold from it. Empty where it is, or where that is not asked for.
+// Why it is not seized (capture = ptrace): "setuid program", "program with file capabilities",
+// whose rights the kernel would withhold from it. Empty where it is, or where that is not asked
+// for.
 std::string trace_obstacle(const ServiceSpec& spec);
 
 // Why a service runs with less than its spec asks for; nothing where it has all.

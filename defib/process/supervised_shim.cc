@@ -633,12 +633,17 @@ Result<> Supervised::on_captured(const ShimMessage& message) {
                         ? os::read_file(context_.files, report.path, kMaxReport)
                         : Result<std::string>(Error(Code::kNotFound, "no report"));
   const auto json = text ? wire::Json::parse(*text) : Result<wire::Json>(text.error());
+  if (json) {
+    report.crashed_mono_ns = (*json)["crashed_mono_ns"].as_int();
+    const std::int64_t took = (*json)["captured_in_ns"].as_int();
+    if (took > 0) report.released_mono_ns = report.crashed_mono_ns + took;
+  }
   if (json && (*json)["capture_error"].is_object()) {
     // It tells what could still be learnt, and why it is not more.
     report.partial = true;
-    report.error = Error(Code::kCaptureFailed,
-                         std::string((*json)["capture_error"]["message"].as_string()))
-                       .suggest(std::string((*json)["capture_error"]["suggested_action"].as_string()));
+    report.error =
+        Error(Code::kCaptureFailed, std::string((*json)["capture_error"]["message"].as_string()))
+            .suggest(std::string((*json)["capture_error"]["suggested_action"].as_string()));
   }
   if (report.ok && last_exit_ && last_exit_->generation == report.generation) {
     if (json) planner_->captured(stack_print(*json));

@@ -35,7 +35,12 @@ void Supervised::capture_then_kill(StopReason reason) {
   options.new_session = true;
   auto child = os::spawn(options);
   if (!child) {
-    context_.observer.captured({spec_.name, generation_, path, false, false, child.error(), {}, 0});
+    CaptureReport failed;
+    failed.service = spec_.name;
+    failed.generation = generation_;
+    failed.path = path;
+    failed.error = child.error();
+    context_.observer.captured(failed);
     return kill_now(reason);
   }
   capture_ = std::move(*child);
@@ -48,8 +53,11 @@ void Supervised::capture_then_kill(StopReason reason) {
     const os::ExitStatus status = capture_.wait();
     capture_ = os::Child{};
     --captures_running_;
-    CaptureReport report = {spec_.name,   generation, path, status.success(), false,
-                            std::nullopt, {},         0};
+    CaptureReport report;
+    report.service = spec_.name;
+    report.generation = generation;
+    report.path = path;
+    report.ok = status.success();
     if (!report.ok) {
       report.error =
           Error(Code::kCaptureFailed,

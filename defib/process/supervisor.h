@@ -109,6 +109,8 @@ struct CaptureReport {
   std::optional<Error> error;
   std::string fingerprint;  // as known by now
   int equal_crashes = 0;
+  std::int64_t crashed_mono_ns = 0;   // 0: of a hang, or not known
+  std::int64_t released_mono_ns = 0;  // it was copied and let go; 0: it was not
 };
 
 struct HangReport {

@@ -21,7 +21,28 @@ STALL = "defib/process/stall_rules.cc"
 STARVATION = "defib/process/starvation.cc"
 SUPERVISED = "defib/process/supervised.cc"
 
+CAPTURE = "apps/defib-shim/capture.cc"
+TRACE = "apps/defib-snapshot/trace.cc"
+
 BUGS = [
+    # Captures.
+    ("a capture that is late is left to itself", "Capturing.AHelperThatHolds*", [
+        (CAPTURE, "  kill(-capture.pid, SIGKILL);\n  kill(capture.pid, SIGKILL);\n", "")]),
+    ("what the page tells is not reported", "Capturing.AHelperThatSleeps*:"
+     "Capturing.AHelperThatIsKilled*", [
+        (CAPTURE, "  if (!reported && !capture.by_page) {\n",
+         "  if (!reported && !capture.by_page && capture.pid < 0) {\n")]),
+    ("a stopped tracer keeps a dead process", "Tracing.ATracerThatStandsStill*", [
+        (ENDING, "    end_tracer(one);\n    if (!take_exit(one, &exit)) return;\n",
+         "    return;\n")]),
+    ("the death of a tracer is not told", "Tracing.TheDeathOfTheTracer*", [
+        (CAPTURE, "  one.tracer = 0;\n  const bool killed", "  one.tracer = 0;\n  if (wait_status != 0) return;\n  const bool killed")]),
+    ("a signal with a handler counts as a crash", "Tracing.AHandlerOfTheProgram*", [
+        (TRACE, "  if (is_fault(signal) && is_default(options_.pid, signal))",
+         "  if (is_fault(signal) && options_.pid > 0)")]),
+    ("a tracer swallows signals", "Tracing.AHandlerOfTheProgram*:Tracing.AStaticProgram*", [
+        (TRACE, "return on_crash(tid, signal);\n  trace(PTRACE_CONT, tid, 0, signal);",
+         "return on_crash(tid, signal);\n  trace(PTRACE_CONT, tid, 0, 0);")]),
     # Two at once.
     ("a process is replaced before it is fenced", "DyingService.AnotherProgram*:"
      "DyingService.TheEndOfTheMainThread*:StandbyService.AnActiveOne*", [

@@ -1,0 +1,23 @@
+"""Bugs of the postmortem: copying a process, and reading the copy."""
+
+COPY = "defib/postmortem/raw_copy_sigsafe.cc"
+FACTS = "defib/postmortem/raw_copy_facts_sigsafe.cc"
+DECODE = "defib/postmortem/raw_decode.cc"
+MINICORE = "defib/postmortem/minicore.cc"
+
+BUGS = [
+    ("a stack is copied from the stack pointer although it lies in the guard page",
+     "*stack_overflow*", [
+        (COPY, "  const uint64_t start = below > range.start ? below : range.start;\n",
+         "  const uint64_t start = below;\n")]),
+    ("the crashed thread's registers are those of the stopped thread", "Victims/RealCrash.*", [
+        (DECODE, "  thread.registers = crashed_->registers;\n", "")]),
+    ("a capture takes no notice of its deadline", "RawSnapshot.ThatHadNoTime*", [
+        (COPY, "    if (mono_ns() < options_.deadline_ns) return false;\n",
+         "    if (mono_ns() < INT64_MAX) return false;\n")]),
+    ("the facts for a bundle take no notice of their deadline", "ProcessFacts.EndsAtItsDeadline*", [
+        (FACTS, "    if (mono_ns() >= until) {\n      Text what;\n",
+         "    if (mono_ns() < 0) {\n      Text what;\n")]),
+    ("a small core has the registers in another order", "RawSnapshot.BecomesACore*", [
+        (MINICORE, "{10, 12, 11, 5, 13, 14, 4,", "{10, 12, 11, 5, 14, 13, 4,")]),
+]
