@@ -20,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "defib/postmortem/raw_copy_proc_sigsafe.h"
 #include "defib/process/shim_protocol.h"
 #include "snapshot.h"
 
@@ -28,15 +29,12 @@ namespace {
 
 using postmortem::CrashPage;
 namespace raw = postmortem::raw;
+using raw::trace;
 
 constexpr int64_t kStopTimeNs = 500'000'000;
 constexpr int64_t kReapTimeNs = 1'000'000'000;
 constexpr long kOptions = PTRACE_O_TRACECLONE;
 constexpr int kMaxSeizeRounds = 16;
-
-long trace(long request, pid_t tid, long address, long data) {
-  return syscall(SYS_ptrace, request, tid, address, data);
-}
 
 bool is_fault(int signal) {
   return signal == SIGSEGV || signal == SIGBUS || signal == SIGILL || signal == SIGFPE ||
@@ -49,19 +47,8 @@ bool is_stop(int signal) {
 
 // Whether the process has neither a handler for the signal nor ignores it.
 bool is_default(pid_t pid, int signal) {
-  char path[64] = "/proc/";
-  char digits[16];
-  int count = 0;
-  for (pid_t left = pid; left > 0; left /= 10) {
-    digits[count++] = static_cast<char>('0' + left % 10);
-  }
-  size_t size = strlen(path);
-  while (count > 0) path[size++] = digits[--count];
-  memcpy(path + size, "/status", sizeof "/status");
   char text[4096];
-  const int fd = open(path, O_RDONLY | O_CLOEXEC);
-  const ssize_t got = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
-  if (fd >= 0) close(fd);
+  const ssize_t got = raw::read_whole(raw::proc_path(pid, "status").get(), text, sizeof text - 1);
   if (got <= 0) return true;
   text[got] = 0;
   for (const char* line = text; *line != 0;) {
@@ -131,18 +118,7 @@ int Tracer::seize() {
 }
 
 bool Tracer::is_ours(pid_t tid) const {
-  struct Search {
-    pid_t tid;
-    bool found;
-  } search = {tid, false};
-  raw::for_each_thread(
-      options_.pid,
-      [](void* context, pid_t one) {
-        auto* wanted = static_cast<Search*>(context);
-        wanted->found = wanted->found || one == wanted->tid;
-      },
-      &search);
-  return search.found;
+  return syscall(SYS_faccessat, AT_FDCWD, raw::task_path(options_.pid, tid, "").get(), F_OK) == 0;
 }
 
 void Tracer::on_stop(pid_t tid, int status) {
