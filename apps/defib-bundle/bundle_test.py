@@ -88,7 +88,7 @@ class Crashing(Bundles):
 
 
 class Ends(Crashing):
-    # A capture keeps the dying process waiting for 35 ms at most, and names what a busy machine has
+    # A capture reads what a bundle needs for 5 ms at most, and names what a busy machine has
     # cut off. Of five crashes one is whole.
     def whole_crash(self):
         for attempt in range(5):
