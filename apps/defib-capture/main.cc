@@ -19,6 +19,7 @@
 #include "apps/defib-capture/core_pipe.h"
 #include "apps/defib-capture/crash.h"
 #include "apps/defib-capture/kept_files.h"
+#include "apps/defib-capture/symbol_commands.h"
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
@@ -41,6 +42,9 @@ constexpr std::chrono::milliseconds kSampleWindow{150};
 constexpr std::int64_t kLiveFactsTimeNs = 500'000'000;
 // Of processes that no bundle was made of.
 constexpr std::size_t kMaxFactsFiles = 8;
+// Beside the reports, in a directory that is the supervisor's alone.
+constexpr std::string_view kSymbolsDir = "symbols";
+constexpr std::chrono::minutes kWarmTime{2};  // of one module
 
 struct Options {
   pid_t pid = 0;
@@ -57,6 +61,8 @@ struct Options {
   std::int64_t new_oom_kills = -1;
   int own_signal = 0;
   CrashOptions crash;
+  postmortem::SymbolOptions symbols;
+  std::vector<std::string> warm_targets;
 };
 
 int fail(const Error& error, bool json) {
@@ -147,6 +153,15 @@ Result<postmortem::CrashPage*> map_page(const Options& options) {
   return reinterpret_cast<postmortem::CrashPage*>(static_cast<char*>(memory) + options.page_offset);
 }
 
+// Where the tables of `warm` are looked for.
+postmortem::SymbolOptions symbol_options(const Options& options) {
+  postmortem::SymbolOptions symbols = options.symbols;
+  if (symbols.cache_dir.empty() && !options.out.empty()) {
+    symbols.cache_dir = os::join_path(os::parent_dir(options.out), kSymbolsDir);
+  }
+  return symbols;
+}
+
 int run_crash(const Options& options) {
   auto page = map_page(options);
   if (!page) return fail(page.error(), options.json);
@@ -166,7 +181,8 @@ int run_crash(const Options& options) {
   }
   const pid_t pid = snapshot.pid;
   auto more = outside_facts(options, pid, snapshot.crashed_mono_ns, snapshot.gaps);
-  postmortem::Report report = postmortem::make_report(std::move(snapshot), std::move(more));
+  postmortem::Report report =
+      postmortem::make_report(std::move(snapshot), std::move(more), symbol_options(options));
   report.capture_error = capture_error;
   const int code = deliver(options, to_json(report), to_text(report));
   if (facts) facts->maps = std::move(report.snapshot.maps_text);
@@ -190,7 +206,8 @@ int run_analyze(const Options& options) {
   if (!snapshot) return fail(snapshot.error(), options.json);
   postmortem::CrashFacts more;
   more.stderr_tail = read_tail(options.log_tail);
-  const postmortem::Report report = postmortem::make_report(std::move(*snapshot), std::move(more));
+  const postmortem::Report report =
+      postmortem::make_report(std::move(*snapshot), std::move(more), symbol_options(options));
   return deliver(options, to_json(report), to_text(report));
 }
 
@@ -202,6 +219,15 @@ int run_classify_exit(const Options& options) {
   report.classification = postmortem::classify(facts);
   report.log_tail = facts.stderr_tail;
   return deliver(options, to_json(report), to_text(report));
+}
+
+int run_symbols(const Options& options, bool is_warm) {
+  postmortem::SymbolOptions symbols = options.symbols;
+  if (is_warm) symbols.time_limit = kWarmTime;
+  const auto result = is_warm ? warm_targets(options.warm_targets, symbols)
+                              : symbolize_file(options.target, symbols);
+  if (!result) return fail(result.error(), options.json);
+  return deliver(options, result->document, result->text);
 }
 
 // The kernel connects no stderr: what fails is told in its log.
@@ -229,6 +255,12 @@ int run(int argc, char** argv) {
     command->add_option("--log-tail", options.log_tail, "a file with the end of its stderr");
     command->add_flag("--json", options.json, "print JSON");
   };
+  const auto add_symbols = [&](CLI::App* command) {
+    command->add_option("--debug-dir", options.symbols.debug_dirs,
+                        "where debug files or unstripped programs lie; may be repeated");
+    command->add_option("--symbol-cache", options.symbols.cache_dir,
+                        "symbol tables made by `warm` (default: symbols/ beside --out)");
+  };
   CLI::App* crash = app.add_subcommand("crash", "of a process that waits in its crash hook");
   crash->add_option("--pid", options.pid, "the process")->required();
   auto* page = crash->add_option("--page", options.page, "path of its agent page");
@@ -245,11 +277,37 @@ int run(int argc, char** argv) {
   by_page->add_option("--page-offset", options.page_offset, "where the crash page lies in it");
   by_page->add_option("--why", options.crash.why, "late:MS, signal:N, exit:N or unseen:0");
   add_output(by_page);
+  add_symbols(crash);
 
   CLI::App* analyze = app.add_subcommand("analyze", "of a live process or a core file");
   analyze->add_option("target", options.target, "PID or core file")->required();
   analyze->add_option("--exe", options.exe, "the program of the core, if it was moved");
   add_output(analyze);
+  add_symbols(analyze);
+
+  CLI::App* symbolize =
+      app.add_subcommand("symbolize",
+                         "fills in functions, files and lines\n\n"
+                         "Examples: defib symbolize crash.json --debug-dir ./symbols --json\n"
+                         "          echo ./engine+0x11a9 | defib symbolize");
+  options.target = "-";
+  symbolize
+      ->add_option("input", options.target,
+                   "a report, an incident (JSON), or lines MODULE+0xOFFSET or "
+                   "MODULE BUILD_ID 0xOFFSET (default: standard input)")
+      ->type_name("FILE");
+  symbolize->add_option("--sysroot", options.symbols.sysroot,
+                        "the files of the machine that it comes from lie under this directory");
+  symbolize->add_option("--out", options.out, "write the JSON to this file");
+  symbolize->add_flag("--json", options.json, "print JSON");
+  add_symbols(symbolize);
+
+  CLI::App* warm =
+      app.add_subcommand("warm", "makes symbol tables in advance, so that reports come sooner");
+  warm->add_option("target", options.warm_targets, "PID or ELF file")->required();
+  add_symbols(warm);
+  warm->get_option("--symbol-cache")->required();
+  warm->add_flag("--json", options.json, "print JSON");
 
   CLI::App* classify = app.add_subcommand("classify-exit", "of a death that left no report");
   classify->add_option("--pid", options.pid, "the process")->required();
@@ -290,6 +348,7 @@ int run(int argc, char** argv) {
     }
     return run_crash(options);
   }
+  if (symbolize->parsed() || warm->parsed()) return run_symbols(options, warm->parsed());
   return analyze->parsed() ? run_analyze(options) : run_classify_exit(options);
 }
 

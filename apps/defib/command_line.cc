@@ -24,6 +24,7 @@ struct HelperVerb {
 };
 constexpr HelperVerb kHelperVerbs[] = {
     {"analyze", "A postmortem of a hung process or a core file, without a supervisor"},
+    {"symbolize", "Functions, files and lines for a report or addresses without them"},
     {"store", "Load, dump, inspect, verify, recover and repair a store"},
     {"recover", "Recover a trading service's state and resume it"},
     {"reconcile", "Compare the ledger with the venues"},

@@ -46,6 +46,8 @@ wire::Json frame_json(const Frame& frame) {
   json.set("file", frame.file);
   json.set("line", frame.line);
   json.set("inlined", frame.inlined);
+  json.set("kind", to_string(frame.kind));
+  json.set("build_id", frame.build_id);
   return json;
 }
 
@@ -121,9 +123,11 @@ CrashFacts facts_from(const Snapshot& snapshot, const std::vector<ThreadStack>& 
   return facts;
 }
 
-Report make_report(Snapshot snapshot, CrashFacts more) {
+Report make_report(Snapshot snapshot, CrashFacts more, const SymbolOptions& symbols) {
   Report report;
-  report.threads = unwind(snapshot);
+  Unwound unwound = unwind(snapshot, symbols);
+  report.threads = std::move(unwound.stacks);
+  std::ranges::move(unwound.gaps, std::back_inserter(snapshot.gaps));
   CrashFacts facts = facts_from(snapshot, report.threads);
   facts.status = more.status;
   facts.stderr_tail = std::move(more.stderr_tail);

@@ -28,7 +28,7 @@ struct Report {
 CrashFacts facts_from(const Snapshot& snapshot, const std::vector<ThreadStack>& stacks);
 
 // Unwinds and classifies. `more` brings exit status, log and kernel evidence.
-Report make_report(Snapshot snapshot, CrashFacts more);
+Report make_report(Snapshot snapshot, CrashFacts more, const SymbolOptions& symbols = {});
 
 wire::Json to_json(const Classification& classification);
 wire::Json to_json(const Report& report);
