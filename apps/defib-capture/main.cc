@@ -256,8 +256,11 @@ int run(int argc, char** argv) {
     command->add_flag("--json", options.json, "print JSON");
   };
   const auto add_symbols = [&](CLI::App* command) {
-    command->add_option("--debug-dir", options.symbols.debug_dirs,
-                        "where debug files or unstripped programs lie; may be repeated");
+    command
+        ->add_option("--debug-dir", options.symbols.debug_dirs,
+                     "where debug files or unstripped programs lie; may be repeated")
+        ->allow_extra_args(false)
+        ->type_name("DIR");
     command->add_option("--symbol-cache", options.symbols.cache_dir,
                         "symbol tables made by `warm` (default: symbols/ beside --out)");
   };

@@ -13,6 +13,8 @@ namespace {
 constexpr std::size_t kMaxDieDepth = 128;
 constexpr int kMaxReferences = 8;
 constexpr int kNoNode = -1;
+// Whose indexes are kept at a time: code that lies together is mostly of the same ones.
+constexpr std::size_t kMaxUnits = 256;
 
 struct Range {
   Dwarf_Addr low = 0;
@@ -416,7 +418,9 @@ const Symbol* DwarfSymbols::State::symbol_at(std::uint64_t address) {
   return unsized;
 }
 
+// Valid until the next call.
 DwarfSymbols::Unit* DwarfSymbols::State::unit_of(Dwarf_Die die) {
+  if (units.size() >= kMaxUnits && !units.contains(dwarf_dieoffset(&die))) units.clear();
   std::unique_ptr<Unit>& unit = units[dwarf_dieoffset(&die)];
   if (!unit) unit = std::make_unique<Unit>(die);
   return unit.get();

@@ -15,8 +15,12 @@ const Dwfl_Callbacks ElfSession::kCallbacks = {find_elf, find_debug, dwfl_offlin
                                                nullptr};
 
 ElfSession::ElfSession(const std::vector<Module>& modules, const SymbolOptions& options,
-                       const std::set<std::size_t>& left_out)
-    : modules_(modules), options_(options), entries_(modules.size()) {
+                       const std::set<std::size_t>& left_out,
+                       std::function<void(std::size_t)> about_to_read)
+    : modules_(modules),
+      options_(options),
+      about_to_read_(std::move(about_to_read)),
+      entries_(modules.size()) {
   // Set by some distributions for everybody; a postmortem must not wait for a network.
   ::unsetenv("DEBUGINFOD_URLS");
   dwfl_.reset(dwfl_begin(&kCallbacks));
@@ -25,10 +29,10 @@ ElfSession::ElfSession(const std::vector<Module>& modules, const SymbolOptions& 
     const Module& module = modules[i];
     Entry& entry = entries_[i];
     entry.session = this;
+    entry.index = i;
     entry.module = &module;
-    entry.usable = !module.image.empty() || module.build_id.empty() ||
-                   (module.file.valid() && build_id_of(module.file.get()) == module.build_id);
-    entry.bias = entry.usable ? load_bias(module) : module.start;
+    entry.usable = !left_out.contains(i) && has_right_file(i);
+    entry.bias = entry.usable || left_out.contains(i) ? load_bias(module) : module.start;
     if (!dwfl_ || left_out.contains(i)) continue;
     entry.dwfl = dwfl_report_module(dwfl_.get(), module.path.c_str(), module.start, module.end);
     void** userdata = nullptr;
@@ -37,6 +41,15 @@ ElfSession::ElfSession(const std::vector<Module>& modules, const SymbolOptions& 
     *userdata = &entry;
   }
   if (dwfl_) dwfl_report_end(dwfl_.get(), nullptr, nullptr);
+}
+
+bool ElfSession::has_right_file(std::size_t index) const {
+  const Module& module = modules_[index];
+  if (!module.image.empty()) return true;
+  if (!module.file.valid()) return false;
+  if (module.build_id.empty()) return true;  // It cannot be checked.
+  about_to_read_(index);
+  return build_id_of(module.file.get()) == module.build_id;
 }
 
 std::optional<std::size_t> ElfSession::find(std::uint64_t address) const {
@@ -51,6 +64,7 @@ int ElfSession::find_elf(Dwfl_Module*, void** userdata, const char*, Dwarf_Addr,
                          Elf** elf) {
   const auto* entry = static_cast<const Entry*>(*userdata);
   if (entry == nullptr || !entry->usable) return -1;
+  entry->session->about_to_read_(entry->index);
   const Module& module = *entry->module;
   if (!module.image.empty()) {
     // libelf does not write to it; its interface is older than const.

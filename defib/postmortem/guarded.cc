@@ -19,6 +19,15 @@
 #include "defib/os/fd.h"
 #include "defib/os/process.h"
 
+// A sanitizer's shadow alone is larger than what the child may have.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DEFIB_UNBOUNDED_MEMORY 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define DEFIB_UNBOUNDED_MEMORY 1
+#endif
+#endif
+
 namespace defib::postmortem {
 namespace {
 
@@ -47,8 +56,7 @@ void confine(const GuardLimits& limits, pid_t parent) {
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_FSIZE, limits.output_bytes);
   limit(RLIMIT_CPU, static_cast<std::uint64_t>(limits.time.count()) / 1000 + 2);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  // A sanitizer's shadow alone is larger.
+#ifndef DEFIB_UNBOUNDED_MEMORY
   limit(RLIMIT_DATA, limits.memory_bytes);
   limit(RLIMIT_AS, limits.memory_bytes + kMappedFilesBytes);
 #endif

@@ -107,7 +107,10 @@ CrashFacts facts_from(const Snapshot& snapshot, const std::vector<ThreadStack>& 
     if (stack.crashed) {
       for (const Frame& frame : stack.frames) {
         if (facts.top_functions.size() < kTopFunctions) {
-          facts.top_functions.push_back(frame.function);
+          // With glibc's debug information installed its functions have their inner names.
+          constexpr std::string_view kInner = "__GI_";
+          const bool is_inner = frame.function.starts_with(kInner);
+          facts.top_functions.push_back(frame.function.substr(is_inner ? kInner.size() : 0));
         }
       }
     }

@@ -37,7 +37,7 @@ Result<std::string> make_table(const Module& module, const std::string& key,
   DEFIB_TRY_ASSIGN(const GuardResult result,
                    run_guarded(
                        [&](const GuardOutput& output) {
-                         ElfSession session(modules, options, {});
+                         ElfSession session(modules, options, {}, [](std::size_t) {});
                          DwarfSymbols symbols(session.module(0), session.bias(0));
                          output.write(symbols.make_table(key, kMaxSymbolTableBytes));
                        },

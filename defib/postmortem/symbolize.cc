@@ -78,7 +78,8 @@ void symbolize_here(const std::vector<SymbolQuery>& queries, const Plan& plan,
     }
     modules.push_back(std::move(module));
   }
-  ElfSession session(modules, options, left_out);
+  ElfSession session(modules, options, left_out,
+                     [&](std::size_t module) { output.mark(static_cast<std::uint32_t>(module)); });
   Symbolizer symbolizer(session, options);
   for (std::size_t i = 0; i < queries.size(); ++i) {
     output.mark(static_cast<std::uint32_t>(plan.module_of[i]));

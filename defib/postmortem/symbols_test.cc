@@ -291,6 +291,16 @@ TEST(Frames, HaveKindAndBuildIdInTheReport) {
   EXPECT_EQ(frame_kind_from("x"), FrameKind::kUnknown);
 }
 
+TEST(Frames, OfGlibcHaveTheirUsualNamesForTheVerdict) {
+  ThreadStack stack;
+  stack.crashed = true;
+  stack.frames.resize(2);
+  stack.frames[0].function = "__GI___libc_free";
+  stack.frames[1].function = "main";
+  EXPECT_THAT(facts_from(Snapshot(), {stack}).top_functions,
+              ::testing::ElementsAre("__libc_free", "main"));
+}
+
 class Symbolize : public InDirectory {};
 
 TEST_F(Symbolize, OfAStrippedProgramsReportGivesThatOfTheWholeOne) {
@@ -476,7 +486,7 @@ TEST_F(Cache, TableSaysWhatTheDebugInformationSays) {
     std::vector<Module> modules;
     modules.push_back(module_of(victim_path(name)));
     const SymbolOptions plain;
-    ElfSession session(modules, plain, {});
+    ElfSession session(modules, plain, {}, [](std::size_t) {});
     DwarfSymbols made(session.module(0), session.bias(0));
     const std::string bytes = made.make_table("key", kMaxSymbolTableBytes);
     const auto table = SymbolTable::open(bytes, "key");
@@ -771,6 +781,82 @@ TEST_F(Hostile, RuinedDebugInformationCostsNamesAndNothingElse) {
     EXPECT_EQ(crashed_stack(result.stacks).frames[0].pc, crashed_stack(good.stacks).frames[0].pc);
     std::filesystem::remove(other);
   }
+}
+
+// The program itself.
+class Program : public InDirectory {
+ protected:
+  os::CommandOutput capture(const std::vector<std::string>& arguments) {
+    std::vector<std::string> argv = {DEFIB_CAPTURE_PROGRAM};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    auto output = os::run_command(argv, kToolTimeoutMs);
+    EXPECT_TRUE(output) << (output ? "" : output.error().to_text());
+    return output ? std::move(*output) : os::CommandOutput();
+  }
+  void write(const std::string& name, const std::string& text) { std::ofstream(at(name)) << text; }
+};
+
+TEST_F(Program, SymbolizesLinesAndReports) {
+  RunningVictim victim(victim_path("inlined"));
+  auto snapshot = victim.capture();
+  ASSERT_TRUE(snapshot);
+  const Report report = make_report(std::move(*snapshot), {});
+  const Frame& frame = crashed_stack(report.threads).frames.at(0);
+  write("lines", fmt::format("{}+{:#x}\n", frame.module, frame.offset));
+  const auto lines = capture({"symbolize", at("lines"), "--json"});
+  EXPECT_TRUE(lines.status.success());
+  const auto json = wire::Json::parse(lines.text);
+  ASSERT_TRUE(json) << lines.text;
+  EXPECT_EQ((*json)["schema"].as_string(), "defib.symbols/1");
+  const wire::Json& found = (*json)["addresses"].items().at(0)["frames"].items().at(0);
+  EXPECT_EQ(found["function"].as_string(), frame.function);
+  EXPECT_EQ(found["line"].as_int(), marked_line("inlined"));
+  EXPECT_THAT(capture({"symbolize", at("lines")}).text,
+              HasSubstr(fmt::format("inlined.cc:{} (inlined)", marked_line("inlined"))));
+
+  const wire::Json document = to_json(report);
+  write("report", document.dump());
+  const auto again = capture({"symbolize", at("report"), "--json"});
+  EXPECT_TRUE(again.status.success()) << again.text;
+  EXPECT_EQ(*wire::Json::parse(again.text), document);
+  EXPECT_THAT(capture({"symbolize", at("report")}).text, HasSubstr("remove_order"));
+}
+
+TEST_F(Program, SaysWhatIsWrongWithItsInput) {
+  write("lines", "nonsense\n");
+  const auto lines = capture({"symbolize", at("lines")});
+  EXPECT_EQ(lines.status.code, 2);
+  EXPECT_THAT(lines.text, HasSubstr("line 1 names no address"));
+  write("other.json", "{\"a\":1}");
+  EXPECT_EQ(capture({"symbolize", at("other.json")}).status.code, 2);
+  EXPECT_EQ(capture({"symbolize", at("missing")}).status.code, 1);
+  EXPECT_EQ(capture({"warm", at("lines"), "--symbol-cache", at("symbols")}).status.code, 2);
+}
+
+TEST_F(Program, FindsTheTablesOfWarmBesideItsReport) {
+  RunningVictim victim(victim_path("null_dereference"));
+  ASSERT_TRUE(victim.wait_for_crash());
+  const auto warmed =
+      capture({"warm", std::to_string(victim.pid()), "--symbol-cache", at("symbols"), "--json"});
+  EXPECT_TRUE(warmed.status.success()) << warmed.text;
+  EXPECT_GE((*wire::Json::parse(warmed.text))["made"].as_int(), 3);
+  auto modules = modules_of_process(victim.pid());
+  ASSERT_TRUE(modules);
+  SymbolTableBuilder lies;
+  lies.add(0, {{"planted", "", 0, false}});
+  const auto cache = SymbolCache::open(at("symbols"), false);
+  ASSERT_TRUE(cache);
+  const std::string key = SymbolCache::key_of(modules->front());
+  ASSERT_TRUE(cache->store(modules->front(), lies.finish(key, true, 1 << 20)));
+  const auto output = capture({"crash", "--pid", std::to_string(victim.pid()), "--page",
+                               fmt::format("/proc/{}/fd/3", victim.pid()), "--page-offset", "0",
+                               "--out", at("report.json")});
+  EXPECT_TRUE(output.status.success()) << output.text;
+  const auto report = os::read_file(os::real_files(), at("report.json"));
+  ASSERT_TRUE(report);
+  const auto json = wire::Json::parse(*report);
+  EXPECT_EQ((*json)["threads"].items().at(0)["frames"].items().at(0)["function"].as_string(),
+            "planted");
 }
 
 }  // namespace

@@ -6,9 +6,9 @@
 #include <optional>
 #include <set>
 
-#include "defib/base/bytes.h"
 #include "defib/postmortem/guarded.h"
 #include "defib/postmortem/module_file.h"
+#include "defib/postmortem/stack_records.h"
 #include "defib/postmortem/stack_walk.h"
 #include "defib/postmortem/symbolizer.h"
 
@@ -16,8 +16,6 @@ namespace defib::postmortem {
 namespace {
 
 constexpr std::string_view kKinds[] = {"module", "vdso", "signal", "jit", "data", "unknown"};
-
-enum class RecordType : std::uint8_t { kStack = 1, kGap = 2 };
 
 std::optional<std::size_t> module_at(const Snapshot& snapshot, std::uint64_t address) {
   for (std::size_t i = 0; i < snapshot.modules.size(); ++i) {
@@ -52,75 +50,20 @@ std::uint64_t lookup_of(const Step& step) {
   return step.exact || step.pc == 0 ? step.pc : step.pc - 1;
 }
 
-std::string encode(std::size_t thread, const ThreadStack& stack) {
-  std::string record;
-  Writer out(record);
-  out.u8(static_cast<std::uint8_t>(RecordType::kStack));
-  out.u32(static_cast<std::uint32_t>(thread));
-  out.u8(stack.truncated ? 1 : 0);
-  out.text(stack.error);
-  out.u32(static_cast<std::uint32_t>(stack.frames.size()));
-  for (const Frame& frame : stack.frames) {
-    out.u64(frame.pc);
-    out.text(frame.module);
-    out.text(frame.build_id);
-    out.u64(frame.offset);
-    out.text(frame.function);
-    out.text(frame.file);
-    out.u32(static_cast<std::uint32_t>(frame.line));
-    out.u8(frame.inlined ? 1 : 0);
-    out.u8(static_cast<std::uint8_t>(frame.kind));
-  }
-  return record;
-}
-
-// Written by a child that may have gone wild.
-void decode(std::string_view record, Unwound& unwound, std::vector<bool>& known) {
-  Reader in(record);
-  const auto type = static_cast<RecordType>(in.u8());
-  if (type == RecordType::kGap) unwound.gaps.emplace_back(in.text());
-  if (type != RecordType::kStack) return;
-  const std::uint32_t thread = in.u32();
-  ThreadStack stack;
-  stack.truncated = in.u8() != 0;
-  stack.error = in.text();
-  const std::uint32_t count = in.u32();
-  if (thread >= unwound.stacks.size()) return;
-  for (std::uint32_t i = 0; i < count && in.ok(); ++i) {
-    Frame frame;
-    frame.pc = in.u64();
-    frame.module = in.text();
-    frame.build_id = in.text();
-    frame.offset = in.u64();
-    frame.function = in.text();
-    frame.file = in.text();
-    frame.line = static_cast<int>(in.u32());
-    frame.inlined = in.u8() != 0;
-    const std::uint8_t kind = in.u8();
-    if (kind < std::size(kKinds)) frame.kind = static_cast<FrameKind>(kind);
-    stack.frames.push_back(std::move(frame));
-  }
-  if (!in.finished() || stack.frames.empty()) return;
-  ThreadStack& to = unwound.stacks[thread];
-  to.frames = std::move(stack.frames);
-  to.truncated = stack.truncated;
-  to.error = std::move(stack.error);
-  known[thread] = true;
-}
-
-void write_gap(const GuardOutput& output, std::string_view line) {
-  std::string record;
-  Writer out(record);
-  out.u8(static_cast<std::uint8_t>(RecordType::kGap));
-  out.text(line);
-  output.write(record);
+// What the child has said so far, the last word counts.
+void take(std::string_view record, Unwound& unwound, std::vector<bool>& known) {
+  if (auto gap = decode_gap(record)) unwound.gaps.push_back(std::move(*gap));
+  auto stack = decode_stack(record);
+  if (!stack || stack->thread >= unwound.stacks.size()) return;
+  unwound.stacks[stack->thread] = std::move(stack->stack);
+  known[stack->thread] = true;
 }
 
 // In the child: first all stacks without names, then each with them.
 void unwind_here(const Snapshot& snapshot, const SymbolOptions& options,
                  const std::set<std::size_t>& left_out, const GuardOutput& output) {
   const auto mark = [&](std::size_t module) { output.mark(static_cast<std::uint32_t>(module)); };
-  ElfSession session(snapshot.modules, options, left_out);
+  ElfSession session(snapshot.modules, options, left_out, mark);
   StackWalker walker(snapshot, session, mark);
   std::vector<Walk> walks;
   for (std::size_t i = 0; i < snapshot.threads.size(); ++i) {
@@ -134,7 +77,7 @@ void unwind_here(const Snapshot& snapshot, const SymbolOptions& options,
       stack.frames.push_back(frame_of(snapshot, step, module ? &snapshot.modules[*module] : nullptr,
                                       module ? session.bias(*module) : 0));
     }
-    output.write(encode(i, stack));
+    output.write(encode_stack(static_cast<std::uint32_t>(i), stack));
   }
   Symbolizer symbolizer(session, options);
   for (std::size_t i = 0; i < walks.size(); ++i) {
@@ -162,10 +105,10 @@ void unwind_here(const Snapshot& snapshot, const SymbolOptions& options,
         stack.frames.push_back(frame);
       }
     }
-    output.write(encode(i, stack));
+    output.write(encode_stack(static_cast<std::uint32_t>(i), stack));
   }
-  for (const std::string& line : session.refused()) write_gap(output, line);
-  for (const std::string& line : symbolizer.gaps()) write_gap(output, line);
+  for (const std::string& line : session.refused()) output.write(encode_gap(line));
+  for (const std::string& line : symbolizer.gaps()) output.write(encode_gap(line));
 }
 
 ThreadStack walked_by_frame_pointers(const Snapshot& snapshot, const ThreadSnapshot& thread) {
@@ -208,7 +151,7 @@ Unwound unwind(const Snapshot& snapshot, const SymbolOptions& options) {
       limits,
       [&](const std::vector<std::string>& records) {
         unwound.gaps.clear();
-        for (const std::string& record : records) decode(record, unwound, known);
+        for (const std::string& record : records) take(record, unwound, known);
       });
   for (const GuardLoss& loss : losses) {
     unwound.gaps.push_back(
