@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
+#include <tuple>
 #include <unordered_map>
 
 namespace defib::postmortem {
@@ -30,7 +30,9 @@ class RangeIndex {
     if (range.low < range.high) ranges_.push_back(range);
   }
   void sort() {
-    std::ranges::stable_sort(ranges_, {}, &Range::low);
+    std::ranges::sort(ranges_, {}, [](const Range& range) {
+      return std::tuple(range.low, range.high, range.depth, range.target);
+    });
     reach_.clear();
     Dwarf_Addr reach = 0;
     for (const Range& range : ranges_) reach_.push_back(reach = std::max(reach, range.high));
@@ -393,7 +395,7 @@ void DwarfSymbols::State::load_symbols() {
     if (name[0] == '$' || (name[0] == '.' && name[1] == 'L')) continue;
     symbols.push_back({address, symbol.st_size, name});
   }
-  std::ranges::stable_sort(symbols, [](const Symbol& a, const Symbol& b) {
+  std::ranges::sort(symbols, [](const Symbol& a, const Symbol& b) {
     if (a.address != b.address) return a.address < b.address;
     // Of names for one function the last sized one is taken, as gdb does.
     if ((a.size == 0) != (b.size == 0)) return a.size == 0;

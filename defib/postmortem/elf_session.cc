@@ -48,6 +48,8 @@ bool ElfSession::has_right_file(std::size_t index) const {
   if (!module.image.empty()) return true;
   if (!module.file.valid()) return false;
   if (module.build_id.empty()) return true;  // It cannot be checked.
+  if (build_id_in_file(module) == module.build_id) return true;
+  // A debug file has it in a section only.
   about_to_read_(index);
   return build_id_of(module.file.get()) == module.build_id;
 }

@@ -6,14 +6,15 @@
 namespace defib::postmortem {
 namespace {
 
-enum class RecordType : std::uint8_t { kStack = 1, kGap = 2 };
+constexpr std::uint8_t kStackRecord = 1;
+constexpr std::uint8_t kGapRecord = 2;
 
 }  // namespace
 
 std::string encode_stack(std::uint32_t thread, const ThreadStack& stack) {
   std::string record;
   Writer out(record);
-  out.u8(static_cast<std::uint8_t>(RecordType::kStack));
+  out.u8(kStackRecord);
   out.u32(thread);
   out.u8(stack.truncated ? 1 : 0);
   out.text(stack.error);
@@ -34,14 +35,14 @@ std::string encode_stack(std::uint32_t thread, const ThreadStack& stack) {
 std::string encode_gap(std::string_view line) {
   std::string record;
   Writer out(record);
-  out.u8(static_cast<std::uint8_t>(RecordType::kGap));
+  out.u8(kGapRecord);
   out.text(line);
   return record;
 }
 
 std::optional<StackRecord> decode_stack(std::string_view record) {
   Reader in(record);
-  if (static_cast<RecordType>(in.u8()) != RecordType::kStack) return std::nullopt;
+  if (in.u8() != kStackRecord) return std::nullopt;
   StackRecord result;
   result.thread = in.u32();
   result.stack.truncated = in.u8() != 0;
@@ -69,7 +70,7 @@ std::optional<StackRecord> decode_stack(std::string_view record) {
 
 std::optional<std::string> decode_gap(std::string_view record) {
   Reader in(record);
-  if (static_cast<RecordType>(in.u8()) != RecordType::kGap) return std::nullopt;
+  if (in.u8() != kGapRecord) return std::nullopt;
   std::string line(in.text());
   if (!in.finished()) return std::nullopt;
   return line;

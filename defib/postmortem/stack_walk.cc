@@ -44,6 +44,20 @@ bool step_out_of_wild_call(const Snapshot& snapshot, Registers& registers) {
   return true;
 }
 
+// libdwfl says of a return from a handler and of the function that was interrupted alike, and of
+// the innermost frame, that their instruction itself is meant; so the former come in pairs.
+void mark_signal_returns(std::vector<Step>& steps) {
+  for (std::size_t i = 0; i < steps.size();) {
+    const std::size_t first = i;
+    while (i < steps.size() && steps[i].exact) ++i;
+    const bool has_innermost = first == 0 && i % 2 == 1;
+    for (std::size_t at = first + (has_innermost ? 1 : 0); at + 1 < i; at += 2) {
+      steps[at].is_signal = true;
+    }
+    while (i < steps.size() && !steps[i].exact) ++i;
+  }
+}
+
 // What is called while a thread is walked.
 struct WalkState {
   Walk walk;
@@ -124,11 +138,6 @@ int StackWalker::on_frame(Dwfl_Frame* frame, void* arg) {
     state.walk.truncated = true;
     return DWARF_CB_ABORT;
   }
-  // A frame that was interrupted follows on the return from the handler.
-  if (activation && !state.walk.steps.empty()) {
-    state.walk.steps.back().is_signal = true;
-    state.walk.steps.back().exact = true;
-  }
   state.walk.steps.push_back({pc, activation, false});
   if (const auto module = state.session.find(pc)) state.about_to_read(*module);
   return DWARF_CB_OK;
@@ -145,6 +154,7 @@ Walk StackWalker::walk(std::size_t index) {
   if (const auto module = session_.find(thread.registers.pc())) about_to_read_(*module);
   const int result = dwfl_getthread_frames(session_.dwfl(), thread.tid, on_frame, &state);
   if (result == -1) state.walk.error = dwfl_errmsg(-1);
+  mark_signal_returns(state.walk.steps);
   if (stepped_[index]) {
     if (!state.walk.steps.empty()) state.walk.steps.front().exact = false;
     state.walk.steps.insert(state.walk.steps.begin(), {thread.registers.pc(), true, false});

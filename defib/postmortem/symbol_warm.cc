@@ -9,6 +9,7 @@
 #include "defib/postmortem/collect.h"
 #include "defib/postmortem/debug_files.h"
 #include "defib/postmortem/guarded.h"
+#include "defib/postmortem/module_file.h"
 #include "defib/postmortem/symbolize.h"
 #include "defib/postmortem/symbolizer.h"
 
@@ -121,7 +122,7 @@ Result<Module> module_of_file(const std::string& path) {
   if (!is_elf(module.file.get())) {
     return Error(Code::kInvalidArgument, fmt::format("{} is no ELF file", path)).with("path", path);
   }
-  module.build_id = build_id_of(module.file.get());
+  module.build_id = build_id_in_file(module);
   return module;
 }
 

@@ -18,7 +18,8 @@
 namespace defib::postmortem {
 namespace {
 
-enum class RecordType : std::uint8_t { kAnswer = 1, kGap = 2 };
+constexpr std::uint8_t kAnswerRecord = 1;
+constexpr std::uint8_t kGapRecord = 2;
 
 constexpr std::size_t kMaxModules = 4096;
 constexpr std::size_t kMaxQueries = 1'000'000;
@@ -48,7 +49,7 @@ Plan plan_of(const std::vector<SymbolQuery>& queries) {
 void write_gap(const GuardOutput& output, std::string_view line) {
   std::string record;
   Writer out(record);
-  out.u8(static_cast<std::uint8_t>(RecordType::kGap));
+  out.u8(kGapRecord);
   out.text(line);
   output.write(record);
 }
@@ -87,7 +88,7 @@ void symbolize_here(const std::vector<SymbolQuery>& queries, const Plan& plan,
     if (locations.size() == 1 && locations.front() == Location()) continue;
     std::string record;
     Writer out(record);
-    out.u8(static_cast<std::uint8_t>(RecordType::kAnswer));
+    out.u8(kAnswerRecord);
     out.u32(static_cast<std::uint32_t>(i));
     for (const Location& location : locations) {
       out.text(location.function);
@@ -104,9 +105,9 @@ void symbolize_here(const std::vector<SymbolQuery>& queries, const Plan& plan,
 
 void decode(std::string_view record, Symbolized& symbolized) {
   Reader in(record);
-  const auto type = static_cast<RecordType>(in.u8());
-  if (type == RecordType::kGap) symbolized.gaps.emplace_back(in.text());
-  if (type != RecordType::kAnswer) return;
+  const std::uint8_t type = in.u8();
+  if (type == kGapRecord) symbolized.gaps.emplace_back(in.text());
+  if (type != kAnswerRecord) return;
   const std::uint32_t index = in.u32();
   std::vector<Location> locations;
   while (in.ok() && in.remaining() > 0) {

@@ -201,10 +201,7 @@ TEST_F(DebugFiles, OfAnotherBuildAreRefusedAndTheReportSaysSo) {
 TEST_F(DebugFiles, SymbolsInsideTheProgramAreRead) {
   // "minidebuginfo": a compressed symbol table in a section of the stripped program.
   const std::string program = split("null_dereference", at("program.sym"));
-  tool({"objcopy", "-S", "--remove-section=.gnu_debuglink", "--keep-symbols=/dev/null",
-        victim_path("null_dereference"), at("unused")});
-  tool({"objcopy", "--remove-section=.debug_*", "--only-keep-debug",
-        victim_path("null_dereference"), at("mini")});
+  tool({"objcopy", "--strip-debug", victim_path("null_dereference"), at("mini")});
   if (!os::run_command({"xz", "--version"}, kToolTimeoutMs)) GTEST_SKIP() << "xz is not there";
   tool({"xz", at("mini")});
   tool({"objcopy", "--add-section", ".gnu_debugdata=" + at("mini.xz"), program});
@@ -374,7 +371,7 @@ TEST_F(Symbolize, LinesNameModuleOffsetAndPerhapsABuildId) {
   EXPECT_EQ(queries->at(1).offset, 0x12U);
   EXPECT_EQ(queries->at(2).build_id, id);
   EXPECT_EQ(queries->at(3).build_id, "");
-  for (const std::string text : {"x", "x+", "+1", "x+0x", "a b c", "a b 1 2", "x+g"}) {
+  for (const std::string text : {"x", "x+", "+1", "x+0x", "a b z", "a b 1 2", "x+g"}) {
     EXPECT_EQ(parse_queries("ok+1\n" + text).error().field("line"), "2") << text;
   }
 }

@@ -18,8 +18,8 @@ BUGS = [
     ("a refused debug file is not told", "DebugFiles.OfAnother*", [
         (UNWIND, "  for (const std::string& line : session.refused()) output.write(encode_gap(line));\n",
          "")]),
-    ("the interrupted function is looked up as if it had called", "Frames.OfASignal*", [
-        (WALK, "    state.walk.steps.back().is_signal = true;\n", "")]),
+    ("the return from a signal handler is not marked", "Frames.OfASignal*", [
+        (WALK, "  mark_signal_returns(state.walk.steps);\n", "")]),
     ("code of no file is taken for a jump into nowhere", "Frames.OfCode*:Frames.HaveKind*", [
         (UNWIND, "  return mapping->executable ? FrameKind::kJit : FrameKind::kData;\n",
          "  return FrameKind::kData;\n")]),
