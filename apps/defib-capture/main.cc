@@ -26,10 +26,12 @@
 #include "defib/os/process.h"
 #include "defib/postmortem/capture.h"
 #include "defib/postmortem/core.h"
+#include "defib/postmortem/hot_frames.h"
 #include "defib/postmortem/kernel_log.h"
 #include "defib/postmortem/process_facts.h"
 #include "defib/postmortem/report.h"
 #include "defib/process/agent_page.h"
+#include "defib/process/run_output.h"
 
 namespace defib {
 namespace {
@@ -53,6 +55,7 @@ struct Options {
   std::uint64_t page_offset = offsetof(process::AgentPage, crash);
   std::string out;
   std::string log_tail;
+  std::string output_of;
   std::string target;
   std::string exe;
   bool json = false;
@@ -117,17 +120,28 @@ std::string read_tail(const std::string& path) {
   return text;
 }
 
+// What the process wrote, and nothing that another run of its service did.
+void add_output(const Options& options, postmortem::CrashFacts& facts) {
+  facts.stderr_tail = read_tail(options.log_tail);
+  if (options.output_of.empty()) return;
+  process::RunOutput output = process::read_run_output(
+      options.output_of, {.from_mono_ns = options.since_mono_ns, .max_bytes = kMaxLogTail});
+  facts.stderr_tail += output.err;
+  facts.stdout_tail = std::move(output.out);
+}
+
 // Evidence that lies outside of the process.
 postmortem::CrashFacts outside_facts(const Options& options, pid_t pid, std::int64_t since_ns,
                                      std::vector<std::string>& gaps) {
   postmortem::CrashFacts facts;
   facts.pid = pid;
-  facts.stderr_tail = read_tail(options.log_tail);
+  add_output(options, facts);
   facts.own_signal = options.own_signal;
   if (options.new_oom_kills >= 0) facts.new_oom_kills = options.new_oom_kills;
   auto lines = postmortem::kernel_lines_about(pid, since_ns);
   if (lines) {
-    facts.kernel_lines = std::move(*lines);
+    facts.kernel_lines = std::move(lines->lines);
+    facts.kernel_log_complete = lines->complete;
   } else {
     gaps.push_back("the kernel's log is not readable: " + lines.error().to_line());
   }
@@ -205,7 +219,8 @@ int run_analyze(const Options& options) {
                          : postmortem::read_core(options.target, options.exe);
   if (!snapshot) return fail(snapshot.error(), options.json);
   postmortem::CrashFacts more;
-  more.stderr_tail = read_tail(options.log_tail);
+  add_output(options, more);
+  if (is_pid) more.threads = postmortem::sample_hot_frames(*snapshot);
   const postmortem::Report report =
       postmortem::make_report(std::move(*snapshot), std::move(more), symbol_options(options));
   return deliver(options, to_json(report), to_text(report));
@@ -253,6 +268,11 @@ int run(int argc, char** argv) {
   const auto add_output = [&](CLI::App* command) {
     command->add_option("--out", options.out, "write the JSON report to this file");
     command->add_option("--log-tail", options.log_tail, "a file with the end of its stderr");
+    command->add_option("--output-of", options.output_of,
+                        "the service's directory: its output since --since-mono-ns is evidence");
+    command->add_option("--since-mono-ns", options.since_mono_ns,
+                        "when the process was started (CLOCK_MONOTONIC): older output, and older "
+                        "lines of the kernel's log, are not its");
     command->add_flag("--json", options.json, "print JSON");
   };
   const auto add_symbols = [&](CLI::App* command) {
@@ -315,8 +335,6 @@ int run(int argc, char** argv) {
   CLI::App* classify = app.add_subcommand("classify-exit", "of a death that left no report");
   classify->add_option("--pid", options.pid, "the process")->required();
   classify->add_option("--status", options.status, "its status as wait(2) gives it")->required();
-  classify->add_option("--since-mono-ns", options.since_mono_ns,
-                       "ignore older lines of the kernel's log (CLOCK_MONOTONIC)");
   classify->add_option("--new-oom-kills", options.new_oom_kills,
                        "growth of oom_kill in its cgroup's memory.events");
   classify->add_option("--own-signal", options.own_signal, "signal that the supervisor sent it");

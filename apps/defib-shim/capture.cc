@@ -28,6 +28,7 @@ void Shim::look_at_crash(Instance& one) {
   if (state == postmortem::CrashState::kCrashed) {
     end_tracer(one);     // The program has a hook after all, and only one may attach.
     start_capture(one);  // First of all: the process waits for it.
+    for (int stream = 0; stream < 2; ++stream) on_output(stream);  // Its last words are evidence.
   } else if (state == postmortem::CrashState::kCaptured && one.tracer > 0) {
     traced_crash(one);
   } else {
@@ -35,6 +36,7 @@ void Shim::look_at_crash(Instance& one) {
     Capture* slot = free_capture();
     if (state == postmortem::CrashState::kGivenUp && slot != nullptr) {
       slot->generation = saved(one).generation;
+      slot->started_mono_ns = saved(one).started_mono_ns;
       slot->page_fd = fcntl(one.page.fd, F_DUPFD_CLOEXEC, 0);
       if (!report_by_page(*slot, "unseen:", 0)) {
         close(slot->page_fd);
@@ -82,14 +84,15 @@ const char* Shim::reporter() const {
 }
 
 // The helper inherits our directory, and the page as its descriptor 3.
-pid_t Shim::start_capture_helper(const char* command, pid_t pid, uint64_t generation, int page_fd,
+pid_t Shim::start_capture_helper(const char* command, const CaptureOf& of, int page_fd,
                                  const char* why) {
-  static char pid_text[24], out[64];
-  pid_text[0] = out[0] = 0;
-  append_number(pid_text, sizeof pid_text, static_cast<uint64_t>(pid));
+  static char pid_text[24], since_text[24], out[64];
+  pid_text[0] = since_text[0] = out[0] = 0;
+  append_number(pid_text, sizeof pid_text, static_cast<uint64_t>(of.pid));
+  append_number(since_text, sizeof since_text, static_cast<uint64_t>(of.started_mono_ns));
   append_text(out, sizeof out, kCaptureDir);
   append_text(out, sizeof out, "/crash-");
-  append_number(out, sizeof out, generation);
+  append_number(out, sizeof out, of.generation);
   append_text(out, sizeof out, ".json");
   const bool minicore = why == nullptr && launch_.sets(kMinicore);
   const char* const argv[] = {why == nullptr ? launch_.capture_program() : reporter(),
@@ -98,8 +101,10 @@ pid_t Shim::start_capture_helper(const char* command, pid_t pid, uint64_t genera
                               pid_text,
                               "--page-fd",
                               "3",
-                              "--log-tail",
-                              "logs/current",
+                              "--output-of",
+                              ".",
+                              "--since-mono-ns",
+                              since_text,
                               "--out",
                               out,
                               why != nullptr ? "--why"
@@ -114,7 +119,7 @@ void Shim::start_capture(Instance& one) {
   Capture* slot = free_capture();
   if (slot == nullptr) return give_up_capture(one);
   const uint64_t generation = saved(one).generation;
-  const pid_t pid = start_capture_helper("crash", one.pid, generation, one.page.fd, nullptr);
+  const pid_t pid = start_capture_helper("crash", capture_of(one), one.page.fd, nullptr);
   if (pid < 0) {
     const Captured failed = {generation, pid, 0};
     journal_.add(Type::kCaptured, &failed, sizeof failed);
@@ -125,6 +130,7 @@ void Shim::start_capture(Instance& one) {
   const int64_t crashed = one.page.page->crash.crashed_mono_ns;
   slot->pid = pid;
   slot->generation = generation;
+  slot->started_mono_ns = saved(one).started_mono_ns;
   slot->page_fd = fcntl(one.page.fd, F_DUPFD_CLOEXEC, 0);
   slot->releases = true;
   slot->deadline = (crashed < now && crashed > now - bound ? crashed : now) + bound;
@@ -157,9 +163,9 @@ bool Shim::report_by_page(Capture& capture, const char* why, int64_t number) {
   text[0] = 0;
   append_text(text, sizeof text, why);
   append_number(text, sizeof text, static_cast<uint64_t>(number));
-  const pid_t pid = capture.page_fd < 0 ? -1
-                                        : start_capture_helper("page", 1, capture.generation,
-                                                               capture.page_fd, text);
+  const CaptureOf of = {1, capture.generation, capture.started_mono_ns};
+  const pid_t pid =
+      capture.page_fd < 0 ? -1 : start_capture_helper("page", of, capture.page_fd, text);
   if (pid < 0) return false;
   capture.pid = pid;
   capture.by_page = true;
@@ -189,8 +195,7 @@ void Shim::captured(Capture& capture, int wait_status) {
 // Seizes a process that has just been started.
 void Shim::start_tracer(Instance& one) {
   if (!launch_.sets(kTraced) || launch_.capture_program()[0] == 0 || one.page.fd < 0) return;
-  const pid_t pid =
-      start_capture_helper("trace", one.pid, saved(one).generation, one.page.fd, nullptr);
+  const pid_t pid = start_capture_helper("trace", capture_of(one), one.page.fd, nullptr);
   if (pid > 0) {
     one.tracer = pid;
     return;
@@ -225,6 +230,7 @@ void Shim::traced_crash(Instance& one) {
   if (slot != nullptr) {
     slot->pid = one.tracer;
     slot->generation = saved(one).generation;
+    slot->started_mono_ns = saved(one).started_mono_ns;
     slot->page_fd = fcntl(one.page.fd, F_DUPFD_CLOEXEC, 0);
     slot->deadline = mono_ns() + kCaptureLimitNs;
     one.tracer = 0;

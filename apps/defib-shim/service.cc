@@ -251,6 +251,8 @@ void Shim::start(InstanceRole role, bool automatic, uint64_t ticket_id) {
     return;
   }
   use_notify_name();
+  // What the one before has said is its own: it is in the log before this one's start.
+  for (int stream = 0; stream < 2; ++stream) on_output(stream);
   *one = Instance{};
   StatusInstance& record_of_it = saved(*one);
   record_of_it = StatusInstance{};

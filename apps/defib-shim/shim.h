@@ -58,7 +58,8 @@ class Shim {
   struct Capture {
     pid_t pid = 0;
     uint64_t generation = 0;
-    int64_t deadline = 0;   // then it is killed
+    int64_t started_mono_ns = 0;  // of the process; older output is not its
+    int64_t deadline = 0;         // then it is killed
     int page_fd = -1;       // outlives the process: what can still be learnt when the helper fails
     bool releases = false;  // the process still waits for it
     bool late = false;      // it was killed because the process had waited long enough
@@ -191,7 +192,15 @@ class Shim {
   void traced_crash(Instance& one);
   Capture* free_capture();
   const char* reporter() const;
-  pid_t start_capture_helper(const char* command, pid_t pid, uint64_t generation, int page_fd,
+  struct CaptureOf {
+    pid_t pid;
+    uint64_t generation;
+    int64_t started_mono_ns;
+  };
+  CaptureOf capture_of(const Instance& one) const {
+    return {one.pid, saved(one).generation, static_cast<int64_t>(saved(one).started_mono_ns)};
+  }
+  pid_t start_capture_helper(const char* command, const CaptureOf& of, int page_fd,
                              const char* why);
   void capture_overdue(Capture& capture, int64_t now);
   void captured(Capture& capture, int wait_status);

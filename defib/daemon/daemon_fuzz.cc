@@ -131,8 +131,12 @@ void fuzz_exit(std::string_view input) {
     status.exited = signal == 0;
     status.code = 1;
     status.signal = signal;
-    static_cast<void>(
-        classify_exit(status, process::StopReason::kNone, {}, input).to_json().dump());
+    ExitFacts facts;
+    facts.status = status;
+    facts.err = input.substr(0, input.size() / 2);
+    facts.out = input.substr(input.size() / 2);
+    facts.kernel.lines = {std::string(input.substr(0, 200))};
+    static_cast<void>(classify_exit(facts).to_json().dump());
   }
 }
 

@@ -1,6 +1,7 @@
-// The cause of an end as far as its exit status, the supervisor's own reason and the last lines of
-// output tell it: what an incident says when there is no postmortem report, or before it is there.
-// The words are those of docs/cli.md. Pure.
+// The cause of an end that left no postmortem report: the classifier's rules over the exit status,
+// the supervisor's own reason, the kernel's word, and what this run of the service wrote. It also
+// is what an incident says before a report is there. The words are those of docs/cli.md. Pure, but
+// for kernel_evidence().
 
 #pragma once
 
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "defib/os/process.h"
+#include "defib/postmortem/kernel_log.h"
 #include "defib/process/supervisor.h"
 #include "defib/wire/json.h"
 
@@ -26,11 +28,28 @@ struct Classification {
   wire::Json to_json() const;
 };
 
-// An end by the kernel for the service's memory_limit; nothing where it was none.
-std::optional<Classification> classify_memory_kill(const process::ExitReport& report);
+// What is known of an end.
+struct ExitFacts {
+  os::ExitStatus status = {};
+  process::StopReason reason = process::StopReason::kNone;
+  std::string limit = {};  // what was over it ("memory", "cpu"), where it was ended for that
+  pid_t pid = 0;
+  std::int64_t started_mono_ns = 0;  // of the run; 0: not known
+  std::uint32_t oom_kills = 0;       // by the kernel, in its own control group
+  std::uint64_t memory_limit_bytes = 0;
+  std::int64_t cpu_ns = 0;
+  std::int64_t cpu_limit_ns = 0;   // RLIMIT_CPU's hard limit; 0: none, or not known
+  std::string err = {}, out = {};  // the end of what this run wrote
+  postmortem::KernelLines kernel = {};
+};
 
-// `limit` is what was over its limit ("memory", "cpu") where the supervisor ended it for that.
-Classification classify_exit(const os::ExitStatus& status, process::StopReason reason,
-                             std::string_view limit, std::string_view log_tail);
+// Without output and kernel lines.
+ExitFacts exit_facts(const process::ExitReport& report, std::string_view limit);
+
+// The lines of the kernel's log that name the process, where they can decide this end; else, and
+// where the log is not readable, none.
+postmortem::KernelLines kernel_evidence(const ExitFacts& facts);
+
+Classification classify_exit(const ExitFacts& facts);
 
 }  // namespace defib::daemon

@@ -14,6 +14,9 @@ os::ExitStatus exited(int code) {
 os::ExitStatus killed(int signal) {
   return {.known = true, .exited = false, .code = 0, .signal = signal, .core_dumped = false};
 }
+Classification cause_of(os::ExitStatus status, std::string err = {}) {
+  return classify_exit({.status = status, .pid = 4711, .err = std::move(err)});
+}
 
 TEST(ExitCause, EachFatalSignalHasItsCause) {
   const std::pair<int, const char*> cases[] = {{SIGSEGV, "segmentation_fault"},
@@ -26,7 +29,7 @@ TEST(ExitCause, EachFatalSignalHasItsCause) {
                                                {SIGKILL, "killed_externally"},
                                                {SIGTERM, "killed_externally"}};
   for (const auto& [signal, cause] : cases) {
-    const auto found = classify_exit(killed(signal), StopReason::kNone, {}, {});
+    const auto found = cause_of(killed(signal));
     EXPECT_EQ(found.cause, cause);
     EXPECT_EQ(found.signal, os::signal_name(signal));
     EXPECT_FALSE(found.evidence.empty());
@@ -36,62 +39,55 @@ TEST(ExitCause, EachFatalSignalHasItsCause) {
 
 TEST(ExitCause, AKillForTheMemoryLimitIsKnownByTheKernelsCount) {
   process::ExitReport report;
+  report.pid = 4711;
   report.status = killed(SIGKILL);
   report.oom_kills = 2;
   report.memory_limit_bytes = 1 << 20;
-  const auto found = classify_memory_kill(report);
-  ASSERT_TRUE(found);
-  EXPECT_EQ(found->cause, "out_of_memory");
-  EXPECT_EQ(found->subtype, "memory_limit");
-  EXPECT_NE(found->evidence.at(1).find("counts 2 processes killed"), std::string::npos);
+  const auto found = classify_exit(exit_facts(report, {}));
+  EXPECT_EQ(found.cause, "out_of_memory");
+  EXPECT_EQ(found.subtype, "cgroup");
+  EXPECT_NE(found.evidence.at(0).find("counts 2 processes killed"), std::string::npos);
+  EXPECT_NE(found.evidence.back().find("1048576 bytes"), std::string::npos);
   // A count alone does not explain another end, nor one that was asked for.
   report.status = killed(SIGSEGV);
-  EXPECT_FALSE(classify_memory_kill(report));
+  EXPECT_EQ(classify_exit(exit_facts(report, {})).cause, "segmentation_fault");
   report.status = killed(SIGKILL);
   report.reason = StopReason::kHung;
-  EXPECT_FALSE(classify_memory_kill(report));
+  EXPECT_EQ(classify_exit(exit_facts(report, {})).cause, "heartbeat_lost");
+  report.reason = StopReason::kRequested;
+  EXPECT_EQ(classify_exit(exit_facts(report, {})).subtype, "by_supervisor");
   report.reason = StopReason::kNone;
   report.oom_kills = 0;
-  EXPECT_FALSE(classify_memory_kill(report));
+  EXPECT_EQ(classify_exit(exit_facts(report, {})).cause, "killed_externally");
+}
+
+TEST(ExitCause, TheKernelsLogDecidesWhoseTheKillForLackOfMemoryWas) {
+  ExitFacts facts = {.status = killed(SIGKILL), .pid = 4711, .oom_kills = 1};
+  facts.kernel.complete = true;
+  EXPECT_EQ(classify_exit(facts).cause, "killed_externally") << "it was a child's";
+  facts.kernel.lines = {"Memory cgroup out of memory: Killed process 4711 (x) total-vm:1kB"};
+  EXPECT_EQ(classify_exit(facts).cause, "out_of_memory");
 }
 
 TEST(ExitCause, ExitCodesAreToldWithWhatTheyMeanByConvention) {
-  EXPECT_EQ(classify_exit(exited(0), StopReason::kNone, {}, {}).cause, "clean_exit");
-  const auto three = classify_exit(exited(3), StopReason::kNone, {}, {});
+  EXPECT_EQ(cause_of(exited(0)).cause, "clean_exit");
+  const auto three = cause_of(exited(3), "loading\ncannot read x\n");
   EXPECT_EQ(three.cause, "exit_failure");
   EXPECT_EQ(three.subtype, "exit_code_3");
-  EXPECT_EQ(three.evidence.size(), 1u);
-  const auto shell = classify_exit(exited(139), StopReason::kNone, {}, {});
+  EXPECT_EQ(three.evidence.back(), "stderr: cannot read x");
+  const auto shell = cause_of(exited(139));
   EXPECT_NE(shell.evidence.back().find("SIGSEGV"), std::string::npos);
-  EXPECT_EQ(classify_exit(exited(127), StopReason::kNone, {}, {}).evidence.size(), 2u);
+  EXPECT_EQ(cause_of(exited(127)).subtype, "command_not_found");
 }
 
-TEST(ExitCause, APythonTracebackNamesTheExceptionAlsoWhenTheNextProcessHasWritten) {
-  const char* output =
-      "starting\nTraceback (most recent call last):\n  File \"x.py\", line 3, in <module>\n"
-      "    main()\nValueError: no such symbol: X\nstarting\n";
-  const auto found = classify_exit(exited(1), StopReason::kNone, {}, output);
+TEST(ExitCause, TheOutputOfTheRunNamesAnException) {
+  const auto found = cause_of(exited(1),
+                              "Traceback (most recent call last):\n"
+                              "  File \"x.py\", line 3, in <module>\n    main()\n"
+                              "ValueError: no such symbol: X\n");
   EXPECT_EQ(found.cause, "uncaught_exception");
   EXPECT_EQ(found.subtype, "ValueError");
-  EXPECT_EQ(found.evidence.back(), "ValueError: no such symbol: X");
-}
-
-TEST(ExitCause, ACutTracebackIsNoException) {
-  const auto found = classify_exit(exited(1), StopReason::kNone, {},
-                                   "Traceback (most recent call last):\n  File \"x.py\"");
-  EXPECT_EQ(found.cause, "exit_failure");
-}
-
-TEST(ExitCause, AbortsAreToldByTheirOutput) {
-  const auto exception = classify_exit(
-      killed(SIGABRT), StopReason::kNone, {},
-      "terminate called after throwing an instance of 'std::runtime_error'\n  what():  bad\n");
-  EXPECT_EQ(exception.cause, "uncaught_exception");
-  EXPECT_EQ(exception.subtype, "std::runtime_error");
-  EXPECT_EQ(exception.signal, "SIGABRT");
-  const auto assertion = classify_exit(killed(SIGABRT), StopReason::kNone, {},
-                                       "x: x.c:1: main: Assertion `a == b' failed.\n");
-  EXPECT_EQ(assertion.cause, "assertion_failure");
+  EXPECT_EQ(found.evidence.front(), "ValueError: no such symbol: X");
 }
 
 TEST(ExitCause, WhatTheSupervisorDidItselfComesFirst) {
@@ -100,14 +96,18 @@ TEST(ExitCause, WhatTheSupervisorDidItselfComesFirst) {
       {StopReason::kUnhealthy, "health_check_failed"},
       {StopReason::kNotReady, "start_failed"}};
   for (const auto& [reason, cause] : cases) {
-    EXPECT_EQ(classify_exit(killed(SIGKILL), reason, {}, {}).cause, cause);
+    EXPECT_EQ(classify_exit({.status = killed(SIGKILL), .reason = reason}).cause, cause);
   }
-  EXPECT_EQ(classify_exit(killed(SIGTERM), StopReason::kLimit, "memory", {}).cause, "memory_limit");
-  EXPECT_EQ(classify_exit(killed(SIGTERM), StopReason::kLimit, "cpu", {}).cause, "cpu_limit");
+  const auto limit = [](const char* what) {
+    return classify_exit({.status = killed(SIGTERM), .reason = StopReason::kLimit, .limit = what});
+  };
+  EXPECT_EQ(limit("memory").cause, "memory_limit");
+  EXPECT_EQ(limit("cpu").cause, "cpu_limit");
+  EXPECT_EQ(limit("threads").subtype, "threads");
 }
 
 TEST(ExitCause, AnUnknownStatusStaysUnknown) {
-  const auto found = classify_exit({}, StopReason::kNone, {}, {});
+  const auto found = classify_exit({});
   EXPECT_EQ(found.cause, "unknown");
   EXPECT_EQ(found.confidence, 0);
 }

@@ -19,7 +19,6 @@ namespace {
 using process::ServiceState;
 
 constexpr std::string_view kComponent = "daemon";
-constexpr std::size_t kLogTailBytes = 4096;
 constexpr std::size_t kMaxWaiting = 64;
 constexpr os::Duration kRequestTime = std::chrono::minutes(2);
 // How often the end of a service's last incident is looked for once the service is at rest.
@@ -54,9 +53,9 @@ Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options)
   supervisor_options.files = &files;
   DEFIB_TRY_ASSIGN(host->supervisor_,
                    process::Supervisor::create(loop, std::move(supervisor_options), *host));
-  const auto log_tail = [raw = host.get()](const std::string& service) {
-    auto tail = raw->supervisor_->log_tail(service, kLogTailBytes);
-    return tail ? std::move(*tail) : std::string();
+  const auto log_tail = [raw = host.get()](const std::string& service, std::int64_t from,
+                                           std::int64_t until) {
+    return raw->supervisor_->run_output(service, {.from_mono_ns = from, .until_mono_ns = until});
   };
   DEFIB_TRY_ASSIGN(host->recorder_,
                    IncidentRecorder::create(loop, files, host->options_.state_dir, log_tail));
@@ -536,7 +535,7 @@ void Host::start_failed(const std::string& service, const Error& error) {
 
 void Host::exited(const process::ExitReport& report) {
   if (samples_) samples_->forget(report.service, report.generation);
-  metrics_->exited(report, classify_exit(report.status, report.reason, {}, {}).cause);
+  metrics_->exited(report, classify_exit(exit_facts(report, {})).cause);
   recorder_->exited(report);
   const auto found = services_.find(report.service);
   if (found == services_.end()) return;
@@ -691,7 +690,8 @@ void Host::adopted(const std::string& service, pid_t pid, std::uint64_t generati
            {{"service", service}, {"pid", pid}});
   metrics_->adopted(service);
   keep_samples(service, pid, generation);
-  recorder_->adopted(service, pid, generation);
+  const auto status = supervisor_->status(service);
+  recorder_->adopted(service, pid, generation, status ? status->started_mono_ns : 0);
 }
 
 void Host::shim_replaced(const std::string& service, pid_t old_shim, pid_t new_shim) {

@@ -42,7 +42,8 @@ wire::Json limit_fields(const process::LimitReport& report) {
 
 Finding finding_of(const process::LimitReport& report) {
   Finding finding;
-  Classification classification = classify_exit({}, StopReason::kLimit, report.what, {});
+  Classification classification =
+      classify_exit({.reason = StopReason::kLimit, .limit = report.what});
   finding.cause = classification.cause;
   finding.fields = limit_fields(report);
   std::string sentence =

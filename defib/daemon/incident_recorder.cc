@@ -20,6 +20,8 @@ constexpr std::string_view kComponent = "incident";
 constexpr std::uint64_t kMaxReport = 32 << 20;
 // More than this of an incident's line is the report's business, whose path the incident names.
 constexpr std::size_t kMaxThreadsJson = 1 << 20;
+// Of the output that an incident carries itself.
+constexpr std::size_t kMaxTail = 4096;
 
 std::string_view reason_word(StopReason reason) {
   switch (reason) {
@@ -41,6 +43,29 @@ std::string_view reason_word(StopReason reason) {
       return "log_pattern";
   }
   return "unknown";
+}
+
+// The end of a text, from the beginning of a line on.
+std::string last_part(std::string text) {
+  if (text.size() <= kMaxTail) return text;
+  text.erase(0, text.size() - kMaxTail);
+  return text.substr(text.find('\n') + 1);  // npos + 1 is 0
+}
+
+// From the event of an end, as exit_fields() wrote it.
+ExitFacts end_of(const wire::Json& line) {
+  ExitFacts end;
+  end.pid = static_cast<pid_t>(line["pid"].as_int());
+  end.status.exited = line["exit_code"].is_number();
+  end.status.code = static_cast<int>(line["exit_code"].as_int());
+  end.status.signal = os::signal_number(line["signal"].as_string());
+  end.status.known = end.status.exited || end.status.signal > 0;
+  end.started_mono_ns = line["started_mono_ns"].as_int();
+  end.cpu_ns = line["cpu_ns"].as_int();
+  end.cpu_limit_ns = line["cpu_limit_ns"].as_int();
+  end.oom_kills = static_cast<std::uint32_t>(line["oom_kills"].as_int());
+  end.memory_limit_bytes = static_cast<std::uint64_t>(line["memory_limit_bytes"].as_int());
+  return end;
 }
 
 wire::Json exit_fields(const process::ExitReport& report) {
@@ -186,6 +211,9 @@ void IncidentRecorder::replay(Track& own, const wire::Json& line) {
     for (const wire::Json& sentence : guess["evidence"].items()) {
       own.by_status->evidence.emplace_back(sentence.as_string());
     }
+    own.end.reset();
+    // What the supervisor ended is classified by its reason.
+    if (line["ended_by"].as_string() == reason_word(StopReason::kNone)) own.end = end_of(line);
   } else if (event == "classified") {
     own.classified = true;
   } else if (event == "restarted") {
@@ -322,17 +350,11 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
   if (own.dying && own.dying->generation == report.generation) append_dying(own);
-  own.by_status = classify_exit(report.status, report.reason, own.limit, {});
-  if (auto by_kernel = classify_memory_kill(report)) own.by_status = std::move(*by_kernel);
-  const bool killed =
-      report.status.known && report.status.signal == SIGKILL && report.reason == StopReason::kNone;
-  if (const std::uint64_t kills = std::exchange(own.oom_kills, 0);
-      kills > 0 && killed && own.by_status->cause != "out_of_memory") {
-    own.by_status->cause = "out_of_memory";
-    own.by_status->confidence = 0.95;
-    own.by_status->evidence.push_back(fmt::format(
-        "the kernel has killed in its memory cgroup {} times because that was full", kills));
-  }
+  own.end = exit_facts(report, own.limit);
+  own.end->started_mono_ns = start_of(own, report.generation);
+  own.end->oom_kills =
+      std::max(own.end->oom_kills, static_cast<std::uint32_t>(std::exchange(own.oom_kills, 0)));
+  own.by_status = classify_exit(*own.end);
   own.failed_generation = report.generation;
   own.failed_mono_ns =
       report.crashed_mono_ns != 0 ? report.crashed_mono_ns : report.noticed_mono_ns;
@@ -342,6 +364,11 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   own.final_outcome.clear();
   if (!hang_known || !report.capture_path.empty()) own.report_path = report.capture_path;
   wire::Json fields = exit_fields(report);
+  if (own.end->started_mono_ns != 0) fields.set("started_mono_ns", own.end->started_mono_ns);
+  if (own.end->oom_kills != 0) {
+    fields.set("oom_kills", own.end->oom_kills);
+    fields.set("memory_limit_bytes", own.end->memory_limit_bytes);
+  }
   fields.set("by_status", own.by_status->to_json());
   append(own, "detected", fields, Durability::kSync);
   for (const wire::Json& core : std::exchange(own.cores, {})) {
@@ -378,25 +405,34 @@ void IncidentRecorder::wait_for_classification(Track& own, os::Duration time) {
   });
 }
 
-// Without a report: by the exit status and the last lines of output.
+// When the run began, by its start as it was told; 0: not known.
+std::int64_t IncidentRecorder::start_of(const Track& own, std::uint64_t generation) {
+  for (const auto& start : {own.newest_start, own.start_before}) {
+    if (start && start->generation == generation) return start->mono_ns;
+  }
+  return 0;
+}
+
+// Not what a run before it wrote, nor its replacement.
+process::RunOutput IncidentRecorder::output_of_end(const Track& own) const {
+  if (!log_tail_) return {};
+  const bool replaced = own.newest_start && own.newest_start->generation > own.failed_generation;
+  return log_tail_(own.service, own.end ? own.end->started_mono_ns : 0,
+                   replaced ? own.newest_start->mono_ns : INT64_MAX);
+}
+
+// Without a report: by the exit status, the kernel's log, and the last lines of output.
 void IncidentRecorder::classify(Track& own) {
   if (!own.incident || own.classified) return;
   Classification found = own.by_status.value_or(Classification());
-  const std::string tail = log_tail_ ? log_tail_(own.service) : std::string();
-  if (found.cause == "exit_failure" || found.cause == "abort") {
-    os::ExitStatus status;
-    status.known = true;
-    status.exited = found.cause == "exit_failure";
-    status.code = 1;
-    status.signal = status.exited ? 0 : 6;
-    const Classification by_output = classify_exit(status, StopReason::kNone, {}, tail);
-    if (by_output.cause != found.cause) {
-      found.cause = by_output.cause;
-      found.subtype = by_output.subtype;
-      found.confidence = by_output.confidence;
-      found.evidence.insert(found.evidence.end(), by_output.evidence.begin() + 1,
-                            by_output.evidence.end());
-    }
+  process::RunOutput output = output_of_end(own);
+  std::string tail = last_part(output.out + output.err);
+  if (own.end) {
+    own.end->err = std::move(output.err);
+    own.end->out = std::move(output.out);
+    own.end->kernel = kernel_evidence(*own.end);
+    found = classify_exit(*own.end);
+    own.end.reset();  // its texts are large
   }
   if (!tail.empty()) {
     append(own, "output", wire::Json::object({{"tail", tail}}), Durability::kSoon);
@@ -476,7 +512,8 @@ void IncidentRecorder::hung(const process::HangReport& report) {
   own.failed_generation = report.generation;
   own.failed_mono_ns = loop_.clock().mono_ns();
   own.classified = false;
-  own.by_status = classify_exit({}, StopReason::kHung, {}, {});
+  own.end.reset();
+  own.by_status = classify_exit({.reason = StopReason::kHung});
   own.by_status->evidence.push_back(
       fmt::format("stage '{}' stood still for {}, its deadline is {}", report.stage,
                   os::format_duration(report.silent_for), os::format_duration(report.deadline)));
@@ -523,7 +560,9 @@ void IncidentRecorder::ready(const std::string& service) {
 void IncidentRecorder::started(const process::StartInfo& info) {
   Track& own = track(info.service);
   cancel(own.health_timer);
-  own.newest_start = info;
+  if (!own.newest_start || own.newest_start->generation < info.generation) {
+    own.start_before = std::exchange(own.newest_start, info);
+  }
   if (!own.failed_incident.empty()) {
     IncidentNews news;
     news.what = IncidentNews::What::kRunsAgain;
@@ -553,8 +592,16 @@ void IncidentRecorder::started(const process::StartInfo& info) {
   close_if_due(own);
 }
 
-void IncidentRecorder::adopted(const std::string& service, pid_t pid, std::uint64_t generation) {
+void IncidentRecorder::adopted(const std::string& service, pid_t pid, std::uint64_t generation,
+                               std::int64_t started_mono_ns) {
   Track& own = track(service);
+  if (!own.newest_start && started_mono_ns != 0) {
+    own.newest_start.emplace();
+    own.newest_start->service = service;
+    own.newest_start->generation = generation;
+    own.newest_start->pid = pid;
+    own.newest_start->mono_ns = started_mono_ns;
+  }
   if (!own.incident) return;
   append(own, "adopted", wire::Json::object({{"pid", pid}, {"generation", generation}}),
          Durability::kSoon);

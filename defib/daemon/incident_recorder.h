@@ -30,6 +30,7 @@
 #include "defib/daemon/exit_cause.h"
 #include "defib/os/event_loop.h"
 #include "defib/os/files.h"
+#include "defib/process/run_output.h"
 #include "defib/process/supervisor.h"
 #include "defib/recovery/incident.h"
 
@@ -89,8 +90,10 @@ struct IncidentNews {
 
 class IncidentRecorder {
  public:
-  // The last bytes of a service's output, for the classification.
-  using LogTail = std::function<std::string(const std::string& service)>;
+  // What a service wrote between two moments (CLOCK_MONOTONIC), for the classification: the last
+  // bytes of it.
+  using LogTail = std::function<process::RunOutput(
+      const std::string& service, std::int64_t from_mono_ns, std::int64_t until_mono_ns)>;
   static Result<std::unique_ptr<IncidentRecorder>> create(os::EventLoop& loop, os::Files& files,
                                                           const std::string& state_dir,
                                                           LogTail log_tail);
@@ -128,7 +131,9 @@ class IncidentRecorder {
   void notified(const process::NotifyEvent& event);
   void crash_loop(const std::string& service, const Error& error);
   void slow_lane(const std::string& service, const Error& error, os::Duration delay);
-  void adopted(const std::string& service, pid_t pid, std::uint64_t generation);
+  // `started_mono_ns` 0: not known.
+  void adopted(const std::string& service, pid_t pid, std::uint64_t generation,
+               std::int64_t started_mono_ns = 0);
 
   void limit_cleared(const process::LimitReport& report);
   void out_of_memory(const std::string& service, std::uint64_t kills);
@@ -164,6 +169,8 @@ class IncidentRecorder {
   void schedule_sync(Track& track);
   void wait_for_classification(Track& track, os::Duration time);
   void classify(Track& track);
+  static std::int64_t start_of(const Track& track, std::uint64_t generation);
+  process::RunOutput output_of_end(const Track& track) const;
   void classify_by_report(Track& track, const std::string& path);
   void write_classification(Track& track, wire::Json classification, const wire::Json& threads,
                             std::string_view source);

@@ -37,7 +37,12 @@ class Recorder : public ::testing::Test {
   void open() {
     recorder_.reset();
     recorder_ = std::move(*IncidentRecorder::create(
-        *loop_, os::real_files(), dir_, [this](const std::string&) { return output_; }));
+        *loop_, os::real_files(), dir_,
+        [this](const std::string&, std::int64_t from_mono_ns, std::int64_t until_mono_ns) {
+          asked_from_ = from_mono_ns;
+          asked_until_ = until_mono_ns;
+          return process::RunOutput{{}, output_};
+        }));
     recorder_->begin("engine");
   }
   // Gone in an instant: what was written stays, nothing is finished.
@@ -116,6 +121,7 @@ class Recorder : public ::testing::Test {
   }
 
   std::string dir_, output_;
+  std::int64_t asked_from_ = -1, asked_until_ = -1;
   std::unique_ptr<os::EventLoop> loop_;
   std::unique_ptr<IncidentRecorder> recorder_;
 };
@@ -327,6 +333,31 @@ TEST_F(Recorder, AnUncaughtExceptionIsReadFromTheOutput) {
   EXPECT_EQ(incident["cause"].as_string(), "uncaught_exception");
   EXPECT_EQ(incident["classification"]["subtype"].as_string(), "KeyError");
   EXPECT_NE(events(incident).find("output"), std::string::npos);
+}
+
+TEST_F(Recorder, OnlyTheOutputOfTheRunThatEndedIsAskedFor) {
+  start(1);
+  const std::int64_t started = loop_->clock().mono_ns();
+  process::ExitReport report = crash(1);
+  report.status = {.known = true, .exited = true, .code = 1, .signal = 0, .core_dumped = false};
+  recorder_->exited(report);
+  const std::int64_t ended = loop_->clock().mono_ns();
+  start(2);
+  const std::int64_t replaced = loop_->clock().mono_ns();
+  run_until_closed();
+  EXPECT_GT(asked_from_, 0);
+  EXPECT_LE(asked_from_, started);
+  EXPECT_GE(asked_until_, ended);
+  EXPECT_LE(asked_until_, replaced);
+}
+
+TEST_F(Recorder, ARunThatWasTakenOverIsKnownByItsStart) {
+  recorder_->adopted("engine", 4711, 1, 1234);
+  process::ExitReport report = crash(1);
+  recorder_->exited(report);
+  start(2);
+  run_until_closed();
+  EXPECT_EQ(asked_from_, 1234);
 }
 
 TEST_F(Recorder, AHangIsDetectedBeforeItsProcessEnds) {

@@ -21,6 +21,7 @@ struct IncidentRecorder::Track {
   std::uint64_t failed_generation = 0;
   std::int64_t failed_mono_ns = 0;
   std::optional<Classification> by_status;  // what the exit status alone says
+  std::optional<ExitFacts> end;             // by which it is classified where there is no report
   std::string report_path;                  // of defib-capture; empty: none is coming
   std::string limit;                        // what was over its limit
   bool classified = false;
@@ -32,7 +33,7 @@ struct IncidentRecorder::Track {
   // What came before the exit that it belongs to: a process may be replaced while it dies.
   std::optional<process::DyingReport> dying;
   std::optional<process::PromotionReport> promotion;
-  std::optional<process::StartInfo> newest_start;
+  std::optional<process::StartInfo> newest_start, start_before;
   std::uint64_t ready_generation = 0;
   bool says_ready = false;      // it said READY before, so that is waited for
   bool recovering = false;      // the service reports its own recovery

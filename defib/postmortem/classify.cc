@@ -6,24 +6,11 @@
 #include <algorithm>
 #include <charconv>
 
+#include "defib/postmortem/classify_log.h"
+#include "defib/postmortem/classify_rules.h"
 #include "defib/postmortem/terminate_text.h"
 
 namespace defib::postmortem {
-namespace {
-
-constexpr std::uint64_t kPage = 4096;
-// The lowest addresses are never mapped (vm.mmap_min_addr): a member or an element of null.
-constexpr std::uint64_t kNullWindow = 64 * 1024;
-// How far from the stack pointer an overflowing frame may reach.
-constexpr std::uint64_t kStackReach = 1 << 20;
-// How near to its lowest end the stack pointer of an overflowing stack stands.
-constexpr std::uint64_t kStackBottom = 64 * 1024;
-// A signal that comes from the kernel without an address (x86: general protection).
-constexpr int kFromKernel = 128;
-constexpr double kBusyShare = 0.8;
-constexpr std::size_t kEvidenceLines = 5;
-// glibc's arenas other than the main one begin at multiples of this (HEAP_MAX_SIZE).
-constexpr std::uint64_t kArenaAlignment = 64 << 20;
 
 Classification verdict(Cause cause, std::string subtype, double confidence,
                        std::vector<std::string> evidence) {
@@ -34,6 +21,19 @@ Classification verdict(Cause cause, std::string subtype, double confidence,
   result.evidence = std::move(evidence);
   return result;
 }
+
+namespace {
+
+constexpr std::uint64_t kPage = 4096;
+// The lowest addresses are never mapped (vm.mmap_min_addr): a member or an element of null.
+constexpr std::uint64_t kNullWindow = 64 * 1024;
+// How far from the stack pointer an overflowing frame may reach.
+constexpr std::uint64_t kStackReach = 1 << 20;
+// How near to its lowest end the stack pointer of an overflowing stack stands.
+constexpr std::uint64_t kStackBottom = 64 * 1024;
+constexpr std::size_t kEvidenceLines = 5;
+// glibc's arenas other than the main one begin at multiples of this (HEAP_MAX_SIZE).
+constexpr std::uint64_t kArenaAlignment = 64 << 20;
 
 std::uint64_t distance(std::uint64_t a, std::uint64_t b) {
   return a > b ? a - b : b - a;
@@ -72,17 +72,6 @@ std::string describe_mapping(const Mapping& mapping) {
                      mapping.readable ? 'r' : '-', mapping.writable ? 'w' : '-',
                      mapping.executable ? 'x' : '-',
                      mapping.path.empty() ? "anonymous memory" : mapping.path);
-}
-
-std::vector<std::string> last_lines(std::string_view text, std::size_t count) {
-  std::vector<std::string> lines;
-  while (!text.empty() && lines.size() < count) {
-    const std::size_t newline = text.rfind('\n');
-    const std::size_t start = newline == std::string_view::npos ? 0 : newline + 1;
-    if (start < text.size()) lines.insert(lines.begin(), std::string(text.substr(start)));
-    text = text.substr(0, newline == std::string_view::npos ? 0 : newline);
-  }
-  return lines;
 }
 
 // The last line that contains `part`, or empty.
@@ -207,6 +196,8 @@ Classification access_denied(const CrashFacts& facts, const Mapping& mapping) {
        "memory: " + describe_mapping(mapping)});
 }
 
+}  // namespace
+
 Classification segmentation_fault(const CrashFacts& facts) {
   const std::uint64_t address = facts.signal.fault_address;
   const bool jumped = facts.registers && facts.registers->pc() == address;
@@ -248,6 +239,20 @@ Classification segmentation_fault(const CrashFacts& facts) {
        "no memory is mapped there"});
 }
 
+namespace {
+
+// std::bad_alloc is the allocator's refusal; an impossible length (std::bad_array_new_length) is
+// not.
+Classification exception(std::string type, double confidence, std::vector<std::string> evidence) {
+  if (type != "std::bad_alloc") {
+    return verdict(Cause::uncaught_exception, std::move(type), confidence, std::move(evidence));
+  }
+  evidence.emplace_back(
+      "the allocator refused the memory: the process asked for more than it may "
+      "have, or than there is");
+  return verdict(Cause::out_of_memory, "allocator", confidence, std::move(evidence));
+}
+
 // The exception as libstdc++'s own terminate handler prints it.
 std::optional<Classification> exception_in_stderr(std::string_view text) {
   constexpr std::string_view kThrown = "terminate called after throwing an instance of '";
@@ -262,7 +267,7 @@ std::optional<Classification> exception_in_stderr(std::string_view text) {
     rest.remove_prefix(what);
     evidence.push_back(std::string(rest.substr(0, rest.find('\n'))));
   }
-  return verdict(Cause::uncaught_exception, type, 0.9, std::move(evidence));
+  return exception(type, 0.9, std::move(evidence));
 }
 
 bool is_assertion(std::string_view text) {
@@ -274,6 +279,8 @@ bool is_assertion(std::string_view text) {
 // What glibc's allocator says when it finds its lists damaged (malloc/malloc.c).
 std::optional<std::string> heap_corruption_subtype(std::string_view text) {
   constexpr std::pair<std::string_view, std::string_view> kTexts[] = {
+      // The chunk behind it lies beyond the heap: its size was overwritten.
+      {"double free or corruption (out)", "overwritten_heap"},
       {"double free", "double_free"},
       {"free(): invalid pointer", "invalid_free"},
       {"munmap_chunk(): invalid pointer", "invalid_free"},
@@ -303,7 +310,7 @@ std::optional<Classification> abort_by_text(const std::string& text, double conf
   if (view.starts_with(kUncaughtPrefix)) {
     const std::string_view rest = view.substr(sizeof kUncaughtPrefix - 1);
     const std::size_t end = std::min(rest.find("': "), rest.rfind('\''));
-    return verdict(Cause::uncaught_exception, std::string(rest.substr(0, end)), confidence, {text});
+    return exception(std::string(rest.substr(0, end)), confidence, {text});
   }
   if (is_assertion(view)) return verdict(Cause::assertion_failure, "", confidence, {text});
   if (auto subtype = heap_corruption_subtype(view)) {
@@ -335,6 +342,7 @@ Classification aborted(const CrashFacts& facts) {
   }
   if (!facts.message.empty()) return verdict(Cause::abort, "", 1.0, {facts.message});
   if (auto thrown = exception_in_stderr(facts.stderr_tail)) return *thrown;
+  if (auto told = told_by_output(facts, {.signal = SIGABRT})) return *told;
   const std::vector<std::string> lines = last_lines(facts.stderr_tail, kEvidenceLines);
   for (auto line = lines.rbegin(); line != lines.rend(); ++line) {
     if (auto told = abort_by_text(*line, 0.9)) return *told;
@@ -473,14 +481,35 @@ Classification killed(const CrashFacts& facts) {
     return verdict(Cause::killed_externally, "by_supervisor", 1.0,
                    {"the supervisor itself sent SIGKILL"});
   }
-  if (facts.new_oom_kills.value_or(0) > 0) {
-    return verdict(Cause::out_of_memory, "cgroup", 0.8,
-                   {fmt::format("the cgroup's oom_kill counter grew by {}", *facts.new_oom_kills),
-                    "the kernel's log was not readable, so the victim is not named"});
+  if (facts.new_oom_kills.value_or(0) > 0 && !facts.kernel_log_complete) {
+    std::vector<std::string> evidence = {
+        fmt::format("the kernel counts {} process{} killed in its control group (oom_kill)",
+                    *facts.new_oom_kills, *facts.new_oom_kills == 1 ? "" : "es"),
+        "the kernel's log cannot tell which"};
+    if (facts.memory_limit_bytes != 0) {
+      evidence.push_back(
+          fmt::format("the group's limit is {} bytes of memory", facts.memory_limit_bytes));
+    }
+    return verdict(Cause::out_of_memory, "cgroup", 0.8, std::move(evidence));
   }
-  return verdict(Cause::killed_externally, "SIGKILL", 0.8,
-                 {"SIGKILL, and neither the kernel's log nor the cgroup's counter tells of a lack "
-                  "of memory, so another process sent it (the kernel does not keep the sender)"});
+  if (facts.cpu_limit_ns > 0 && facts.cpu_ns >= facts.cpu_limit_ns) {
+    return verdict(
+        Cause::resource_limit, "cpu_time", 0.95,
+        {fmt::format("it used {:.2f} s of processor time, and its hard limit (RLIMIT_CPU) "
+                     "is {} s: the kernel ends a process there with SIGKILL",
+                     static_cast<double>(facts.cpu_ns) / 1e9, facts.cpu_limit_ns / 1'000'000'000)});
+  }
+  std::vector<std::string> evidence = {
+      "SIGKILL, and neither the kernel's log nor the cgroup's counter tells of a lack of memory of "
+      "this process, so another process sent it (the kernel does not keep the sender)"};
+  if (facts.new_oom_kills.value_or(0) > 0) {
+    evidence.push_back(fmt::format(
+        "in its control group the kernel killed {} for lack of memory, but not this process: the "
+        "log names its victims",
+        *facts.new_oom_kills));
+  }
+  return verdict(Cause::killed_externally, "SIGKILL", facts.kernel_log_complete ? 0.9 : 0.8,
+                 std::move(evidence));
 }
 
 // The kernel's line on a fault: "x[12]: segfault at 8 ip 0x1 sp 0x2 error 4 in ...", or
@@ -527,6 +556,7 @@ Classification by_status_signal(const CrashFacts& facts) {
       result.evidence.push_back("kernel: " + more.kernel_lines.front());
       return result;
     }
+    if (auto told = told_by_output(facts, {.signal = signal})) return *told;
     return verdict(cause, "", 0.7,
                    {"the process ended by " + name,
                     "no crash report was made, so the address is "
@@ -553,70 +583,32 @@ Classification by_status_signal(const CrashFacts& facts) {
 }
 
 Classification by_exit_code(const CrashFacts& facts) {
-  if (facts.status.code == 0) {
-    return verdict(Cause::clean_exit, "", 1.0, {"exit code 0"});
+  const int code = facts.status.code;
+  if (code == 0) return verdict(Cause::clean_exit, "", 1.0, {"exit code 0"});
+  if (auto told = told_by_output(facts, {.exit_code = code})) {
+    told->evidence.push_back(fmt::format("exit code {}", code));
+    return *told;
   }
   constexpr int kNotExecutable = 126;
   constexpr int kNotFound = 127;
-  std::vector<std::string> evidence = {fmt::format("exit code {}", facts.status.code)};
-  for (std::string& line : last_lines(facts.stderr_tail, kEvidenceLines)) {
-    evidence.push_back("stderr: " + line);
+  std::vector<std::string> evidence = {fmt::format("exit code {}", code)};
+  const bool silent = facts.stderr_tail.find_first_not_of(" \n") == std::string::npos;
+  for (std::string& line :
+       last_lines(silent ? facts.stdout_tail : facts.stderr_tail, kEvidenceLines)) {
+    evidence.push_back((silent ? "stdout: " : "stderr: ") + line);
   }
-  std::string subtype;
-  if (facts.status.code == kNotExecutable) subtype = "not_executable";
-  if (facts.status.code == kNotFound) subtype = "command_not_found";
-  if (facts.status.code > 128 && facts.status.code < 128 + 65) {
-    evidence.push_back(fmt::format("a shell reports the end by {} with this code",
-                                   os::signal_name(facts.status.code - 128)));
+  std::string subtype = fmt::format("exit_code_{}", code);
+  if (code == kNotExecutable) subtype = "not_executable";
+  if (code == kNotFound) {
+    const bool loader =
+        facts.stderr_tail.find("error while loading shared libraries: ") != std::string::npos;
+    subtype = loader ? "missing_library" : "command_not_found";
+  }
+  if (code > 128 && code < 128 + 65) {
+    evidence.push_back(
+        fmt::format("a shell reports the end by {} with this code", os::signal_name(code - 128)));
   }
   return verdict(Cause::exit_failure, std::move(subtype), 1.0, std::move(evidence));
-}
-
-std::string describe_thread(const CrashFacts& facts, pid_t tid) {
-  const auto thread = std::ranges::find(facts.threads, tid, &ThreadFacts::tid);
-  if (thread == facts.threads.end()) return fmt::format("thread {}", tid);
-  return fmt::format("thread {} ({})", tid, thread->name);
-}
-
-Classification deadlock(const CrashFacts& facts) {
-  std::vector<std::string> evidence;
-  bool join = false;
-  for (const LockWait& wait : facts.lock_cycle) {
-    const auto thread = std::ranges::find(facts.threads, wait.waiter, &ThreadFacts::tid);
-    std::string line =
-        fmt::format("{} waits for the {} {:#x}, held by {}", describe_thread(facts, wait.waiter),
-                    to_string(wait.kind), wait.address, describe_thread(facts, wait.owner));
-    if (wait.kind == WaitKind::kJoin) {
-      join = true;
-      line = fmt::format("{} waits for the end of {}", describe_thread(facts, wait.waiter),
-                         describe_thread(facts, wait.owner));
-    }
-    if (thread != facts.threads.end() && !thread->where.empty()) line += ", in " + thread->where;
-    evidence.push_back(std::move(line));
-  }
-  std::string subtype = join ? "join_cycle" : "lock_cycle";
-  if (facts.lock_cycle.size() == 1) subtype = "self_deadlock";
-  return verdict(Cause::deadlock, std::move(subtype), 0.99, std::move(evidence));
-}
-
-Classification hang(const CrashFacts& facts) {
-  if (!facts.lock_cycle.empty()) return deadlock(facts);
-  std::vector<std::string> busy;
-  for (const ThreadFacts& thread : facts.threads) {
-    if (thread.busy_share < kBusyShare) continue;
-    std::string line = fmt::format("{} was busy for {:.0f} % of the time",
-                                   describe_thread(facts, thread.tid), thread.busy_share * 100);
-    if (!thread.where.empty()) line += ", in " + thread.where;
-    busy.push_back(std::move(line));
-  }
-  if (!busy.empty()) return verdict(Cause::busy_loop, "", 0.75, std::move(busy));
-  std::vector<std::string> evidence = {"no thread is busy, and no threads wait for one another"};
-  for (const ThreadFacts& thread : facts.threads) {
-    if (thread.where.empty() || evidence.size() > kEvidenceLines) continue;
-    evidence.push_back(
-        fmt::format("{} is in {}", describe_thread(facts, thread.tid), thread.where));
-  }
-  return verdict(Cause::unknown, "blocked", 0.5, std::move(evidence));
 }
 
 }  // namespace

@@ -39,12 +39,22 @@ enum class Cause : std::uint8_t {
 };
 std::string_view to_string(Cause cause);
 
+// A function that samples of a thread found on its stack.
+struct HotFrame {
+  std::string place;  // "price() at book.cc:41"
+  double share = 0;   // of the samples, 0..1
+};
+
 // A thread of a process that lives.
 struct ThreadFacts {
   pid_t tid = 0;
   std::string name;
   std::string where;       // "settle() at bank.cc:41": the innermost frame of the program's own
   double busy_share = -1;  // ThreadSnapshot::busy_share
+  char state = '?';        // ThreadSnapshot::state
+  std::vector<std::string> functions = {};  // of its stack, innermost first; "" has no name
+  int samples = 0;                          // of its stack, where it was busy
+  std::vector<HotFrame> hot = {};           // the most frequent first
 };
 
 struct CrashFacts {
@@ -60,14 +70,21 @@ struct CrashFacts {
   std::vector<std::string> top_functions;  // of the crashed thread, innermost first
 
   os::ExitStatus status;    // how the process ended, where that is known
-  std::string stderr_tail;  // its last lines
+  std::string stderr_tail;  // its last lines, of this run alone
+  std::string stdout_tail;
 
   std::vector<std::string> kernel_lines;      // of the kernel's log, those that name the process
+  bool kernel_log_complete = false;           // KernelLines::complete
   std::optional<std::int64_t> new_oom_kills;  // of its cgroup's counter, since its start
+  std::uint64_t memory_limit_bytes = 0;  // of that cgroup, where it is the supervisor's; else 0
   int own_signal = 0;  // the signal that the supervisor itself sent to end it; 0: none
+  // Processor time that it used, and its hard limit of it (RLIMIT_CPU); 0: not known.
+  std::int64_t cpu_ns = 0;
+  std::int64_t cpu_limit_ns = 0;
 
   std::vector<ThreadFacts> threads;  // where `alive`
   std::vector<LockWait> lock_cycle;
+  std::vector<LockWait> lock_waits;  // all, also those that form no circle
 };
 
 struct Classification {

@@ -186,7 +186,13 @@ std::vector<Row> abort_rows() {
        aborted("",
                "terminate called after throwing an instance of 'std::bad_alloc'\n"
                "  what():  std::bad_alloc\n"),
-       Cause::uncaught_exception, "std::bad_alloc"},
+       Cause::out_of_memory, "allocator"},
+      {"bad_alloc_in_the_page",
+       aborted("uncaught exception of type 'std::bad_alloc': std::bad_alloc"), Cause::out_of_memory,
+       "allocator"},
+      {"impossible_length",
+       aborted("uncaught exception of type 'std::bad_array_new_length': std::bad_array_new_length"),
+       Cause::uncaught_exception, "std::bad_array_new_length"},
       {"terminate", aborted("terminate without an active exception"), Cause::uncaught_exception,
        "no_active_exception"},
       {"pure_virtual",
@@ -194,6 +200,8 @@ std::vector<Row> abort_rows() {
        Cause::abort, "pure_virtual_call"},
       {"double_free", aborted("double free or corruption (top)"), Cause::heap_corruption,
        "double_free"},
+      {"size_overwritten", aborted("double free or corruption (out)"), Cause::heap_corruption,
+       "overwritten_heap"},
       {"tcache_double_free", aborted("free(): double free detected in tcache 2"),
        Cause::heap_corruption, "double_free"},
       {"invalid_pointer", aborted("free(): invalid pointer"), Cause::heap_corruption,
@@ -223,7 +231,34 @@ std::vector<Row> exit_rows() {
   const std::string oom = "Memory cgroup out of memory: Killed process 4711 (engine) total-vm:1kB";
   return {
       {"clean", ended(0), Cause::clean_exit, ""},
-      {"failure", ended(3 << 8), Cause::exit_failure, ""},
+      {"failure", ended(3 << 8), Cause::exit_failure, "exit_code_3"},
+      {"library_missing",
+       with(ended(127 << 8),
+            [](CrashFacts& f) {
+              f.stderr_tail = "x: error while loading shared libraries: libx.so: cannot open\n";
+            }),
+       Cause::exit_failure, "missing_library"},
+      {"cpu_hard_limit",
+       with(ended(SIGKILL),
+            [](CrashFacts& f) {
+              f.cpu_ns = 1'010'000'000;
+              f.cpu_limit_ns = 1'000'000'000;
+            }),
+       Cause::resource_limit, "cpu_time"},
+      {"kill_below_the_cpu_limit",
+       with(ended(SIGKILL),
+            [](CrashFacts& f) {
+              f.cpu_ns = 900'000'000;
+              f.cpu_limit_ns = 1'000'000'000;
+            }),
+       Cause::killed_externally, "SIGKILL"},
+      {"counter_beside_a_log_that_names_others",
+       with(ended(SIGKILL),
+            [](CrashFacts& f) {
+              f.new_oom_kills = 1;
+              f.kernel_log_complete = true;
+            }),
+       Cause::killed_externally, "SIGKILL"},
       {"not_found", ended(127 << 8), Cause::exit_failure, "command_not_found"},
       {"kill", ended(SIGKILL), Cause::killed_externally, "SIGKILL"},
       {"term", ended(SIGTERM), Cause::killed_externally, "SIGTERM"},
@@ -292,6 +327,37 @@ std::vector<Row> hang_rows() {
        }),
        Cause::deadlock, "join_cycle"},
       {"busy", alive([](CrashFacts& f) { f.threads[1].busy_share = 0.97; }), Cause::busy_loop, ""},
+      {"busy_in_one_function", alive([](CrashFacts& f) {
+         f.threads[1].busy_share = 0.97;
+         f.threads[1].samples = 9;
+         f.threads[1].hot = {{"spin() at feed.cc:7", 1.0}};
+       }),
+       Cause::busy_loop, "", 0.9},
+      {"exit_waits", alive([](CrashFacts& f) {
+         f.threads[0].functions = {"__futex_abstimed_wait",
+                                   "pthread_cond_destroy@@GLIBC_2.3.2",
+                                   "forget()",
+                                   "__run_exit_handlers",
+                                   "exit",
+                                   "main"};
+       }),
+       Cause::unknown, "exit_hang"},
+      {"abandoned", alive([](CrashFacts& f) {
+         f.threads[0].functions = {"__lll_lock_wait", "pthread_mutex_lock", "settle()"};
+         f.lock_waits = {{10, 99, 0x10, WaitKind::kAbandoned}};
+       }),
+       Cause::deadlock, "abandoned_lock"},
+      {"a_word_like_an_abandoned_mutex_is_none", alive([](CrashFacts& f) {
+         f.threads[0].functions = {"syscall", "std::sys::futex_wait"};
+         f.lock_waits = {{10, 99, 0x10, WaitKind::kAbandoned}};
+       }),
+       Cause::unknown, "blocked"},
+      {"chain", alive([](CrashFacts& f) { f.lock_waits = {{10, 11, 0x10, WaitKind::kMutex}}; }),
+       Cause::unknown, "blocked"},
+      {"stopped", alive([](CrashFacts& f) {
+         for (ThreadFacts& thread : f.threads) thread.state = 'T';
+       }),
+       Cause::unknown, "stopped"},
       {"working", alive([](CrashFacts& f) { f.threads[1].busy_share = 0.4; }), Cause::unknown,
        "blocked"},
   };
@@ -395,11 +461,96 @@ TEST(Locks, PriorityMutexAndJoinNameTheirOwner) {
                           LockWait{11, 10, 0x200, WaitKind::kJoin}));
 }
 
+TEST(Locks, AWaitWithATimeoutMakesNoEdge) {
+  SystemCall timed = futex(0x100, FUTEX_WAIT_BITSET_PRIVATE, 2);
+  timed.arguments[3] = 0x7ffd00010000;
+  Snapshot snapshot = threads_at({{10, timed}, {11, futex(0x200, FUTEX_WAIT_PRIVATE, 2)}});
+  snapshot.memory.add(0x100, mutex_bytes(2, 11));
+  snapshot.memory.add(0x200, mutex_bytes(2, 10));
+  EXPECT_THAT(find_lock_waits(snapshot), ElementsAre(LockWait{11, 10, 0x200, WaitKind::kMutex}));
+}
+
+std::string rwlock_bytes(std::uint32_t readers, std::uint32_t phase, std::uint32_t writers_futex,
+                         std::int32_t writer) {
+  std::string bytes;
+  Writer out(bytes);
+  for (const std::uint32_t word : {readers, 1U, phase, writers_futex, 0U, 0U}) out.u32(word);
+  out.u32(static_cast<std::uint32_t>(writer));
+  for (int i = 0; i < 8; ++i) out.u32(0);
+  return bytes;
+}
+
+TEST(Locks, AReadWriteLockNamesItsWriter) {
+  // One waits to write (at writers_futex), one to read (at the phase's futex).
+  Snapshot snapshot = threads_at({{10, futex(0x10c, FUTEX_WAIT_BITSET_PRIVATE, 3)},
+                                  {11, futex(0x208, FUTEX_WAIT_BITSET_PRIVATE, 3)}});
+  snapshot.memory.add(0x100, rwlock_bytes(3, 1, 3, 11));
+  snapshot.memory.add(0x200, rwlock_bytes(3, 3, 0, 10));
+  const auto waits = find_lock_waits(snapshot);
+  EXPECT_THAT(waits, ElementsAre(LockWait{10, 11, 0x100, WaitKind::kWriter},
+                                 LockWait{11, 10, 0x200, WaitKind::kWriter}));
+  EXPECT_EQ(find_lock_cycle(waits).size(), 2U);
+}
+
+TEST(Locks, ReadersOfALockHaveNoNames) {
+  Snapshot snapshot = threads_at({{10, futex(0x108, FUTEX_WAIT_BITSET_PRIVATE, 2)},
+                                  {11, futex(0x208, FUTEX_WAIT_BITSET_PRIVATE, 3)}});
+  snapshot.memory.add(0x100, rwlock_bytes(8 | 2, 2, 1, 0));
+  snapshot.memory.add(0x200, rwlock_bytes(3, 3, 0, 4242));  // no thread of this process
+  EXPECT_THAT(find_lock_waits(snapshot), IsEmpty());
+}
+
+TEST(Locks, AMutexOfAThreadThatIsGoneIsAbandonedAndNoCircle) {
+  Snapshot snapshot = threads_at({{10, futex(0x100, FUTEX_WAIT_PRIVATE, 2)}});
+  snapshot.memory.add(0x100, mutex_bytes(2, 4242));
+  const auto waits = find_lock_waits(snapshot);
+  EXPECT_THAT(waits, ElementsAre(LockWait{10, 4242, 0x100, WaitKind::kAbandoned}));
+  EXPECT_THAT(find_lock_cycle(waits), IsEmpty());
+  // Where other processes share it, its owner may be one of theirs; where a thread could not be
+  // stopped, it may be that one.
+  snapshot.threads[0].system_call = futex(0x100, FUTEX_WAIT, 2);
+  EXPECT_THAT(find_lock_waits(snapshot), IsEmpty());
+  snapshot.threads[0].system_call = futex(0x100, FUTEX_WAIT_PRIVATE, 2);
+  snapshot.gaps.emplace_back("thread 11 did not stop in time");
+  EXPECT_THAT(find_lock_waits(snapshot), IsEmpty());
+}
+
+TEST(Hangs, EachThreadOfADeadlockIsToldWithBothPlaces) {
+  CrashFacts facts;
+  facts.alive = true;
+  facts.threads = {{10, "main", "transfer() at bank.cc:41"},
+                   {11, "booking", "book() at bank.cc:17"}};
+  facts.lock_cycle = {{10, 11, 0x10, WaitKind::kMutex}, {11, 10, 0x20, WaitKind::kWriter}};
+  const Classification verdict = classify(facts);
+  EXPECT_THAT(verdict.evidence,
+              ElementsAre("thread 10 (main) waits for the mutex 0x10, in transfer() at bank.cc:41; "
+                          "it is held by thread 11 (booking), which stands in book() at bank.cc:17",
+                          "thread 11 (booking) waits for the read-write lock 0x20, in book() at "
+                          "bank.cc:17; it is held by thread 10 (main), which stands in transfer() "
+                          "at bank.cc:41"));
+}
+
+TEST(Hangs, ABusyLoopIsToldWithItsHotFrames) {
+  CrashFacts facts;
+  facts.alive = true;
+  ThreadFacts feed;
+  feed.tid = 11;
+  feed.name = "feed";
+  feed.busy_share = 1;
+  feed.samples = 8;
+  feed.hot = {{"poll() at feed.cc:7", 1.0}, {"mix() at feed.cc:2", 0.25}};
+  facts.threads = {feed};
+  EXPECT_THAT(classify(facts).evidence,
+              ElementsAre("thread 11 (feed) was busy for 100 % of the time",
+                          "100 % of 8 samples are in poll() at feed.cc:7",
+                          "25 % of 8 samples are in mix() at feed.cc:2"));
+}
+
 TEST(Locks, ConditionVariableMakesNoEdge) {
   Snapshot snapshot = threads_at({{10, futex(0x100, FUTEX_WAIT_BITSET_PRIVATE, 0)},
                                   {11, futex(0x200, FUTEX_WAIT_PRIVATE, 2)}});
   snapshot.memory.add(0x100, mutex_bytes(0, 11));
-  snapshot.memory.add(0x200, mutex_bytes(2, 4242));  // no thread of this process
+  snapshot.memory.add(0x200, mutex_bytes(0, 10));  // free by now
   EXPECT_THAT(find_lock_waits(snapshot), IsEmpty());
 }
 

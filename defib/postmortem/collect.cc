@@ -14,8 +14,9 @@ namespace {
 // What a leaf function may keep below its stack pointer (System V ABI, 3.2.2).
 constexpr std::uint64_t kRedZone = 128;
 constexpr std::size_t kCodeBytes = 16;
-// Enough for a pthread_mutex_t.
-constexpr std::size_t kLockBytes = 64;
+// Enough for a pthread_mutex_t, and for a pthread_rwlock_t around its futex.
+constexpr std::size_t kLockBytes = 80;
+constexpr std::uint64_t kBeforeFutex = 16;
 // An ELF header, its program headers and, as linkers place them, its notes.
 constexpr std::size_t kHeaderBytes = 4096;
 constexpr std::uint64_t kPageMask = ~std::uint64_t{4095};
@@ -52,8 +53,12 @@ void collect_code(Snapshot& snapshot, const MemoryReader& read) {
 void collect_locks(Snapshot& snapshot, const MemoryReader& read) {
   for (const ThreadSnapshot& thread : snapshot.threads) {
     if (!thread.system_call || thread.system_call->number != SYS_futex) continue;
-    const std::uint64_t address = thread.system_call->arguments[0];
-    snapshot.memory.add(address, read(address, kLockBytes));
+    // The futex of a read-write lock lies inside of it.
+    const std::uint64_t futex = thread.system_call->arguments[0];
+    std::string bytes = read(futex - kBeforeFutex, kLockBytes);
+    const bool at_page_start = bytes.empty();
+    if (at_page_start) bytes = read(futex, kLockBytes);
+    snapshot.memory.add(at_page_start ? futex : futex - kBeforeFutex, std::move(bytes));
   }
 }
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@ constexpr std::size_t kMaxRecords = 200'000;
 constexpr std::size_t kMaxLines = 64;
 constexpr std::size_t kMaxMessages = 2000;
 constexpr std::size_t kRecordBytes = 8192;
+constexpr ino_t kFirstPidNamespace = 0xEFFFFFFC;  // PROC_PID_INIT_INO (linux/proc_ns.h)
 // The log's clock runs beside CLOCK_MONOTONIC and may differ by a little.
 constexpr std::int64_t kSlackUs = 2'000'000;
 
@@ -102,18 +104,26 @@ std::string kernel_record_about(std::string_view record, pid_t pid, std::int64_t
   return names_process(line, pid) ? line : std::string();
 }
 
-Result<std::vector<std::string>> kernel_lines_about(pid_t pid, std::int64_t since_mono_ns) {
+Result<KernelLines> kernel_lines_about(pid_t pid, std::int64_t since_mono_ns) {
   const os::Fd fd = open_log();
   if (!fd.valid()) return os::system_error("open", "/dev/kmsg");
-  std::vector<std::string> lines;
+  KernelLines found;
+  std::int64_t oldest_us = INT64_MAX;
   // Where it cannot be read, it has said nothing.
-  each_record(fd.get(), [&](std::string_view record) {
+  const int failed = each_record(fd.get(), [&](std::string_view record) {
+    std::int64_t mono_us = 0;
+    std::string text;
+    if (parse_kernel_record(record, mono_us, text)) oldest_us = std::min(oldest_us, mono_us);
     std::string line = kernel_record_about(record, pid, since_mono_ns / 1000);
     if (line.empty()) return;
-    lines.push_back(std::move(line));
-    if (lines.size() > kMaxLines) lines.erase(lines.begin());
+    found.lines.push_back(std::move(line));
+    if (found.lines.size() > kMaxLines) found.lines.erase(found.lines.begin());
   });
-  return lines;
+  struct stat own = {};
+  const bool same_numbers =
+      ::stat("/proc/self/ns/pid", &own) == 0 && own.st_ino == kFirstPidNamespace;
+  found.complete = failed == 0 && same_numbers && oldest_us <= since_mono_ns / 1000;
+  return found;
 }
 
 }  // namespace defib::postmortem

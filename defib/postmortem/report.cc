@@ -4,38 +4,16 @@
 
 #include <algorithm>
 
+#include "defib/postmortem/frame_text.h"
+
 namespace defib::postmortem {
 namespace {
 
 constexpr std::size_t kTopFunctions = 8;
+constexpr std::size_t kThreadFunctions = 24;
 
 std::string hex(std::uint64_t value) {
   return fmt::format("{:#x}", value);
-}
-
-std::string_view base_name(std::string_view path) {
-  return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
-}
-
-bool is_system_library(std::string_view path) {
-  constexpr std::string_view kPlaces[] = {"/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/", "[vdso]"};
-  return std::ranges::any_of(kPlaces, [&](auto place) { return path.starts_with(place); });
-}
-
-std::string place_of(const Frame& frame) {
-  std::string text = frame.function.empty()
-                         ? fmt::format("{}+{:#x}", base_name(frame.module), frame.offset)
-                         : frame.function;
-  if (!frame.file.empty()) text += fmt::format(" at {}:{}", base_name(frame.file), frame.line);
-  return text;
-}
-
-// The innermost frame of the program's own, past the C library's waiting and locking.
-std::string where_of(const ThreadStack& stack) {
-  for (const Frame& frame : stack.frames) {
-    if (!frame.module.empty() && !is_system_library(frame.module)) return place_of(frame);
-  }
-  return {};
 }
 
 wire::Json frame_json(const Frame& frame) {
@@ -119,10 +97,17 @@ CrashFacts facts_from(const Snapshot& snapshot, const std::vector<ThreadStack>& 
     thread.name = stack.name;
     thread.where = where_of(stack);
     const auto sample = std::ranges::find(snapshot.threads, stack.tid, &ThreadSnapshot::tid);
-    if (sample != snapshot.threads.end()) thread.busy_share = sample->busy_share;
+    if (sample != snapshot.threads.end()) {
+      thread.busy_share = sample->busy_share;
+      thread.state = sample->state;
+    }
+    for (const Frame& frame : stack.frames) {
+      if (thread.functions.size() < kThreadFunctions) thread.functions.push_back(frame.function);
+    }
     facts.threads.push_back(std::move(thread));
   }
-  facts.lock_cycle = find_lock_cycle(find_lock_waits(snapshot));
+  facts.lock_waits = find_lock_waits(snapshot);
+  facts.lock_cycle = find_lock_cycle(facts.lock_waits);
   return facts;
 }
 
@@ -134,9 +119,16 @@ Report make_report(Snapshot snapshot, CrashFacts more, const SymbolOptions& symb
   CrashFacts facts = facts_from(snapshot, report.threads);
   facts.status = more.status;
   facts.stderr_tail = std::move(more.stderr_tail);
+  facts.stdout_tail = std::move(more.stdout_tail);
   facts.kernel_lines = std::move(more.kernel_lines);
   facts.new_oom_kills = more.new_oom_kills;
   facts.own_signal = more.own_signal;
+  for (ThreadFacts& sampled : more.threads) {
+    const auto thread = std::ranges::find(facts.threads, sampled.tid, &ThreadFacts::tid);
+    if (thread == facts.threads.end()) continue;
+    thread->samples = sampled.samples;
+    thread->hot = std::move(sampled.hot);
+  }
   report.classification = classify(facts);
   report.log_tail = std::move(facts.stderr_tail);
   report.snapshot = std::move(snapshot);

@@ -27,7 +27,8 @@ struct Report {
 // are the caller's to add.
 CrashFacts facts_from(const Snapshot& snapshot, const std::vector<ThreadStack>& stacks);
 
-// Unwinds and classifies. `more` brings exit status, log and kernel evidence.
+// Unwinds and classifies. `more` brings exit status, log and kernel evidence, and of its threads
+// the hot frames.
 Report make_report(Snapshot snapshot, CrashFacts more, const SymbolOptions& symbols = {});
 
 wire::Json to_json(const Classification& classification);

@@ -1,6 +1,7 @@
 #include "defib/process/log_index.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "defib/os/files.h"
@@ -41,6 +42,14 @@ LogIndex::Read LogIndex::record(std::uint64_t number, shim::LogIndexRecord& reco
   record = two[0];
   if (shim::index_valid(record)) return Read::kRecord;
   return size == sizeof two ? Read::kDamaged : Read::kEnd;
+}
+
+std::uint64_t LogIndex::records() const {
+  struct stat status = {};
+  constexpr auto kHeader = static_cast<std::uint64_t>(shim::kLogIndexHeaderSize);
+  if (::fstat(fd_.get(), &status) != 0) return 0;
+  const auto size = static_cast<std::uint64_t>(status.st_size);
+  return size < kHeader ? 0 : (size - kHeader) / sizeof(shim::LogIndexRecord);
 }
 
 std::optional<shim::LogIndexHeader> read_log_counters(const std::string& service_dir) {

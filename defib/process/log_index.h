@@ -21,6 +21,8 @@ class LogIndex {
   enum class Read { kRecord, kDamaged, kEnd };
   // kDamaged: there is a record behind it, so this one will not become better.
   Read record(std::uint64_t number, shim::LogIndexRecord& record) const;
+  // How many whole records there are now.
+  std::uint64_t records() const;
 
  private:
   os::Fd fd_;

@@ -537,6 +537,7 @@ ServiceStatus Supervised::status(bool with_usage) const {
   status.shim_pid = shim_pid_;
   status.generation = generation_;
   status.started_wall_ns = started_wall_ns_;
+  status.started_mono_ns = started_mono_ns_;
   if (alive()) status.uptime = os::Duration(context_.clock.mono_ns() - started_mono_ns_);
   status.restart_count = restarts_;
   status.restarts_in_window = planner_->used_in_window();

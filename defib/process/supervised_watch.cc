@@ -28,8 +28,10 @@ void Supervised::capture_then_kill(StopReason reason) {
   options.argv = {context_.programs.capture,
                   "analyze",
                   std::to_string(pid_),
-                  "--log-tail",
-                  os::join_path(dir_, shim::kLogCurrent),
+                  "--output-of",
+                  dir_,
+                  "--since-mono-ns",
+                  std::to_string(started_mono_ns_),
                   "--out",
                   path};
   options.new_session = true;

@@ -205,27 +205,8 @@ Result<> Supervisor::feed_log(const std::string& name, bool on) {
   return service->feed_log(on);
 }
 
-Result<std::string> Supervisor::log_tail(const std::string& name, std::size_t max_bytes) const {
-  DEFIB_TRY(core_->find(name));
-  os::Files& files = core_->context.files;
-  const std::string path = os::join_path(core_->context.dir.service_dir(name), shim::kLogCurrent);
-  std::string text;
-  // The file before is needed where the current one has just begun.
-  for (const std::string& part : {path, path + ".1"}) {
-    if (text.size() >= max_bytes || !files.exists(part)) continue;
-    DEFIB_TRY_ASSIGN(const auto file, files.open(part, os::OpenMode::kRead));
-    DEFIB_TRY_ASSIGN(const std::uint64_t size, file->size());
-    const std::uint64_t wanted = std::min<std::uint64_t>(size, max_bytes - text.size());
-    std::string bytes(wanted, '\0');
-    DEFIB_TRY_ASSIGN(const std::size_t got, file->read_at(size - wanted, bytes.data(), wanted));
-    bytes.resize(got);
-    const bool cut = wanted < size;
-    const std::size_t newline = cut ? bytes.find('\n') : std::string::npos;
-    if (cut && newline != std::string::npos) bytes.erase(0, newline + 1);
-    text.insert(0, bytes);
-    if (cut) break;
-  }
-  return text;
+RunOutput Supervisor::run_output(const std::string& name, const RunWindow& window) const {
+  return read_run_output(core_->context.dir.service_dir(name), window);
 }
 
 std::vector<ServiceStatus> Supervisor::known_status() const {

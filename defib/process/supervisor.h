@@ -29,6 +29,7 @@
 #include "defib/os/process.h"
 #include "defib/process/heartbeat.h"
 #include "defib/process/launch_report.h"
+#include "defib/process/run_output.h"
 #include "defib/process/sampler.h"
 #include "defib/process/service_spec.h"
 #include "defib/process/service_state.h"
@@ -228,6 +229,7 @@ struct ServiceStatus {
   pid_t shim_pid = 0;
   std::uint64_t generation = 0;
   std::int64_t started_wall_ns = 0;  // 0: not running
+  std::int64_t started_mono_ns = 0;
   os::Duration uptime{0};
   std::uint64_t restart_count = 0;  // automatic ones since the last start by request
   int restarts_in_window = 0;       // of the budget
@@ -328,8 +330,8 @@ class Supervisor {
   Result<> pass_through(const std::string& name, int stdout_fd, int stderr_fd);
   // Switches SupervisorObserver::log() on or off.
   Result<> feed_log(const std::string& name, bool on);
-  // The last `max_bytes` of the service's log, whole lines.
-  Result<std::string> log_tail(const std::string& name, std::size_t max_bytes) const;
+  // The end of what the service wrote in that time.
+  RunOutput run_output(const std::string& name, const RunWindow& window) const;
 
   std::vector<ServiceStatus> status() const;
   // Reads nothing: memory that no sample told is 0, and so is what the log's files tell.
