@@ -13,6 +13,16 @@
 #include "shim.h"
 
 namespace defib::process::shim {
+namespace {
+
+// Its limits stay with a zombie.
+uint32_t cpu_limit_seconds(pid_t pid) {
+  uint64_t limit[2] = {};  // struct rlimit64: soft, hard
+  if (syscall(SYS_prlimit64, pid, RLIMIT_CPU, nullptr, limit) != 0) return 0;
+  return limit[1] > UINT32_MAX ? 0 : static_cast<uint32_t>(limit[1]);
+}
+
+}  // namespace
 
 // The wait status, by whatever means the kernel offers for this process. A zombie stays: it is the
 // only other place that knows, until the record does.
@@ -126,6 +136,8 @@ void Shim::note_exit(Instance& one, ExitInfo& exit) {
   if (page != nullptr && page->crash.state.load() != 0) {
     exit.crashed_mono_ns = page->crash.crashed_mono_ns;
   }
+  const bool killed = exit.source != StatusSource::kUnknown && (exit.wait_status & 0x7f) == SIGKILL;
+  if (page != nullptr && killed) one.page.page->cpu_limit_seconds = cpu_limit_seconds(one.pid);
   memmove(record.exits + 1, record.exits, sizeof(ExitInfo) * (kKeptExits - 1));
   record.exits[0] = exit;
 }

@@ -87,6 +87,7 @@ ExitFacts exit_facts(const process::ExitReport& report, std::string_view limit) 
   facts.oom_kills = report.oom_kills;
   facts.memory_limit_bytes = report.memory_limit_bytes;
   facts.cpu_ns = report.cpu_ns;
+  facts.cpu_limit_ns = report.cpu_limit_ns;
   return facts;
 }
 

@@ -75,6 +75,7 @@ void IncidentRecorder::limit_cleared(const process::LimitReport& report) {
 void IncidentRecorder::out_of_memory(const std::string& service, std::uint64_t kills) {
   Track& own = track(service);
   own.oom_kills = kills;
+  own.oom_mono_ns = loop_.clock().mono_ns();
   note(service, "out_of_memory", wire::Json::object({{"kills", kills}}));
   obs::log(obs::Level::kWarning, kComponent, "the kernel killed for lack of memory",
            {{"service", service}, {"kills", kills}});

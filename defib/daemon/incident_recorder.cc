@@ -20,6 +20,8 @@ constexpr std::string_view kComponent = "incident";
 constexpr std::uint64_t kMaxReport = 32 << 20;
 // More than this of an incident's line is the report's business, whose path the incident names.
 constexpr std::size_t kMaxThreadsJson = 1 << 20;
+// So long after a kill for lack of memory its victim is torn down at latest.
+constexpr os::Duration kKillTime = std::chrono::seconds(2);
 // Of the output that an incident carries itself.
 constexpr std::size_t kMaxTail = 4096;
 
@@ -102,16 +104,21 @@ wire::Json exit_fields(const process::ExitReport& report) {
 Result<std::unique_ptr<IncidentRecorder>> IncidentRecorder::create(os::EventLoop& loop,
                                                                    os::Files& files,
                                                                    const std::string& state_dir,
-                                                                   LogTail log_tail) {
+                                                                   LogTail log_tail,
+                                                                   KernelLog kernel_log) {
   DEFIB_TRY_ASSIGN(recovery::IncidentLog log,
                    recovery::IncidentLog::open(files, loop.clock(), state_dir));
-  return std::unique_ptr<IncidentRecorder>(
-      new IncidentRecorder(loop, files, std::move(log), std::move(log_tail)));
+  return std::unique_ptr<IncidentRecorder>(new IncidentRecorder(
+      loop, files, std::move(log), std::move(log_tail), std::move(kernel_log)));
 }
 
 IncidentRecorder::IncidentRecorder(os::EventLoop& loop, os::Files& files, recovery::IncidentLog log,
-                                   LogTail log_tail)
-    : loop_(loop), files_(files), log_(std::move(log)), log_tail_(std::move(log_tail)) {}
+                                   LogTail log_tail, KernelLog kernel_log)
+    : loop_(loop),
+      files_(files),
+      log_(std::move(log)),
+      log_tail_(std::move(log_tail)),
+      kernel_log_(std::move(kernel_log)) {}
 
 IncidentRecorder::~IncidentRecorder() {
   if (forget_list_ != 0) loop_.cancel(forget_list_);
@@ -352,8 +359,7 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   if (own.dying && own.dying->generation == report.generation) append_dying(own);
   own.end = exit_facts(report, own.limit);
   own.end->started_mono_ns = start_of(own, report.generation);
-  own.end->oom_kills =
-      std::max(own.end->oom_kills, static_cast<std::uint32_t>(std::exchange(own.oom_kills, 0)));
+  own.end->oom_kills = kills_at_end(own, report);
   own.by_status = classify_exit(*own.end);
   own.failed_generation = report.generation;
   own.failed_mono_ns =
@@ -365,6 +371,7 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   if (!hang_known || !report.capture_path.empty()) own.report_path = report.capture_path;
   wire::Json fields = exit_fields(report);
   if (own.end->started_mono_ns != 0) fields.set("started_mono_ns", own.end->started_mono_ns);
+  if (own.end->cpu_limit_ns != 0) fields.set("cpu_limit_ns", own.end->cpu_limit_ns);
   if (own.end->oom_kills != 0) {
     fields.set("oom_kills", own.end->oom_kills);
     fields.set("memory_limit_bytes", own.end->memory_limit_bytes);
@@ -405,6 +412,20 @@ void IncidentRecorder::wait_for_classification(Track& own, os::Duration time) {
   });
 }
 
+// The kernel's kills in its group that may be this end: not those that it outlived by far, such as
+// that of a child.
+std::uint32_t IncidentRecorder::kills_at_end(Track& own, const process::ExitReport& report) {
+  const auto is_old = [&](std::int64_t mono_ns) {
+    return report.noticed_mono_ns - mono_ns > kKillTime.count();
+  };
+  std::uint32_t kills = report.oom_kills;
+  if (own.survived.generation == report.generation && is_old(own.survived.noticed_mono_ns)) {
+    kills -= std::min(kills, own.survived.kills);
+  }
+  const auto told = static_cast<std::uint32_t>(std::exchange(own.oom_kills, 0));
+  return is_old(own.oom_mono_ns) ? kills : std::max(kills, told);
+}
+
 // When the run began, by its start as it was told; 0: not known.
 std::int64_t IncidentRecorder::start_of(const Track& own, std::uint64_t generation) {
   for (const auto& start : {own.newest_start, own.start_before}) {
@@ -430,7 +451,7 @@ void IncidentRecorder::classify(Track& own) {
   if (own.end) {
     own.end->err = std::move(output.err);
     own.end->out = std::move(output.out);
-    own.end->kernel = kernel_evidence(*own.end);
+    if (kernel_log_) own.end->kernel = kernel_log_(*own.end);
     found = classify_exit(*own.end);
     own.end.reset();  // its texts are large
   }
@@ -656,6 +677,7 @@ void IncidentRecorder::hook_finished(const process::HookReport& report) {
 
 void IncidentRecorder::oom_killed(const process::OomReport& report) {
   Track& own = track(report.service);
+  own.survived = report;
   if (!own.incident) return;
   append(own, "oom_killed",
          wire::Json::object({{"generation", report.generation},

@@ -96,7 +96,8 @@ class IncidentRecorder {
       const std::string& service, std::int64_t from_mono_ns, std::int64_t until_mono_ns)>;
   static Result<std::unique_ptr<IncidentRecorder>> create(os::EventLoop& loop, os::Files& files,
                                                           const std::string& state_dir,
-                                                          LogTail log_tail);
+                                                          LogTail log_tail,
+                                                          KernelLog kernel_log = kernel_evidence);
   ~IncidentRecorder();
   IncidentRecorder(const IncidentRecorder&) = delete;
   IncidentRecorder& operator=(const IncidentRecorder&) = delete;
@@ -157,7 +158,7 @@ class IncidentRecorder {
  private:
   struct Track;
   IncidentRecorder(os::EventLoop& loop, os::Files& files, recovery::IncidentLog log,
-                   LogTail log_tail);
+                   LogTail log_tail, KernelLog kernel_log);
   Track& track(const std::string& service);
   const Track* find(const std::string& service) const;
   void continue_open(Track& track);
@@ -169,6 +170,7 @@ class IncidentRecorder {
   void schedule_sync(Track& track);
   void wait_for_classification(Track& track, os::Duration time);
   void classify(Track& track);
+  static std::uint32_t kills_at_end(Track& track, const process::ExitReport& report);
   static std::int64_t start_of(const Track& track, std::uint64_t generation);
   process::RunOutput output_of_end(const Track& track) const;
   void classify_by_report(Track& track, const std::string& path);
@@ -200,6 +202,7 @@ class IncidentRecorder {
   std::optional<std::vector<recovery::IncidentSummary>> listed_;  // while services are taken over
   os::EventLoop::TimerId forget_list_ = 0;
   LogTail log_tail_;
+  KernelLog kernel_log_;
   std::map<std::string, std::unique_ptr<Track>> tracks_;
 };
 

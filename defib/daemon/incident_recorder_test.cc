@@ -42,7 +42,8 @@ class Recorder : public ::testing::Test {
           asked_from_ = from_mono_ns;
           asked_until_ = until_mono_ns;
           return process::RunOutput{{}, output_};
-        }));
+        },
+        [this](const ExitFacts&) { return kernel_; }));
     recorder_->begin("engine");
   }
   // Gone in an instant: what was written stays, nothing is finished.
@@ -121,6 +122,7 @@ class Recorder : public ::testing::Test {
   }
 
   std::string dir_, output_;
+  postmortem::KernelLines kernel_;
   std::int64_t asked_from_ = -1, asked_until_ = -1;
   std::unique_ptr<os::EventLoop> loop_;
   std::unique_ptr<IncidentRecorder> recorder_;
@@ -349,6 +351,39 @@ TEST_F(Recorder, OnlyTheOutputOfTheRunThatEndedIsAskedFor) {
   EXPECT_LE(asked_from_, started);
   EXPECT_GE(asked_until_, ended);
   EXPECT_LE(asked_until_, replaced);
+}
+
+TEST_F(Recorder, AKillForMemoryOfLongAgoDoesNotExplainAnEnd) {
+  // A child of it was the kernel's victim, and it went on; then somebody killed it.
+  process::OomReport child;
+  child.service = "engine";
+  child.generation = 1;
+  child.kills = 1;
+  child.noticed_mono_ns = loop_->clock().mono_ns() - 60'000'000'000;
+  recorder_->oom_killed(child);
+  process::ExitReport report = crash(1);
+  report.oom_kills = 1;
+  recorder_->exited(report);
+  start(2);
+  run_until_closed();
+  EXPECT_EQ(newest()["cause"].as_string(), "killed_externally");
+  // The next one is its own.
+  report = crash(2);
+  report.oom_kills = 1;
+  recorder_->exited(report);
+  start(3);
+  run_until_closed();
+  EXPECT_EQ(newest()["cause"].as_string(), "out_of_memory");
+}
+
+TEST_F(Recorder, TheKernelsLogDecidesWhoWasKilledForMemory) {
+  kernel_.complete = true;
+  process::ExitReport report = crash(1);
+  report.oom_kills = 1;
+  recorder_->exited(report);
+  start(2);
+  run_until_closed();
+  EXPECT_EQ(newest()["cause"].as_string(), "killed_externally");
 }
 
 TEST_F(Recorder, ARunThatWasTakenOverIsKnownByItsStart) {

@@ -44,6 +44,8 @@ struct IncidentRecorder::Track {
   std::int64_t matched_lines = 0;
 
   std::uint64_t oom_kills = 0;    // told and not yet an end's cause
+  std::int64_t oom_mono_ns = 0;   // when
+  process::OomReport survived;    // kills of its processes that it outlived, as told last
   std::vector<wire::Json> cores;  // of an end that is not known yet
 };
 

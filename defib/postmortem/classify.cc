@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 
 #include "defib/postmortem/classify_log.h"
 #include "defib/postmortem/classify_rules.h"
@@ -44,13 +45,22 @@ bool is_canonical(std::uint64_t address) {
   return top == 0 || top == 0x1ffff;
 }
 
-// 0xdddddddddddddddd and the like: what debugging allocators leave in freed memory.
+// 0xdddddddddddddddd and the like: what allocators leave in freed memory where they are told to
+// (jemalloc's junk, Python's and others' debugging allocators). Of a pointer that was read from
+// there a small offset may have changed the low part.
 bool is_poison(std::uint64_t value) {
-  const std::uint64_t byte = value & 0xff;
-  if (byte == 0 || byte == 0xff) return value == 0xdeadbeefdeadbeef;
-  // Of a pointer read from poisoned memory, a small offset may have changed the low part.
-  return value >> 16 == (byte * 0x0101010101010101 >> 16) ||
-         value >> 16 == (value >> 56) * 0x010101010101;
+  constexpr std::uint8_t kFills[] = {0x5a, 0x6b, 0xcd, 0xdb, 0xdd, 0xde, 0xdf, 0xef, 0xfd, 0xfe};
+  if (value == 0xdeadbeefdeadbeef) return true;
+  const std::uint64_t top = value >> 56;
+  return value >> 16 == top * 0x010101010101 && std::ranges::find(kFills, top) != std::end(kFills);
+}
+
+// Eight printable characters: a text was written where a pointer lay.
+std::string as_text(std::uint64_t value) {
+  std::string text(sizeof value, '\0');
+  std::memcpy(text.data(), &value, sizeof value);
+  const bool printable = std::ranges::all_of(text, [](char c) { return c >= 0x20 && c < 0x7f; });
+  return printable ? text : std::string();
 }
 
 std::string_view access_word(CrashAccess access) {
@@ -144,6 +154,10 @@ Classification without_address(const CrashFacts& facts) {
       const std::string_view name = facts.registers->name(i);
       if (name.empty() || is_canonical(value)) continue;
       suspects.push_back(fmt::format("register {} holds {:#x}", name, value));
+      if (const std::string text = as_text(value); !text.empty()) {
+        suspects.back() +=
+            fmt::format(", which is the text \"{}\": it lies where a pointer was", text);
+      }
       if (is_poison(value)) poisoned = suspects.back();
     }
   }
@@ -423,6 +437,10 @@ Classification by_signal(const CrashFacts& facts) {
   const bool sent = facts.signal.code <= 0;
   const bool by_itself = facts.signal.sender_pid == facts.pid;
   if (sent && !by_itself) return sent_by_other(facts);
+  // A handler of the program's own has reported a fault, and raised its signal again.
+  if (sent && facts.signal.signal != SIGABRT) {
+    if (auto told = told_by_output(facts, {.signal = facts.signal.signal})) return *told;
+  }
   Classification result;
   switch (facts.signal.signal) {
     case SIGSEGV:

@@ -368,10 +368,10 @@ std::optional<Classification> redis_report(std::string_view text, const Ending& 
   }
   if (start == text.npos) return std::nullopt;
   const std::string_view report = text.substr(start);
-  if (const std::size_t at = report.find("=== ASSERTION FAILED"); at != report.npos) {
-    std::string_view rest = report.substr(at);
-    take_line(rest);
-    return verdict(Cause::assertion_failure, "", 0.95, {line_of(rest)});
+  if (report.find("=== ASSERTION FAILED ===") != report.npos) {
+    const std::size_t at = report.find(" ==> ");
+    return verdict(Cause::assertion_failure, "", 0.95,
+                   {line_of(at == report.npos ? report : line_around(report, at))});
   }
   if (const std::size_t at = report.find("Guru Meditation: "); at != report.npos) {
     return verdict(Cause::abort, "panic", 0.95, {line_of(report.substr(at))});

@@ -157,9 +157,9 @@ std::vector<Row> rows() {
        "Killed by PID: 77, UID: 1000\n",
        Cause::killed_externally, "SIGSEGV", "SIGSEGV was sent by process 77 of user 1000"},
       {"redis_assertion", 0, SIGSEGV,
-       "=== REDIS BUG REPORT START: x ===\n=== ASSERTION FAILED ===\n==> debug.c:9 'a' is not "
-       "true\n",
-       Cause::assertion_failure, ""},
+       "=== REDIS BUG REPORT START: x ===\n=== ASSERTION FAILED CLIENT CONTEXT ===\nargv: x\n"
+       "=== ASSERTION FAILED ===\n7:M # ==> debug.c:9 'a' is not true\n",
+       Cause::assertion_failure, "", "7:M # ==> debug.c:9 'a'"},
       {"redis_memory", 0, SIGABRT,
        "Out Of Memory allocating 18446744073709551615 bytes!\n=== REDIS BUG REPORT START: x ===\n"
        "Guru Meditation: Redis aborting for OUT OF MEMORY.\n",
@@ -219,6 +219,17 @@ TEST(Output, IsWeakerThanTheKernelsWord) {
     facts.kernel_lines = {"engine[4711]: segfault at 8 ip 0055 sp 007f error 6 in engine[55+1]"};
     EXPECT_EQ(to_string(classify(facts).cause), "null_dereference") << row.name;
   }
+}
+
+TEST(Output, TellsOfAFaultWhoseHandlerRaisedItAgain) {
+  CrashFacts facts = facts_of(0, SIGSEGV, "Fatal Python error: Segmentation fault\n");
+  facts.signal.signal = SIGSEGV;
+  facts.signal.code = SI_TKILL;
+  facts.signal.sender_pid = facts.pid;
+  EXPECT_EQ(classify(facts).subtype, "");
+  EXPECT_EQ(classify(facts).evidence.front(), "Fatal Python error: Segmentation fault");
+  facts.stderr_tail.clear();
+  EXPECT_EQ(classify(facts).subtype, "raised_by_itself");
 }
 
 TEST(Output, OfACleanExitDecidesNothing) {

@@ -26,11 +26,22 @@ std::string place_of(const Frame& frame) {
   return text;
 }
 
+bool is_own(const Frame& frame) {
+  // The standard library's templates are compiled into the program, and are not its code.
+  const bool header = frame.file.starts_with("/usr/include/") ||
+                      frame.file.starts_with("/usr/lib/") ||
+                      frame.file.find("/include/c++/") != std::string::npos ||
+                      frame.file.starts_with("/usr/share/go") || frame.file.starts_with("/rustc/");
+  return !frame.module.empty() && !is_system_library(frame.module) && !header;
+}
+
 std::string where_of(const ThreadStack& stack) {
-  for (const Frame& frame : stack.frames) {
-    if (!frame.module.empty() && !is_system_library(frame.module)) return place_of(frame);
-  }
-  return {};
+  const auto own = std::ranges::find_if(stack.frames, is_own);
+  if (own != stack.frames.end()) return place_of(*own);
+  const auto frame = std::ranges::find_if(stack.frames, [](const Frame& one) {
+    return !one.module.empty() && !is_system_library(one.module);
+  });
+  return frame == stack.frames.end() ? std::string() : place_of(*frame);
 }
 
 }  // namespace defib::postmortem

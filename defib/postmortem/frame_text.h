@@ -16,7 +16,11 @@ bool is_system_library(std::string_view path);
 // "settle() at bank.cc:41", "engine+0x1234".
 std::string place_of(const Frame& frame);
 
-// The place of the innermost frame of the program's own; empty: there is none.
+// Of the program's code: neither in a library of the system nor of a header of its.
+bool is_own(const Frame& frame);
+
+// The place of the innermost frame of the program's own, else of one that was compiled into the
+// program; empty: there is none.
 std::string where_of(const ThreadStack& stack);
 
 }  // namespace defib::postmortem

@@ -90,11 +90,11 @@ struct Seen {
 std::vector<HotFrame> hot_frames_of(const std::vector<ThreadStack>& stacks) {
   std::map<std::string, Seen> seen;
   for (const ThreadStack& stack : stacks) {
-    const bool has_own = !where_of(stack).empty();
+    const bool has_own = std::ranges::any_of(stack.frames, is_own);
     std::vector<std::string> counted;
     for (std::size_t depth = 0; depth < stack.frames.size(); ++depth) {
       const Frame& frame = stack.frames[depth];
-      if (frame.module.empty() || (has_own && is_system_library(frame.module))) continue;
+      if (frame.module.empty() || (has_own && !is_own(frame))) continue;
       const std::string place = place_of(frame);
       const std::string key = frame.function.empty() ? place : frame.module + ' ' + frame.function;
       // A function that calls itself counts once a sample.

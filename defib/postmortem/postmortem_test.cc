@@ -24,6 +24,7 @@
 #include "defib/postmortem/capture.h"
 #include "defib/postmortem/core.h"
 #include "defib/postmortem/crash_hook_sigsafe.h"
+#include "defib/postmortem/hot_frames.h"
 #include "defib/postmortem/report.h"
 
 namespace defib::postmortem {
@@ -432,6 +433,29 @@ TEST(Hang, BusyLoopIsToldFromABlockedProcess) {
   const Report idle = analyze_live(blocked, std::chrono::milliseconds(300));
   EXPECT_EQ(idle.classification.cause, Cause::unknown);
   EXPECT_EQ(idle.classification.subtype, "blocked");
+}
+
+TEST(Hang, ABusyThreadShowsItsHotFramesAndGoesOn) {
+  Victim victim("busy_loop");
+  ASSERT_TRUE(victim.wait_for_ready());
+  CaptureOptions options;
+  options.sample_window = std::chrono::milliseconds(100);
+  const auto snapshot = capture_live(victim.pid(), options);
+  ASSERT_TRUE(snapshot);
+  HotOptions hot;
+  hot.busy_share = 0.2;  // the machine may be busy with something else
+  hot.samples = 5;
+  const auto sampled = sample_hot_frames(*snapshot, hot);
+  ASSERT_EQ(sampled.size(), 1U);
+  EXPECT_EQ(sampled[0].tid, victim.pid());
+  EXPECT_GT(sampled[0].samples, 0);
+  ASSERT_FALSE(sampled[0].hot.empty());
+  EXPECT_EQ(sampled[0].hot[0].place,
+            fmt::format("(anonymous namespace)::spin(volatile bool*) at busy_loop.cc:{}",
+                        marked_line("busy_loop")));
+  EXPECT_FALSE(victim.child().try_wait());
+  ASSERT_EQ(::kill(victim.pid(), SIGTERM), 0);
+  EXPECT_EQ(victim.wait().signal, SIGTERM);
 }
 
 TEST(Hang, AnalysisLeavesTheProcessAsItWas) {

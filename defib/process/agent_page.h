@@ -70,7 +70,10 @@ struct AgentPage {
   std::atomic<std::uint32_t> role;      // a Role; written by the shim
   std::atomic<std::int32_t> life_tid;   // written by the agent: the thread that holds life; 0: none
   std::atomic<std::uint64_t> epoch;     // written by the shim before role becomes kActive
-  std::uint32_t reserved[6];
+  // Written by the shim when SIGKILL has ended the process: the hard limit of its processor time
+  // (RLIMIT_CPU), at which the kernel sends that; 0: none, or not known.
+  std::uint32_t cpu_limit_seconds;
+  std::uint32_t reserved[5];
   // A robust, process-shared pthread_mutex_t (its first word is the futex), held by the main thread
   // from attach to its end. The kernel marks and wakes it when that thread begins to die, before
   // any memory is torn down.

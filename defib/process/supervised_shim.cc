@@ -527,6 +527,9 @@ void Supervised::note_failure(ExitReport& report, bool current) {
   last_error_ = last_exit_error(report);
   const postmortem::CrashPage* page =
       current && page_.page() != nullptr ? &page_.page()->crash : nullptr;
+  if (page != nullptr) {
+    report.cpu_limit_ns = std::int64_t{page_.page()->cpu_limit_seconds} * 1'000'000'000;
+  }
   const CrashPrint print = crash_print(report.status, report.reason, report.pid, page);
   planner_->failed(report.generation, report.noticed_mono_ns, print);
   report.fingerprint = print.to_string();

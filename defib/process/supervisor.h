@@ -87,6 +87,7 @@ struct ExitReport {
   std::int64_t noticed_wall_ns = 0;
   std::int64_t crashed_mono_ns = 0;  // by the crash handler; 0: none spoke
   std::int64_t cpu_ns = 0;
+  std::int64_t cpu_limit_ns = 0;  // RLIMIT_CPU's hard limit, of one that SIGKILL ended; 0: none
   std::uint64_t max_rss_bytes = 0;
   std::uint32_t oom_kills = 0;  // of its processes, by the kernel, for memory_limit
   std::uint64_t memory_limit_bytes = 0;

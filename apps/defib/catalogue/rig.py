@@ -19,6 +19,7 @@ class Rig:
         self.victims = victims
         self.dir = tempfile.mkdtemp(prefix="defib-cat-")
         self.run_ = None
+        self.groups = []
         self.env = {key: value for key, value in os.environ.items()
                     if key not in ("LOG_LEVEL", "XDG_STATE_HOME", "RUST_BACKTRACE", "GOTRACEBACK")}
         self.env["DEFIB_STATE_DIR"] = os.path.join(self.dir, "state")
@@ -114,8 +115,8 @@ class Rig:
 
     def run_second(self, victim):
         """The second failure of one that is restarted."""
-        self.begin([*victim.command, "{tmp}/mark"], "--max-restarts", "1", "--restart-delay", "10ms",
-                   restart="on-failure")
+        self.begin([*victim.command, "{tmp}/mark"], "--max-restarts", "1", "--restart-delay",
+                   "10ms", restart="on-failure")
         self.over()
         lines = [line for line in self.json("incident", "show", "latest")["timeline"]
                  if line["event"] == "classified"]
@@ -140,16 +141,15 @@ class Rig:
         return self.verdict()
 
     def run_memory(self, victim):
-        config = os.path.join(self.dir, "defib.toml")
-        command = json.dumps([part.replace("{dir}", self.victims) for part in victim.command])
-        with open(config, "w", encoding="utf-8") as file:
-            file.write(f'[service.victim]\ncommand = {command}\nmemory_limit = "48MiB"\n'
-                       'restart = "never"\n')
-        self.output = open(os.path.join(self.dir, "output"), "w+b")
-        self.run_ = subprocess.Popen(
-            [os.path.join(self.programs, "defib"), "run", "--no-guardian", "-c", config],
-            env=self.env, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output,
-            cwd=self.dir)
+        """In a control group of its own with 48 MiB."""
+        group = os.path.join(Rig.memory_group, f"defib-catalogue-{os.getpid()}-{id(self)}")
+        os.mkdir(group)
+        self.groups.append(group)
+        name = "memory.limit_in_bytes" if "/memory" in group else "memory.max"
+        with open(os.path.join(group, name), "w", encoding="ascii") as file:
+            file.write(str(48 << 20))
+        command = f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"'
+        self.begin(["/bin/sh", "-c", command, *victim.command])
         self.ready()
         if victim.act:
             victim.act(self)
@@ -159,17 +159,23 @@ class Rig:
     def run_server(self, victim):
         return victim.act(self)
 
-    def has_memory_group(self):
-        """Whether a service of ours gets a control group whose memory is limited."""
+    @staticmethod
+    def has_memory_group():
+        """Whether we may make a control group whose memory is limited."""
         if Rig.memory_group is None:
-            try:
-                with open("/proc/self/cgroup", encoding="ascii") as file:
-                    Rig.memory_group = any(line.startswith("0::") for line in file) and \
-                        "memory" in open("/sys/fs/cgroup/cgroup.controllers",
-                                         encoding="ascii").read()
-            except OSError:
-                Rig.memory_group = False
-        return Rig.memory_group
+            Rig.memory_group = ""
+            for parent in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup"):
+                probe = os.path.join(parent, f"defib-catalogue-{os.getpid()}")
+                try:
+                    os.mkdir(probe)
+                    files = os.listdir(probe)
+                    os.rmdir(probe)
+                except OSError:
+                    continue
+                if "memory.limit_in_bytes" in files or "memory.max" in files:
+                    Rig.memory_group = parent
+                    break
+        return bool(Rig.memory_group)
 
     # ---- the end -------------------------------------------------------------------------------
 
@@ -189,4 +195,9 @@ class Rig:
                 self.run_.wait()
         if self.run_:
             self.output.close()
+        for group in self.groups:
+            try:
+                os.rmdir(group)
+            except OSError:
+                pass  # whom the kernel has not taken down yet
         shutil.rmtree(self.dir, ignore_errors=True)

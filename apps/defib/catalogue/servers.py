@@ -197,24 +197,35 @@ def postgres_no_data(rig):
     return rig.verdict()
 
 
-R, N, P = ["redis-server"], ["nginx"], ["postgres", "initdb"]
-# name, kind, command, cause, subtypes, evidence, act, needs
-VICTIMS = [
-    ("redis:segfault", "server", [], "segmentation_fault", None, r"", redis_command("DEBUG", "SEGFAULT"), R),
-    ("redis:panic", "server", [], "abort", None, r"Guru Meditation", redis_command("DEBUG", "PANIC"), R),
-    ("redis:assertion", "server", [], "assertion_failure", None, r"is not true", redis_command("DEBUG", "ASSERT"), R),
-    ("redis:allocator", "server", [], "out_of_memory", "allocator", r"Out Of Memory", redis_command("DEBUG", "OOM"), R),
-    ("redis:killed", "server", [], "killed_externally", "SIGKILL", "", redis_signal(signal.SIGKILL), R),
-    ("redis:sent_segv", "server", [], "killed_externally", "SIGSEGV", r"sent by process [1-9]", redis_signal(signal.SIGSEGV), R),
-    ("redis:bad_config", "server", [], "exit_failure", "exit_code_1", r"no-such-policy|argument", redis_bad_config, R),
-    ("redis:port_taken", "server", [], "exit_failure", "exit_code_1", r"[Aa]ddress already in use", redis_port_taken, R),
-    ("nginx:killed", "server", [], "killed_externally", "SIGKILL", "", nginx_signal(signal.SIGKILL), N),
-    ("nginx:sent_segv", "server", [], "killed_externally", "SIGSEGV", r"sent by process [1-9]", nginx_signal(signal.SIGSEGV), N),
-    ("nginx:bad_config", "server", [], "exit_failure", "exit_code_1", r"unknown directive", nginx_bad_config, N),
-    ("nginx:port_taken", "server", [], "exit_failure", "exit_code_1", r"Address already in use", nginx_port_taken, N),
-    ("postgres:killed", "server", [], "killed_externally", "SIGKILL", "", postgres_signal(signal.SIGKILL), P),
-    ("postgres:sent_abrt", "server", [], "killed_externally", "SIGABRT", r"sent by process [1-9]", postgres_signal(signal.SIGABRT), P),
-    ("postgres:child_crash", "server", [], "segmentation_fault", "child_process", r"terminated by signal 11", postgres_backend_crash, P),
-    ("postgres:bad_setting", "server", [], "exit_failure", "exit_code_1", r"invalid value", postgres_bad_setting, P),
-    ("postgres:no_data", "server", [], "exit_failure", "exit_code_2", r"does not exist|no such", postgres_no_data, P),
+# name, cause, subtypes, evidence, act
+CASES = [
+    ("redis:segfault", "segmentation_fault", None, "", redis_command("DEBUG", "SEGFAULT")),
+    ("redis:panic", "abort", None, r"Guru Meditation", redis_command("DEBUG", "PANIC")),
+    ("redis:assertion", "assertion_failure", None, r"is not true",
+     redis_command("DEBUG", "ASSERT")),
+    ("redis:allocator", "out_of_memory", "allocator", r"Out Of Memory",
+     redis_command("DEBUG", "OOM")),
+    ("redis:killed", "killed_externally", "SIGKILL", "", redis_signal(signal.SIGKILL)),
+    ("redis:sent_segv", "killed_externally", "SIGSEGV", r"sent by process [1-9]",
+     redis_signal(signal.SIGSEGV)),
+    ("redis:bad_config", "exit_failure", "exit_code_1", r"no-such-policy|argument",
+     redis_bad_config),
+    ("redis:port_taken", "exit_failure", "exit_code_1", r"[Aa]ddress already in use",
+     redis_port_taken),
+    ("nginx:killed", "killed_externally", "SIGKILL", "", nginx_signal(signal.SIGKILL)),
+    ("nginx:sent_segv", "killed_externally", "SIGSEGV", r"sent by process [1-9]",
+     nginx_signal(signal.SIGSEGV)),
+    ("nginx:bad_config", "exit_failure", "exit_code_1", r"unknown directive", nginx_bad_config),
+    ("nginx:port_taken", "exit_failure", "exit_code_1", r"Address already in use",
+     nginx_port_taken),
+    ("postgres:killed", "killed_externally", "SIGKILL", "", postgres_signal(signal.SIGKILL)),
+    ("postgres:sent_abrt", "killed_externally", "SIGABRT", r"sent by process [1-9]",
+     postgres_signal(signal.SIGABRT)),
+    ("postgres:child_crash", "segmentation_fault", "child_process", r"terminated by signal 11",
+     postgres_backend_crash),
+    ("postgres:bad_setting", "exit_failure", "exit_code_1", r"invalid value",
+     postgres_bad_setting),
+    ("postgres:no_data", "exit_failure", "exit_code_2", r"No such file", postgres_no_data),
 ]
+NEEDS = {"redis": ["redis-server"], "nginx": ["nginx"],
+         "postgres": ["postgres", "initdb", "setpriv"]}
