@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -83,6 +84,16 @@ std::string build_id_in_memory(std::uint64_t base, const MemoryReader& read) {
     if (!id.empty()) return id;
   }
   return {};
+}
+
+std::string build_id_in_file(int fd) {
+  // In the file its notes lie where they do in memory, of all common linkers.
+  return build_id_in_memory(0, [fd](std::uint64_t at, std::size_t size) {
+    std::string bytes(size, '\0');
+    const ssize_t got = ::pread(fd, bytes.data(), size, static_cast<off_t>(at));
+    bytes.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    return bytes;
+  });
 }
 
 std::optional<SystemCall> system_call_in(std::string_view regset, const Registers& registers,

@@ -33,6 +33,9 @@ void collect_locks(Snapshot& snapshot, const MemoryReader& read);
 // The build id of an ELF file that is mapped at `base`; empty where it has none.
 std::string build_id_in_memory(std::uint64_t base, const MemoryReader& read);
 
+// Of an ELF file; empty where it has none, or is none.
+std::string build_id_in_file(int fd);
+
 // The system call that the thread is in, by its NT_PRSTATUS registers.
 std::optional<SystemCall> system_call_in(std::string_view regset, const Registers& registers,
                                          const MemoryReader& read);

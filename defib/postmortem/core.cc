@@ -3,6 +3,9 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -53,7 +56,7 @@ std::string text_field(std::string_view bytes, std::size_t offset, std::size_t s
 class CoreReader {
  public:
   explicit CoreReader(os::File& file) : file_(file) {}
-  Result<Snapshot> read(const std::string& exe);
+  Result<Snapshot> read(const CoreOptions& options);
 
  private:
   Result<> read_segments();
@@ -63,7 +66,9 @@ class CoreReader {
   void take_files(std::string_view value);
   void take_auxv(std::string_view value);
   void make_maps();
-  void make_modules(const std::string& exe);
+  void make_modules(const CoreOptions& options);
+  void open_module(Module& module, const CoreOptions& options);
+  void note_what_is_missing();
   std::string memory_at(std::uint64_t address, std::size_t size);
 
   os::File& file_;
@@ -240,7 +245,42 @@ std::string CoreReader::memory_at(std::uint64_t address, std::size_t size) {
   return {};
 }
 
-void CoreReader::make_modules(const std::string& exe) {
+// A file of the machine that the core is of.
+os::Fd open_file(const std::string& path, const std::string& sysroot) {
+  // The path is the core's word: it must not block on a pipe, nor take a terminal.
+  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  if (sysroot.empty()) return os::Fd(::open(path.c_str(), kFlags));
+  const os::Fd root(::open(sysroot.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root.valid()) return {};
+  open_how how{};
+  how.flags = kFlags;
+  how.resolve = RESOLVE_IN_ROOT;
+  return os::Fd(
+      static_cast<int>(::syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof how)));
+}
+
+void CoreReader::open_module(Module& module, const CoreOptions& options) {
+  const bool is_program = entry_ >= module.start && entry_ < module.end;
+  if (is_program) snapshot_.exe = module.path;
+  const bool replaced = is_program && !options.exe.empty();
+  if (replaced) module.path = options.exe;
+  module.file = open_file(module.path, replaced ? std::string() : options.sysroot);
+  const std::string where =
+      options.sysroot.empty() || replaced ? "" : fmt::format(" under {}", options.sysroot);
+  if (!module.file.valid()) {
+    snapshot_.gaps.push_back(
+        fmt::format("{}: not readable{}, so its frames have no names", module.path, where));
+    return;
+  }
+  const std::string found = build_id_in_file(module.file.get());
+  if (module.build_id.empty() || module.build_id == found) return;
+  module.file.reset();
+  snapshot_.gaps.push_back(fmt::format(
+      "{}: the file{} is another build ({}; the core has {}), so its frames have no names",
+      module.path, where, found.empty() ? "no build id" : found, module.build_id));
+}
+
+void CoreReader::make_modules(const CoreOptions& options) {
   const MemoryReader read = [this](std::uint64_t address, std::size_t size) {
     return memory_at(address, size);
   };
@@ -255,17 +295,7 @@ void CoreReader::make_modules(const std::string& exe) {
   }
   for (Module& module : snapshot_.modules) {
     module.build_id = build_id_in_memory(module.start, read);
-    const bool is_program = entry_ >= module.start && entry_ < module.end;
-    if (is_program) {
-      snapshot_.exe = module.path;
-      if (!exe.empty()) module.path = exe;
-    }
-    // The path is the core's word: it must not block on a pipe, nor take a terminal.
-    module.file = os::Fd(::open(module.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-    if (!module.file.valid()) {
-      snapshot_.gaps.push_back(
-          fmt::format("{}: not readable, so its frames have no names", module.path));
-    }
+    open_module(module, options);
   }
   const auto vdso = std::ranges::find(snapshot_.maps, vdso_, &Mapping::start);
   if (vdso_ == 0 || vdso == snapshot_.maps.end()) return;
@@ -275,11 +305,45 @@ void CoreReader::make_modules(const std::string& exe) {
   if (!module.image.empty()) snapshot_.modules.push_back(std::move(module));
 }
 
-Result<Snapshot> CoreReader::read(const std::string& exe) {
+// A core that was cut short (a full disk, a limit, a kill while it was written) still has its
+// notes, which the kernel writes first.
+void CoreReader::note_what_is_missing() {
+  std::uint64_t end = 0;
+  std::size_t without = 0;
+  for (const Elf64_Phdr& segment : segments_) {
+    const std::uint64_t last = segment.p_offset + segment.p_filesz;
+    if (last >= segment.p_offset) end = std::max(end, last);
+    without += segment.p_type == PT_LOAD && segment.p_filesz == 0 && segment.p_memsz > 0 ? 1 : 0;
+  }
+  const auto size = file_.size();
+  if (size && *size < end) {
+    snapshot_.gaps.push_back(
+        fmt::format("the core file is cut off: {} of {} bytes are there, so stacks may be missing",
+                    *size, end));
+  }
+  if (files_.empty()) {
+    snapshot_.gaps.emplace_back(
+        "the core does not name the files that were mapped (NT_FILE), so there are no names");
+  }
+  if (machine_ != kOwnMachine) {
+    snapshot_.gaps.push_back(
+        fmt::format("the core is of another machine ({}): its files are needed for names, and "
+                    "their directory can be given with --sysroot",
+                    machine_ == Machine::kAArch64 ? "AArch64" : "x86-64"));
+  }
+  if (without > 0 && without == segments_.size() - 1) {
+    snapshot_.gaps.emplace_back(
+        "the core holds no memory at all (coredump_filter, or a limit), so only registers are "
+        "known");
+  }
+}
+
+Result<Snapshot> CoreReader::read(const CoreOptions& options) {
   DEFIB_TRY(read_segments());
   DEFIB_TRY(read_notes());
+  note_what_is_missing();
   make_maps();
-  make_modules(exe);
+  make_modules(options);
   const MemoryReader read = [this](std::uint64_t address, std::size_t size) {
     return memory_at(address, size);
   };
@@ -297,18 +361,23 @@ Result<Snapshot> CoreReader::read(const std::string& exe) {
 
 }  // namespace
 
-Result<Snapshot> read_core(os::File& file, const std::string& exe) {
-  return CoreReader(file).read(exe);
+Result<Snapshot> read_core(os::File& file, const CoreOptions& options) {
+  return CoreReader(file).read(options);
 }
 
-Result<Snapshot> read_core(const std::string& path, const std::string& exe) {
+Result<Snapshot> read_core(const std::string& path, const CoreOptions& options) {
+  // Opening a pipe would wait for its writer.
+  struct stat status;
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    return unreadable("is not a regular file").with("path", path);
+  }
   auto file = os::real_files().open(path, os::OpenMode::kRead);
   if (!file) {
     return Error(Code::kCoreUnreadable, fmt::format("cannot open the core file {}", path))
         .with("path", path)
         .because(std::move(file.error()));
   }
-  auto snapshot = read_core(**file, exe);
+  auto snapshot = read_core(**file, options);
   if (!snapshot) return std::move(snapshot.error()).with("path", path);
   return snapshot;
 }

@@ -15,9 +15,16 @@
 
 namespace defib::postmortem {
 
-// `exe` replaces the program that the core names, for one that lies elsewhere now; empty: as named.
-// CoreUnreadable says what is wrong with the file.
-Result<Snapshot> read_core(os::File& file, const std::string& exe = {});
-Result<Snapshot> read_core(const std::string& path, const std::string& exe = {});
+struct CoreOptions {
+  // Replaces the program that the core names, for one that lies elsewhere now; empty: as named.
+  std::string exe;
+  // Where the root directory of the machine lies that the core is of: its files are looked for
+  // there alone, and no link leads out of it. Empty: it is of this machine.
+  std::string sysroot;
+};
+// CoreUnreadable says what is wrong with the file. One that is cut off, or lacks parts, gives what
+// there is, and the snapshot's gaps name the rest.
+Result<Snapshot> read_core(os::File& file, const CoreOptions& options = {});
+Result<Snapshot> read_core(const std::string& path, const CoreOptions& options = {});
 
 }  // namespace defib::postmortem

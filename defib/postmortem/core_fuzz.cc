@@ -39,7 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace defib::postmortem;
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   MemoryFile file(input);
-  if (const auto snapshot = read_core(file, "/dev/null")) {
+  if (const auto snapshot = read_core(file, {"/dev/null", {}})) {
     classify(facts_from(*snapshot, {}));
   }
   parse_maps(input);

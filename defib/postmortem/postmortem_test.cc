@@ -518,7 +518,7 @@ TEST_F(CoreFile, OfAStackOverflowIsRecognized) {
 TEST_F(CoreFile, GetsNoNamesFromAProgramThatIsNotItsOwn) {
   const std::string core = core_of(victim_path("wild_pointer"));
   ASSERT_NE(core, "");
-  auto snapshot = read_core(core, victim_path("non_canonical"));
+  auto snapshot = read_core(core, {victim_path("non_canonical"), {}});
   ASSERT_TRUE(snapshot) << snapshot.error().to_text();
   const Report report = make_report(std::move(*snapshot), {});
   SCOPED_TRACE(to_text(report));

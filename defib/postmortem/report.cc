@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "defib/base/visible_text.h"
 #include "defib/postmortem/frame_text.h"
 
 namespace defib::postmortem {
@@ -38,6 +39,49 @@ wire::Json thread_json(const ThreadStack& stack) {
   json.set("truncated", stack.truncated);
   if (!stack.error.empty()) json.set("unwind_error", stack.error);
   return json;
+}
+
+std::vector<SignatureFrame> signature_frames(const ThreadStack& stack) {
+  std::vector<SignatureFrame> frames;
+  frames.reserve(stack.frames.size());
+  for (const Frame& frame : stack.frames) {
+    frames.push_back({frame.module, frame.offset, frame.function});
+  }
+  return frames;
+}
+
+// The crashed thread. Where none crashed: those that wait for one another, else the busiest, else
+// the first.
+std::vector<pid_t> guilty_threads(const Report& report, const CrashFacts& facts) {
+  for (const ThreadStack& stack : report.threads) {
+    if (stack.crashed) return {stack.tid};
+  }
+  std::vector<pid_t> guilty;
+  if (report.classification.cause == Cause::deadlock) {
+    for (const LockWait& wait : facts.lock_cycle) guilty.push_back(wait.waiter);
+    return guilty;
+  }
+  const ThreadFacts* chosen = nullptr;
+  for (const ThreadFacts& thread : facts.threads) {
+    const bool first = report.classification.cause != Cause::busy_loop && thread.tid == facts.pid;
+    if (chosen == nullptr || first || thread.busy_share > chosen->busy_share) chosen = &thread;
+    if (first) break;
+  }
+  if (chosen != nullptr) guilty.push_back(chosen->tid);
+  return guilty;
+}
+
+Signature signature_of(const Report& report, const CrashFacts& facts) {
+  SignatureFacts parts;
+  parts.cause = to_string(report.classification.cause);
+  parts.subtype = report.classification.subtype;
+  parts.message = facts.message;
+  if (facts.status.known) parts.detail = facts.status.to_string();
+  for (const ThreadStack& stack : report.threads) {
+    if (std::ranges::find(report.guilty, stack.tid) == report.guilty.end()) continue;
+    parts.stacks.push_back(signature_frames(stack));
+  }
+  return sign(parts);
 }
 
 wire::Json registers_json(const Registers& registers) {
@@ -130,6 +174,8 @@ Report make_report(Snapshot snapshot, CrashFacts more, const SymbolOptions& symb
     thread->hot = std::move(sampled.hot);
   }
   report.classification = classify(facts);
+  report.guilty = guilty_threads(report, facts);
+  report.signature = signature_of(report, facts);
   report.log_tail = std::move(facts.stderr_tail);
   report.snapshot = std::move(snapshot);
   return report;
@@ -149,6 +195,11 @@ wire::Json to_json(const Classification& classification) {
   return json;
 }
 
+wire::Json to_json(const Signature& signature) {
+  if (signature.id.empty()) return {};
+  return wire::Json::object({{"id", signature.id}, {"text", signature.text}});
+}
+
 wire::Json to_json(const Report& report) {
   const Snapshot& snapshot = report.snapshot;
   wire::Json json = wire::Json::object({{"schema", "defib.crash/1"}, {"pid", snapshot.pid}});
@@ -156,6 +207,7 @@ wire::Json to_json(const Report& report) {
   json.set("exe", snapshot.exe);
   json.set("command_line", texts_json(snapshot.command_line));
   json.set("classification", to_json(report.classification));
+  json.set("signature", to_json(report.signature));
   json.set("signal", snapshot.signal.signal);
   json.set("signal_code", snapshot.signal.code);
   json.set("fault_address", report.classification.fault_address
@@ -180,29 +232,94 @@ wire::Json to_json(const Report& report) {
   return json;
 }
 
-std::string to_text(const Report& report) {
+namespace {
+
+// Bold, dim, red, or nothing.
+std::string styled(std::string_view text, std::string_view code, const TextOptions& options) {
+  if (!options.colours || text.empty()) return std::string(text);
+  return fmt::format("\x1b[{}m{}\x1b[0m", code, text);
+}
+
+constexpr std::string_view kBold = "1", kDim = "2", kRed = "31", kYellow = "33", kCyan = "36";
+
+std::string frame_text(const Frame& frame, int number, const TextOptions& options) {
+  std::string line =
+      fmt::format("  #{:<3} {} ", number, styled(fmt::format("{:#018x}", frame.pc), kDim, options));
+  const bool own = !frame.module.empty() && !is_system_library(frame.module);
+  if (frame.function.empty()) {
+    line += visible_text(fmt::format("{}+{:#x}", base_name(frame.module), frame.offset));
+  } else {
+    line += styled(visible_text(frame.function), own ? kBold : "", options);
+  }
+  if (!frame.file.empty()) {
+    line += " at " + styled(visible_text(fmt::format("{}:{}", base_name(frame.file), frame.line)),
+                            kCyan, options);
+  }
+  return line + (frame.inlined ? " (inlined)\n" : "\n");
+}
+
+std::string source_text(const SourceView& view, const TextOptions& options) {
+  std::string text = fmt::format("\n       {}:{}{}\n", visible_text(view.file), view.line,
+                                 view.newer ? " (changed after the program was built)" : "");
+  for (const SourceLine& line : view.lines) {
+    const bool marked = line.number == view.line;
+    const std::string shown =
+        fmt::format("{} {:>6}  {}", marked ? ">" : " ", line.number, visible_text(line.text));
+    text += "     " + styled(shown, marked ? kRed : kDim, options) + "\n";
+  }
+  return text;
+}
+
+std::string thread_text(const ThreadStack& stack, const TextOptions& options) {
+  std::string text = fmt::format("\n{} {} ({}){}\n", styled("thread", kBold, options), stack.tid,
+                                 visible_text(stack.name),
+                                 stack.crashed ? styled(", crashed", kRed, options) : "");
+  int number = 0;
+  for (const Frame& frame : stack.frames) text += frame_text(frame, number++, options);
+  if (stack.truncated) text += "       and more\n";
+  if (!stack.error.empty()) text += fmt::format("       the walk ends here: {}\n", stack.error);
+  for (const SourceView& view : options.sources) {
+    if (view.tid == stack.tid) text += source_text(view, options);
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string to_text(const Report& report, const TextOptions& options) {
   const Classification& verdict = report.classification;
-  std::string text = fmt::format("{}", to_string(verdict.cause));
-  if (!verdict.subtype.empty()) text += fmt::format(" ({})", verdict.subtype);
+  std::string head = fmt::format("{}", to_string(verdict.cause));
+  if (!verdict.subtype.empty()) head += fmt::format(" ({})", visible_text(verdict.subtype));
+  std::string text = styled(head, "1;31", options);
   if (verdict.signal != 0) text += fmt::format(", {}", os::signal_name(verdict.signal));
   if (verdict.fault_address) text += fmt::format(" at {:#x}", *verdict.fault_address);
   text += fmt::format(", confidence {:.0f} %\n", verdict.confidence * 100);
-  for (const std::string& line : verdict.evidence) text += fmt::format("  - {}\n", line);
-  if (report.capture_error) text += "\n" + report.capture_error->to_text() + "\n";
-  for (const ThreadStack& stack : report.threads) {
-    text += fmt::format("\nthread {} ({}){}\n", stack.tid, stack.name,
-                        stack.crashed ? ", crashed" : "");
-    int number = 0;
-    for (const Frame& frame : stack.frames) {
-      text += fmt::format("  #{:<3} {:#018x} {}{}\n", number++, frame.pc, place_of(frame),
-                          frame.inlined ? " (inlined)" : "");
-    }
-    if (stack.truncated) text += "       and more\n";
-    if (!stack.error.empty()) text += fmt::format("       the walk ends here: {}\n", stack.error);
+  for (const std::string& line : verdict.evidence) {
+    text += fmt::format("  - {}\n", visible_text(line));
   }
-  for (const std::string& gap : report.snapshot.gaps) text += fmt::format("\nnote: {}", gap);
+  if (report.capture_error) text += "\n" + visible_text(report.capture_error->to_text()) + "\n";
+  for (const ThreadStack& stack : report.threads) text += thread_text(stack, options);
+  for (const std::string& gap : report.snapshot.gaps) {
+    text += fmt::format("\n{} {}", styled("note:", kYellow, options), visible_text(gap));
+  }
   if (!report.snapshot.gaps.empty()) text += "\n";
   return text;
+}
+
+std::vector<SourceView> source_views(const Report& report, const std::string& sysroot) {
+  std::vector<SourceView> views;
+  for (const ThreadStack& stack : report.threads) {
+    if (std::ranges::find(report.guilty, stack.tid) == report.guilty.end()) continue;
+    for (const Frame& frame : stack.frames) {
+      if (frame.file.empty() || is_runtime_module(frame.module)) continue;
+      auto view = read_source(frame.file, frame.line, frame.module, sysroot);
+      if (!view) continue;
+      view->tid = stack.tid;
+      views.push_back(std::move(*view));
+      break;
+    }
+  }
+  return views;
 }
 
 }  // namespace defib::postmortem

@@ -1,9 +1,10 @@
-"""Bugs of the postmortem: copying a process, and reading the copy."""
+"""Bugs of the postmortem: copying a process, reading the copy, and reading core files."""
 
 COPY = "defib/postmortem/raw_copy_sigsafe.cc"
 FACTS = "defib/postmortem/raw_copy_facts_sigsafe.cc"
 DECODE = "defib/postmortem/raw_decode.cc"
 MINICORE = "defib/postmortem/minicore.cc"
+CORE = "defib/postmortem/core.cc"
 
 BUGS = [
     ("a stack is copied from the stack pointer although it lies in the guard page",
@@ -20,4 +21,12 @@ BUGS = [
          "    if (mono_ns() < 0) {\n      Text what;\n")]),
     ("a small core has the registers in another order", "RawSnapshot.BecomesACore*", [
         (MINICORE, "{10, 12, 11, 5, 13, 14, 4,", "{10, 12, 11, 5, 14, 13, 4,")]),
+    ("links lead out of another machine's root", "AnyCore.TakesFiles*", [
+        (CORE, "  how.resolve = RESOLVE_IN_ROOT;\n", "")]),
+    ("a file of another build gives the names", "AnyCore.TakesFiles*", [
+        (CORE, "module.build_id.empty() || module.build_id == found", "true || found.empty()")]),
+    ("a core that is cut off looks whole", "AnyCore.CutOff*", [
+        (CORE, "  if (size && *size < end) {\n", "  if (size && *size < end && end == 0) {\n")]),
+    ("a pipe is opened, and waited at", "AnyCore.ThatIsAPipe*", [
+        (CORE, "&& !S_ISREG(status.st_mode)", "&& S_ISDIR(status.st_mode)")]),
 ]

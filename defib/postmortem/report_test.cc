@@ -1,0 +1,142 @@
+// Real crashes of the testcases, again and again: a bug has one signature over all its runs, and no
+// two bugs share one.
+
+#include "defib/postmortem/report.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <map>
+#include <set>
+
+#include "defib/os/fd.h"
+#include "defib/os/process.h"
+#include "defib/postmortem/capture.h"
+#include "defib/postmortem/crash_page.h"
+
+namespace defib::postmortem {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int kWaitMs = 20'000;
+constexpr std::uint32_t kCaptureMs = 3000;
+
+// Dies for real, and is captured meanwhile.
+Report die(const std::string& victim) {
+  const os::Fd page_fd(::memfd_create("page", MFD_CLOEXEC)), event(::eventfd(0, EFD_CLOEXEC)),
+      log(::memfd_create("log", MFD_CLOEXEC));
+  EXPECT_EQ(::ftruncate(page_fd.get(), 4096), 0);
+  void* memory = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, page_fd.get(), 0);
+  auto& page = *static_cast<CrashPage*>(memory);
+  page.capture_timeout_ms = kCaptureMs;
+  os::SpawnOptions options;
+  options.argv = {fmt::format("{}/victim_{}", DEFIB_VICTIM_DIR, victim)};
+  options.fds = {{log.get(), 1}, {log.get(), 2}, {page_fd.get(), 3}, {event.get(), 4}};
+  auto child = os::spawn(options);
+  EXPECT_TRUE(child);
+  pollfd waiting = {event.get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&waiting, 1, kWaitMs), 1) << victim;
+  auto snapshot = capture_crash(child->pid(), page);
+  EXPECT_TRUE(snapshot);
+  child->wait();
+  ::munmap(memory, 4096);
+  return snapshot ? make_report(std::move(*snapshot), {}) : Report();
+}
+
+int runs() {
+  const char* text = ::getenv("DEFIB_SIGNATURE_RUNS");
+  return text == nullptr ? 4 : std::atoi(text);
+}
+
+// DEFIB_SIGNATURE_RUNS=50 is the long form.
+TEST(RealSignature, IsOneForABugAndAnotherForEachOther) {
+  const char* const kVictims[] = {
+      "null_dereference",  "null_call",   "wild_pointer",        "non_canonical",
+      "use_after_free",    "abort",       "stack_overflow",      "write_to_read_only",
+      "assertion_failure", "double_free", "uncaught_exception",  "arithmetic_fault",
+      "bus_error",         "stack_smash", "illegal_instruction", "heap_smash",
+      "all_threads",       "inlined",     "bad_system_call"};
+  std::map<std::string, std::map<std::string, int>> by_victim;  // signature, so often
+  std::map<std::string, std::set<std::string>> victims_of;
+  int same = 0, all = 0;
+  for (const char* victim : kVictims) {
+    std::string text;
+    for (int run = 0; run < runs(); ++run) {
+      const Report report = die(victim);
+      EXPECT_FALSE(report.signature.id.empty()) << victim << to_text(report);
+      ++by_victim[victim][report.signature.id];
+      victims_of[report.signature.id].insert(victim);
+      text = report.signature.text;
+    }
+    const auto& signatures = by_victim[victim];
+    const auto most =
+        std::ranges::max_element(signatures, {}, [](const auto& one) { return one.second; });
+    same += most->second;
+    all += runs();
+    std::printf("%-20s %zu of %d  %s\n", victim, signatures.size(), runs(), text.c_str());
+  }
+  EXPECT_GE(same * 100, all * 99);
+  for (const auto& [id, victims] : victims_of) {
+    EXPECT_EQ(victims.size(), 1U) << id << " is shared by " << *victims.begin() << " and "
+                                  << *victims.rbegin();
+  }
+}
+
+// The same function, built with other options.
+TEST(RealSignature, IsTheSameInAnotherBuild) {
+  EXPECT_EQ(die("null_dereference").signature.id, die("null_dereference_o2").signature.id);
+}
+
+TEST(ReportText, ShowsTheSourceAndNoColoursUnlessAsked) {
+  const Report report = die("wild_pointer");
+  TextOptions options;
+  options.sources = source_views(report);
+  ASSERT_EQ(options.sources.size(), 1U);
+  const SourceView& view = options.sources.front();
+  EXPECT_THAT(view.file, HasSubstr("wild_pointer.cc"));
+  EXPECT_EQ(view.lines.size(), 2U * kSourceContext + 1);
+  EXPECT_THAT(view.lines.at(kSourceContext).text, HasSubstr("// fault"));
+  const std::string plain = to_text(report, options);
+  EXPECT_THAT(plain, HasSubstr("// fault"));
+  EXPECT_EQ(plain.find('\x1b'), plain.npos);
+  options.colours = true;
+  EXPECT_THAT(to_text(report, options), HasSubstr("\x1b[31m"));
+}
+
+TEST(ReportText, NamesOfThreadsSteerNoTerminal) {
+  Report report;
+  ThreadStack stack;
+  stack.name = "a\x1b]0;owned\x07";
+  stack.crashed = true;
+  stack.frames.push_back({0x10, "/srv/\x1b[2J", 0x10, "f\x1b[1m()", "/x\x1b[31m.cc", 3, false});
+  report.threads.push_back(stack);
+  report.classification.evidence = {"\x1b[2Jgone"};
+  EXPECT_EQ(to_text(report).find('\x1b'), std::string::npos);
+}
+
+TEST(SourceLines, AreThoseOfTheFileOrNone) {
+  char name[] = "/tmp/source-XXXXXX";
+  const os::Fd fd(::mkstemp(name));
+  std::ofstream(name) << "one\ntwo\nthree\n";
+  const auto view = read_source(name, 2, name);
+  ASSERT_TRUE(view);
+  EXPECT_EQ(view->lines.size(), 3U);
+  EXPECT_EQ(view->lines[1].text, "two");
+  EXPECT_FALSE(read_source(name, 4, name));  // it is another file than that of the build
+  EXPECT_FALSE(read_source(name, 0, name));
+  EXPECT_FALSE(read_source("/dev/zero", 1, name));
+  EXPECT_FALSE(read_source("/does/not/exist.cc", 1, name));
+  ::unlink(name);
+}
+
+}  // namespace
+}  // namespace defib::postmortem
