@@ -32,6 +32,7 @@ constexpr HelperVerb kHelperVerbs[] = {
     {"checklist", "Check that a trading service may resume"},
     {"alert", "List alerts, take notice of one, test a receiver"},
     {"export", "An incident and its bundle as one file (as `incident export`)"},
+    {"report", "An incident for people: one page of HTML, PDF or text, secrets redacted"},
 };
 
 // A setting of the service: the option's name is the configuration key with dashes.
@@ -213,7 +214,9 @@ class Parser {
   }
 
   void add_incidents() {
-    verb("incidents", Verb::kIncidents, "All incidents, newest first", "incidents --json");
+    verb("incidents", Verb::kIncidents, "All incidents, newest first", "incidents --json")
+        ->add_flag("--group", line_.group,
+                   "Equal failures as one, with their number, first and last time");
     CLI::App* incident = app_.add_subcommand("incident", "One incident");
     incident->fallthrough();
     incident->require_subcommand(1);
@@ -230,9 +233,9 @@ class Parser {
     subject(verify, "ID", "The incident: its id, the id's beginning, or \"latest\"");
     verify->add_option("--head", line_.head, "The head hash that went out with the alert")
         ->type_name("HASH");
-    CLI::App* explain =
-        verb("explain", Verb::kExplain, "What a code or a verdict means", "explain DatabaseLocked");
-    subject(explain, "CODE", "An error's number or name, or a decision's id");
+    CLI::App* explain = verb("explain", Verb::kExplain, "What a code, a cause or a verdict means",
+                             "explain DatabaseLocked");
+    subject(explain, "CODE", "An error's number or name, a cause, or a decision's id");
   }
 
   void subject(CLI::App* command, const char* what, const char* description) {
@@ -311,7 +314,7 @@ std::optional<Error> unknown_word(const CLI::App& app, const std::vector<std::st
 }
 
 // The commands of the contract that this version does not have.
-constexpr std::string_view kLaterVerbs[] = {"report", "symbolize", "kill", "call", "dbn", "db"};
+constexpr std::string_view kLaterVerbs[] = {"symbolize", "kill", "call", "dbn", "db"};
 
 // The first word that is not an option: the command.
 std::string_view command_word(const std::vector<std::string>& arguments) {

@@ -58,6 +58,7 @@ struct CommandLine {
   RunFlags run;
   std::string name;            // start stop restart reset status logs
   std::string subject;         // incident id, code or verdict
+  bool group = false;          // incidents
   bool restart = false;        // reload
   bool watch = false;          // status
   bool follow = false;         // logs

@@ -23,7 +23,7 @@ constexpr std::array kHelpers = {
     Helper{"store", "defib-store", false},        Helper{"recover", "defib-trade", true},
     Helper{"reconcile", "defib-trade", true},     Helper{"approve", "defib-trade", true},
     Helper{"checklist", "defib-trade", true},     Helper{"alert", "defib-alert", false, true},
-    Helper{"export", "defib-bundle", true, true},
+    Helper{"export", "defib-bundle", true, true}, Helper{"report", "defib-report", false, true},
 };
 
 }  // namespace

@@ -2,15 +2,18 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "apps/defib/commands.h"
 #include "apps/defib/output.h"
+#include "defib/daemon/crash_groups.h"
 #include "defib/daemon/incident_view.h"
 #include "defib/daemon/status.h"
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/recovery/explain.h"
 #include "defib/recovery/incident.h"
+#include "defib/report/advice.h"
 
 namespace defib::cli {
 namespace {
@@ -146,6 +149,38 @@ void add_threads(const wire::Json& incident, std::string& text) {
   }
 }
 
+void add_group(const wire::Json& group, std::string& text) {
+  if (group["count"].as_int() == 0) return;
+  text += fmt::format("\n{}  {} in {}: {}\n", styled(Style::kBold, "Seen"),
+                      group["count"].as_int() == 1
+                          ? "once"
+                          : fmt::format("{} times since {} UTC", group["count"].as_int(),
+                                        short_time(group["first_seen"].as_string())),
+                      group["incidents"].size() == 1 ? "this incident"
+                                                     : "the incidents listed by "
+                                                       "`defib incidents --group`",
+                      group["text"].as_string());
+}
+
+void add_changes(const wire::Json& changes, std::string& text) {
+  if (!changes.is_object()) return;
+  text += fmt::format("\n{}", styled(Style::kBold, "Changed since the last good run"));
+  if (!changes["since"].is_object()) {
+    text += fmt::format("  {}\n", changes["note"].as_string());
+    return;
+  }
+  text += fmt::format(" (generation {}, good at {} UTC)\n", changes["since"]["generation"].as_int(),
+                      short_time(changes["since"]["good_at"].as_string()));
+  for (const wire::Json& line : changes["differences"].items()) {
+    text += fmt::format("  - {}\n", line.as_string());
+  }
+  if (changes["differences"].size() > 0) return;
+  text += "  nothing\n";
+  for (const wire::Json& line : changes["last_change"]["differences"].items()) {
+    text += fmt::format("  - before that run: {}\n", line.as_string());
+  }
+}
+
 // What a line of the timeline says beside its event.
 std::string summary_of(const wire::Json& entry) {
   std::string text;
@@ -192,7 +227,11 @@ std::string incident_text(const wire::Json& incident) {
       short_time(incident["opened_at"].as_string()) + " UTC", styled(Style::kBold, "Head    "),
       incident["head_hash"].as_string());
   add_classification(incident, text);
+  add_group(incident["group"], text);
+  add_changes(incident["changes"], text);
   add_threads(incident, text);
+  text += fmt::format("\n{}  {}", styled(Style::kBold, "What to do"),
+                      report::to_text(report::advise(report::advice_facts(incident))));
   add_bundle(incident["bundle"], text);
   text += fmt::format("\n{}\n", styled(Style::kBold, "Timeline"));
   const auto& timeline = incident["timeline"].items();
@@ -203,6 +242,59 @@ std::string incident_text(const wire::Json& incident) {
                         summary_of(entry));
   }
   return text;
+}
+
+}  // namespace
+
+namespace {
+
+struct ServiceGroup {
+  std::string service;
+  daemon::CrashGroup group;
+};
+
+// Of all services, what was seen last first.
+std::vector<ServiceGroup> all_groups(const std::string& state_dir) {
+  std::vector<ServiceGroup> all;
+  const std::string services = os::join_path(state_dir, "services");
+  const auto names = os::real_files().list(services);
+  if (!names) return all;
+  for (const std::string& name : *names) {
+    const auto groups = daemon::CrashGroups::read(os::real_files(), os::join_path(services, name));
+    for (const daemon::CrashGroup& group : groups.groups()) all.push_back({name, group});
+  }
+  std::ranges::stable_sort(all, std::greater<>(),
+                           [](const ServiceGroup& one) { return one.group.last_at; });
+  return all;
+}
+
+int groups_command(const CommandLine& line) {
+  const std::vector<ServiceGroup> all = all_groups(state_dir_of(line));
+  if (line.json) {
+    wire::Json list = wire::Json::array();
+    for (const ServiceGroup& one : all) {
+      wire::Json json = wire::Json::object({{"service", one.service}});
+      for (const auto& [key, value] : one.group.to_json().members()) json.set(key, value);
+      list.push(std::move(json));
+    }
+    print_json(wire::Json::object({{"schema", "defib.groups/1"}, {"groups", std::move(list)}}));
+    return kDone;
+  }
+  if (all.empty()) {
+    print(fmt::format("no failures in {}\n", state_dir_of(line)));
+    return kDone;
+  }
+  Table table({"SERVICE", "COUNT", "FIRST SEEN (UTC)", "LAST SEEN (UTC)", "LAST INCIDENT", "WHAT"});
+  for (const ServiceGroup& one : all) {
+    table.add({{one.service, Style::kBold},
+               {std::to_string(one.group.count)},
+               {short_time(one.group.first_at)},
+               {short_time(one.group.last_at)},
+               {one.group.incidents.empty() ? "-" : one.group.incidents.back()},
+               {one.group.text}});
+  }
+  print(table.to_text());
+  return kDone;
 }
 
 }  // namespace
@@ -225,6 +317,7 @@ Result<int> status_command(const CommandLine& line) {
 }
 
 Result<int> incidents_command(const CommandLine& line) {
+  if (line.group) return groups_command(line);
   DEFIB_TRY_ASSIGN(const recovery::IncidentLog log, open_incidents(line));
   DEFIB_TRY_ASSIGN(const auto all, log.list());
   if (line.json) {
@@ -258,7 +351,7 @@ Result<int> incident_show_command(const CommandLine& line) {
     return Error(Code::kIncidentChainBroken, fmt::format("the incident {} is empty", id));
   }
   wire::Json incident = daemon::incident_document(lines);
-  incident.set("bundle", daemon::bundle_document(state_dir_of(line), id));
+  daemon::add_context(incident, state_dir_of(line));
   if (line.json) {
     print_json(incident);
   } else {
@@ -290,7 +383,26 @@ Result<int> verify_command(const CommandLine& line) {
   return result.intact ? kDone : kFailed;
 }
 
+// A cause of an incident: what to do about it, with NAME and ID for what the incident would name.
+Result<int> explain_cause(const CommandLine& line) {
+  report::AdviceFacts facts;
+  facts.cause = line.subject;
+  facts.has_stack = true;
+  const report::Advice advice = report::advise(facts);
+  if (line.json) {
+    print_json(wire::Json::object({{"schema", "defib.explain/1"},
+                                   {"cause", line.subject},
+                                   {"text", advice.title},
+                                   {"advice", report::to_json(advice)},
+                                   {"try", advice.steps.front().text}}));
+  } else {
+    print(report::to_text(advice) + fmt::format("try: {}\n", advice.steps.front().text));
+  }
+  return kDone;
+}
+
 Result<int> explain_command(const CommandLine& line) {
+  if (report::is_cause(line.subject)) return explain_cause(line);
   const auto text = recovery::explain_code(line.subject);
   if (!text) {
     // Not a code: a verdict of a decision, which the trading program knows.
@@ -298,9 +410,12 @@ Result<int> explain_command(const CommandLine& line) {
     if (line.json) arguments.emplace_back("--json");
     const Error missing = exec_helper("defib-trade", std::move(arguments), state_dir_of(line));
     return Error(Code::kNotFound,
-                 fmt::format("'{}' is neither an error code nor a known verdict", line.subject))
+                 fmt::format("'{}' is neither an error code, a cause nor a known verdict",
+                             line.subject))
         .because(missing)
-        .suggest("give a number (-73), a name (DatabaseLocked), or a decision's id");
+        .suggest(
+            "give a number (-73), a name (DatabaseLocked), a cause (deadlock), or a decision's "
+            "id");
   }
   if (!line.json) {
     print(*text + (text->ends_with('\n') ? "" : "\n"));

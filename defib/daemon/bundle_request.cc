@@ -1,6 +1,9 @@
 #include "defib/daemon/bundle_request.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
 
 #include "defib/os/files.h"
 
@@ -43,6 +46,22 @@ wire::Json to_json(const BundleRequest& request) {
                              {"max_age_ns", request.rules.max_age.count()},
                              {"max_count", request.rules.max_count},
                              {"max_total_bytes", request.rules.max_total_bytes}});
+}
+
+std::vector<std::pair<std::string, std::string>> started_environment(
+    const std::vector<std::pair<std::string, std::string>>& added, bool clear) {
+  std::vector<std::pair<std::string, std::string>> environment;
+  for (char** entry = environ; !clear && *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    const std::size_t equals = text.find('=');
+    if (equals == text.npos) continue;
+    environment.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+  }
+  for (const auto& [name, value] : added) {
+    std::erase_if(environment, [&](const auto& one) { return one.first == name; });
+    environment.emplace_back(name, value);
+  }
+  return environment;
 }
 
 Result<BundleRequest> bundle_request_from(const wire::Json& json) {

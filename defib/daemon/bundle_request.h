@@ -47,6 +47,9 @@ struct BundleRequest {
 };
 
 wire::Json to_json(const BundleRequest& request);
+// What a process is started with: this one's environment, unless `clear`, and `added`.
+std::vector<std::pair<std::string, std::string>> started_environment(
+    const std::vector<std::pair<std::string, std::string>>& added, bool clear);
 Result<BundleRequest> bundle_request_from(const wire::Json& json);
 
 }  // namespace defib::daemon

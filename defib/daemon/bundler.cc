@@ -86,11 +86,9 @@ void Bundler::hear(const IncidentNews& news, const ServiceConfig& config, pid_t 
   }
   const int number = next_number(news);
   if (number == 0) return;
-  BundleRequest request;
-  request.state_dir = state_dir_;
+  BundleRequest request = request_of(config);
   request.incident = news.incident;
   request.failure = number;
-  request.service = news.service;
   request.cause = news.cause;
   request.live = news.detected || news.hangs;
   request.pid = request.live && news.pid == 0 ? pid : news.pid;
@@ -106,13 +104,30 @@ void Bundler::hear(const IncidentNews& news, const ServiceConfig& config, pid_t 
     request.evidence =
         fmt::format("{}/capture/evidence-{}.txt", request.service_dir(), request.generation);
   }
+  push({std::move(request), Work::kCollect});
+}
+
+BundleRequest Bundler::request_of(const ServiceConfig& config) const {
+  BundleRequest request;
+  request.state_dir = state_dir_;
+  request.service = config.spec.name;
   request.command = config.spec.argv;
   request.environment = config.spec.env;
   request.clear_environment = config.spec.clear_environment;
   request.machine_samples = machine_samples_;
   request.supervisor = ::getpid();
   request.rules = rules_;
-  push({std::move(request), false});
+  return request;
+}
+
+void Bundler::good(const ServiceConfig& config, pid_t pid, std::uint64_t generation, bool live) {
+  // Nobody would compare anything with it.
+  if (rules_.max_count == 0) return;
+  BundleRequest request = request_of(config);
+  request.pid = pid;
+  request.generation = generation;
+  request.live = live;
+  push({std::move(request), Work::kNote});
 }
 
 void Bundler::push(Job job) {
@@ -144,7 +159,10 @@ void Bundler::start_more() {
 bool Bundler::start(Slot& slot, const Job& job) {
   const os::Fd request = file_of(job.request);
   HelperProcess::Options options;
-  options.argv = {kProgram, job.completes ? "complete" : "collect"};
+  const char* const verb = job.work == Work::kCollect    ? "collect"
+                           : job.work == Work::kComplete ? "complete"
+                                                         : "note";
+  options.argv = {kProgram, verb};
   options.fds = {{request.get(), kBundleRequestFd}};
   const auto ended = [this, &slot, job](const os::ExitStatus& status, const std::string& words) {
     if (slot.timer != 0) loop_.cancel(slot.timer);
@@ -159,7 +177,7 @@ bool Bundler::start(Slot& slot, const Job& job) {
                 {"service", job.request.service},
                 {"error", made.error()}});
     }
-    if (!job.completes) {
+    if (job.work == Work::kCollect) {
       if (made) complete_later(job.request);
       if (done_) done_(job.request, made);
     }
@@ -185,7 +203,7 @@ void Bundler::complete_later(const BundleRequest& request) {
   if (later_.size() >= kMaxWaiting) return;  // the export does it
   const std::int64_t due = std::max(request.failed_mono_ns + kBundleAfter.count(),
                                     later_.empty() ? 0 : later_.back().due_mono_ns);
-  later_.push_back({due, {request, true}});
+  later_.push_back({due, {request, Work::kComplete}});
   arm();
 }
 

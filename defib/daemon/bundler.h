@@ -1,5 +1,6 @@
 // Bundler: has the bundle of each failure made (docs/formats/bundle.md), by defib-bundle, beside
-// the supervisor: nothing of it is done here but starting that program.
+// the supervisor: nothing of it is done here but starting that program. So is what a good run was
+// started with, which later failures are compared with.
 //
 // Two at a time; further failures wait, a bounded number of them. A collector that overruns its
 // time is killed. A minute later each bundle is made complete; one whose supervisor ended before is
@@ -42,12 +43,15 @@ class Bundler {
   // Of every news: failures are bundled. `pid` and `generation` of the process that runs now.
   void hear(const IncidentNews& news, const ServiceConfig& config, pid_t pid,
             std::uint64_t generation);
+  // The process of that generation is good: it lives, or has ended well.
+  void good(const ServiceConfig& config, pid_t pid, std::uint64_t generation, bool live);
   std::uint64_t refused() const { return refused_; }
 
  private:
+  enum class Work : std::uint8_t { kCollect, kComplete, kNote };
   struct Job {
     BundleRequest request;
-    bool completes = false;
+    Work work = Work::kCollect;
   };
   struct Slot {
     std::unique_ptr<HelperProcess> helper;
@@ -62,6 +66,7 @@ class Bundler {
     std::int64_t due_mono_ns;
     Job job;
   };
+  BundleRequest request_of(const ServiceConfig& config) const;
   int next_number(const IncidentNews& news);
   void push(Job job);
   void start_more();

@@ -59,6 +59,15 @@ Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options)
   };
   DEFIB_TRY_ASSIGN(host->recorder_,
                    IncidentRecorder::create(loop, files, host->options_.state_dir, log_tail));
+  host->recorder_->redact_with([raw = host.get()](const std::string& service) {
+    postmortem::Redactor redactor;
+    const auto found = raw->services_.find(service);
+    if (found == raw->services_.end()) return redactor;
+    const process::ServiceSpec& spec = found->second.config.spec;
+    redactor.learn(started_environment(spec.env, spec.clear_environment));
+    redactor.learn_arguments(spec.argv);
+    return redactor;
+  });
   if (auto watch = os::FileWatch::create(loop)) {
     host->file_watch_ = std::move(*watch);
   } else {
@@ -83,6 +92,15 @@ Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options)
         raw->bundled(request, made);
       });
   host->bundler_->set_rules(host->options_.bundles);
+  host->runs_ = std::make_unique<RunKeeper>(
+      loop,
+      [raw = host.get()](const std::string& service) { return !raw->recorder_->has_open(service); },
+      [raw = host.get()](const std::string& service, pid_t pid, std::uint64_t generation,
+                         bool live) {
+        const auto found = raw->services_.find(service);
+        if (found == raw->services_.end()) return;
+        raw->bundler_->good(found->second.config, pid, generation, live);
+      });
   const bool alerted_before = files.exists(alert::queue_path(state_dir));
   host->alerter_ = std::make_unique<Alerter>(loop, files, state_dir);
   // Whatever is wrong with alerts, services are supervised.
@@ -107,6 +125,7 @@ Host::~Host() {
   if (release_timer_ != 0) loop_.cancel(release_timer_);
   samples_.reset();
   supervisor_.reset();
+  runs_.reset();
   recorder_.reset();  // its last news are still told
 }
 
@@ -139,6 +158,12 @@ void Host::bundled(const BundleRequest& request, const Result<>& made) {
       {{"failure", request.failure}, {"path", request.directory()}, {"ok", made.has_value()}});
   if (!made) fields.set("error", wire::to_json(made.error()));
   recorder_->note(request.service, "bundled", fields);
+}
+
+void Host::keep_run(const std::string& service, pid_t pid, std::uint64_t generation) {
+  const auto found = services_.find(service);
+  if (found == services_.end()) return;
+  runs_->started(service, pid, generation, found->second.config.spec.healthy_after);
 }
 
 void Host::keep_samples(const std::string& service, pid_t pid, std::uint64_t generation) {
@@ -520,6 +545,7 @@ void Host::started(const process::StartInfo& info) {
              {{"service", info.service}, {"agent", status->agent}});
   }
   recorder_->started(info);
+  keep_run(info.service, info.pid, info.generation);
   if (options_.on_started) options_.on_started(info.service);
   const auto found = services_.find(info.service);
   if (found != services_.end() && found->second.sensors) {
@@ -537,6 +563,9 @@ void Host::exited(const process::ExitReport& report) {
   if (samples_) samples_->forget(report.service, report.generation);
   metrics_->exited(report, classify_exit(exit_facts(report, {})).cause);
   recorder_->exited(report);
+  runs_->ended(
+      report.service, report.generation,
+      (report.clean || report.status.success()) && report.reason == process::StopReason::kNone);
   const auto found = services_.find(report.service);
   if (found == services_.end()) return;
   if (found->second.sensors) found->second.sensors->exited(report);
@@ -590,6 +619,7 @@ void Host::promoted(const process::PromotionReport& report) {
   metrics_->promoted(report);
   recorder_->promoted(report);
   keep_samples(report.service, report.pid, report.generation);
+  keep_run(report.service, report.pid, report.generation);
   const auto found = services_.find(report.service);
   // The process that is watched from now on is the one that stood by.
   if (found != services_.end() && found->second.sensors) {
@@ -690,6 +720,7 @@ void Host::adopted(const std::string& service, pid_t pid, std::uint64_t generati
            {{"service", service}, {"pid", pid}});
   metrics_->adopted(service);
   keep_samples(service, pid, generation);
+  keep_run(service, pid, generation);
   const auto status = supervisor_->status(service);
   recorder_->adopted(service, pid, generation, status ? status->started_mono_ns : 0);
 }

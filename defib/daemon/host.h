@@ -22,6 +22,7 @@
 #include "defib/daemon/dependencies.h"
 #include "defib/daemon/incident_recorder.h"
 #include "defib/daemon/metrics.h"
+#include "defib/daemon/run_keeper.h"
 #include "defib/daemon/sample_keeper.h"
 #include "defib/daemon/sensors.h"
 #include "defib/daemon/service_config.h"
@@ -129,6 +130,7 @@ class Host : private process::SupervisorObserver {
   static void tell_how_it_stopped(const process::ServiceSpec& spec,
                                   const process::ExitReport& report);
   void bundled(const BundleRequest& request, const Result<>& made);
+  void keep_run(const std::string& service, pid_t pid, std::uint64_t generation);
   void keep_samples(const std::string& service, pid_t pid, std::uint64_t generation);
 
   // SupervisorObserver.
@@ -180,6 +182,7 @@ class Host : private process::SupervisorObserver {
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);  // for what is posted
   std::function<void()> shutdown_done_;
   std::unique_ptr<Bundler> bundler_;
+  std::unique_ptr<RunKeeper> runs_;
   std::unique_ptr<process::Supervisor> supervisor_;
   std::unique_ptr<SampleKeeper> samples_;  // on the supervisor's timer
   std::unique_ptr<ControlServer> control_;

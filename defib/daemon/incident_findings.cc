@@ -55,6 +55,7 @@ Finding finding_of(const process::LimitReport& report) {
   }
   finding.evidence = {std::move(sentence)};
   finding.source = "limit";
+  finding.detail = report.what;
   finding.message = "the service is over a limit";
   finding.ends_service = report.kills;
   return finding;
@@ -91,6 +92,9 @@ void IncidentRecorder::found(const std::string& service, Finding finding) {
     // A flood of matches is one event, and a number in the end.
     if (own.matched_lines > kMaxMatchEvents) return;
   }
+  postmortem::Redactor redactor = redactor_of(own);
+  finding.fields = redactor.json(finding.fields);
+  for (std::string& sentence : finding.evidence) sentence = redactor.text(sentence);
   append(own, "detected", finding.fields, Durability::kSoon);
   obs::log(obs::Level::kWarning, kComponent, finding.message,
            {{"service", own.service},
@@ -103,6 +107,7 @@ void IncidentRecorder::found(const std::string& service, Finding finding) {
   news.detected = true;
   tell(own, std::move(news));
   if (own.classified || finding.ends_service) return;
+  own.end_words = finding.detail;
   Classification classification;
   classification.cause = std::move(finding.cause);
   classification.evidence = std::move(finding.evidence);

@@ -99,6 +99,17 @@ wire::Json exit_fields(const process::ExitReport& report) {
   return fields;
 }
 
+// The report's, in the words of the cause that is known.
+wire::Json signature_of_report(const wire::Json& report, std::string_view cause) {
+  constexpr std::string_view kUnknown = "unknown";
+  wire::Json signature = report["signature"];
+  const std::string_view text = signature["text"].as_string();
+  if (text.starts_with(kUnknown)) {
+    signature.set("text", fmt::format("{}{}", cause, text.substr(kUnknown.size())));
+  }
+  return signature;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<IncidentRecorder>> IncidentRecorder::create(os::EventLoop& loop,
@@ -109,13 +120,15 @@ Result<std::unique_ptr<IncidentRecorder>> IncidentRecorder::create(os::EventLoop
   DEFIB_TRY_ASSIGN(recovery::IncidentLog log,
                    recovery::IncidentLog::open(files, loop.clock(), state_dir));
   return std::unique_ptr<IncidentRecorder>(new IncidentRecorder(
-      loop, files, std::move(log), std::move(log_tail), std::move(kernel_log)));
+      loop, files, state_dir, std::move(log), std::move(log_tail), std::move(kernel_log)));
 }
 
-IncidentRecorder::IncidentRecorder(os::EventLoop& loop, os::Files& files, recovery::IncidentLog log,
-                                   LogTail log_tail, KernelLog kernel_log)
+IncidentRecorder::IncidentRecorder(os::EventLoop& loop, os::Files& files, std::string state_dir,
+                                   recovery::IncidentLog log, LogTail log_tail,
+                                   KernelLog kernel_log)
     : loop_(loop),
       files_(files),
+      state_dir_(std::move(state_dir)),
       log_(std::move(log)),
       log_tail_(std::move(log_tail)),
       kernel_log_(std::move(kernel_log)) {}
@@ -164,6 +177,7 @@ void IncidentRecorder::continue_open(Track& own) {
       listed_.reset();
     });
   }
+  catch_up_groups(own, *listed_);
   for (const recovery::IncidentSummary& summary : *listed_) {  // newest first
     if (summary.service != own.service) continue;
     own.last_id = summary.id;
@@ -185,6 +199,7 @@ void IncidentRecorder::resume(Track& own, const std::string& id) {
     return;
   }
   own.incident = std::move(*incident);
+  own.classifications = 0;
   for (const wire::Json& line : *lines) replay(own, line);
   obs::log(obs::Level::kInfo, kComponent, "continuing an open incident",
            {{"service", own.service}, {"incident", id}});
@@ -209,6 +224,7 @@ void IncidentRecorder::replay(Track& own, const wire::Json& line) {
     own.report_path = line["report"].as_string();
     own.process_failed = own.process_failed || line["what"].as_string() == "exit";
     own.classified = own.replaced = own.healthy = own.recovering = false;
+    own.end_words = line["status"].as_string();
     const wire::Json& guess = line["by_status"];
     own.by_status.emplace();
     own.by_status->cause = guess["cause"].as_string();
@@ -223,6 +239,7 @@ void IncidentRecorder::replay(Track& own, const wire::Json& line) {
     if (line["ended_by"].as_string() == reason_word(StopReason::kNone)) own.end = end_of(line);
   } else if (event == "classified") {
     own.classified = true;
+    ++own.classifications;
   } else if (event == "restarted") {
     own.replaced = true;
   }
@@ -248,6 +265,8 @@ bool IncidentRecorder::open(Track& own, const wire::Json& fields) {
   own.failed_generation = 0;
   own.final_outcome.clear();
   own.report_path.clear();
+  own.end_words.clear();
+  own.classifications = 0;
   own.matched_lines = 0;
   auto created = log_.create(own.service, fields);
   if (!created) {
@@ -364,6 +383,7 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   own.failed_generation = report.generation;
   own.failed_mono_ns =
       report.crashed_mono_ns != 0 ? report.crashed_mono_ns : report.noticed_mono_ns;
+  own.end_words = report.status.to_string();
   own.process_failed = true;
   own.replaced = own.healthy = own.recovering = false;
   own.classified = was_classified;
@@ -447,6 +467,11 @@ void IncidentRecorder::classify(Track& own) {
   if (!own.incident || own.classified) return;
   Classification found = own.by_status.value_or(Classification());
   process::RunOutput output = output_of_end(own);
+  if (!output.out.empty() || !output.err.empty()) {
+    const postmortem::Redactor redactor = redactor_of(own);
+    output.out = redactor.text(output.out);
+    output.err = redactor.text(output.err);
+  }
   std::string tail = last_part(output.out + output.err);
   if (own.end) {
     own.end->err = std::move(output.err);
@@ -497,14 +522,15 @@ void IncidentRecorder::classify_by_report(Track& own, const std::string& path) {
   const wire::Json& by_report = (*report)["classification"];
   const bool knows_more = by_report["cause"].as_string() == "unknown" && own.by_status &&
                           own.by_status->cause != "unknown";
-  write_classification(own, knows_more ? own.by_status->to_json() : by_report, (*report)["threads"],
-                       "report");
+  wire::Json found = knows_more ? own.by_status->to_json() : by_report;
+  found.set("signature", signature_of_report(*report, found["cause"].as_string()));
+  write_classification(own, std::move(found), (*report)["threads"], "report");
 }
 
 void IncidentRecorder::write_classification(Track& own, wire::Json classification,
                                             const wire::Json& threads, std::string_view source) {
   // A process that was killed because it hung shows the hang's cause, not the kill's.
-  wire::Json fields = std::move(classification);
+  wire::Json fields = redactor_of(own).json(classification);
   fields.set("source", source);
   if (!own.report_path.empty()) fields.set("report", own.report_path);
   fields.set("threads", threads.is_array() ? threads : wire::Json::array());
@@ -522,7 +548,10 @@ void IncidentRecorder::write_classification(Track& own, wire::Json classificatio
             {"cause", fields["cause"].as_string()},
             {"subtype", fields["subtype"].as_string()}});
   own.classified = true;
+  ++own.classifications;
+  add_group(own, fields);
   append(own, "classified", fields, Durability::kSoon);
+  save_groups(own);
   close_if_due(own);
 }
 

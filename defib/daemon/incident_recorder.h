@@ -27,9 +27,11 @@
 #include <vector>
 
 #include "defib/base/error.h"
+#include "defib/daemon/crash_groups.h"
 #include "defib/daemon/exit_cause.h"
 #include "defib/os/event_loop.h"
 #include "defib/os/files.h"
+#include "defib/postmortem/redact.h"
 #include "defib/process/run_output.h"
 #include "defib/process/supervisor.h"
 #include "defib/recovery/incident.h"
@@ -53,6 +55,7 @@ struct Finding {
   std::vector<std::string> evidence;  // sentences, with numbers
   std::string source;                 // of the classification
   std::string message;                // for the log
+  std::string detail;                 // what tells it from others of its cause; may be empty
   bool ends_service = false;          // the process is ended for it, and its end is classified
   bool closes_when_quiet = false;     // the incident, when nothing like it was found for a while
 };
@@ -110,6 +113,11 @@ class IncidentRecorder {
     tell_again_ = tell_again;
   }
 
+  // Knows the secrets of a service. Lines of output, and what was made of them, are redacted before
+  // they are written; without it, what names and forms betray alone.
+  using RedactorOf = std::function<postmortem::Redactor(const std::string& service)>;
+  void redact_with(RedactorOf redactor_of) { redactor_of_ = std::move(redactor_of); }
+
   // Continues what an earlier recorder left open. Every other function does this by itself where it
   // is the first one for a service; call it only while the service's lock is held.
   void begin(const std::string& service);
@@ -157,8 +165,8 @@ class IncidentRecorder {
 
  private:
   struct Track;
-  IncidentRecorder(os::EventLoop& loop, os::Files& files, recovery::IncidentLog log,
-                   LogTail log_tail, KernelLog kernel_log);
+  IncidentRecorder(os::EventLoop& loop, os::Files& files, std::string state_dir,
+                   recovery::IncidentLog log, LogTail log_tail, KernelLog kernel_log);
   Track& track(const std::string& service);
   const Track* find(const std::string& service) const;
   void continue_open(Track& track);
@@ -176,6 +184,10 @@ class IncidentRecorder {
   void classify_by_report(Track& track, const std::string& path);
   void write_classification(Track& track, wire::Json classification, const wire::Json& threads,
                             std::string_view source);
+  postmortem::Redactor redactor_of(const Track& track) const;
+  void add_group(Track& track, wire::Json& fields);
+  void catch_up_groups(Track& track, const std::vector<recovery::IncidentSummary>& newest_first);
+  void save_groups(const Track& track);
   void service_event(Track& track, const std::string& text);
   void service_state(Track& track, const std::string& word);
   void wait_for_health(Track& track);
@@ -196,6 +208,8 @@ class IncidentRecorder {
 
   os::EventLoop& loop_;
   os::Files& files_;
+  std::string state_dir_;
+  RedactorOf redactor_of_;
   OnNews on_news_;
   bool tell_again_ = false;
   recovery::IncidentLog log_;

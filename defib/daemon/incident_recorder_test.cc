@@ -537,5 +537,63 @@ TEST_F(Recorder, AnIncidentOfAnotherServiceIsLeftAlone) {
   EXPECT_EQ(recorder_->last_incident("other"), "");
 }
 
+TEST_F(Recorder, EqualFailuresAreCountedOnceEachAlsoOverKills) {
+  ASSERT_TRUE(os::real_files().create_dirs(dir_ + "/services/engine"));
+  const auto count = [this] {
+    const auto groups = CrashGroups::read(os::real_files(), dir_ + "/services/engine").groups();
+    return groups.size() == 1 ? groups.front().count : 0;
+  };
+  for (std::uint64_t generation = 1; generation <= 4; ++generation) {
+    recorder_->exited(crash(generation));
+    run_until([&] { return count() == generation; });
+    if (generation == 2) kill();
+    if (generation == 3) {
+      // Killed before it was written down: the incident still tells.
+      (void)os::real_files().remove(dir_ + "/services/engine/groups.json");
+      kill();
+    }
+    start(generation + 1);
+  }
+  run_until_closed();
+  EXPECT_EQ(count(), 4U);
+  const wire::Json found = newest()["classification"];
+  EXPECT_EQ(found["seen"]["count"].as_int(), 4);
+  EXPECT_EQ(found["signature"]["id"].as_string().size(), 16U);
+  wire::Json shown = newest();
+  add_context(shown, dir_);
+  EXPECT_EQ(shown["group"]["count"].as_int(), 4);
+  EXPECT_GT(shown["advice"]["steps"].size(), 0U);
+}
+
+TEST_F(Recorder, SecretsInTheOutputDoNotReachTheIncident) {
+  recorder_->redact_with([](const std::string&) {
+    postmortem::Redactor redactor;
+    redactor.learn({{"API_KEY", "k3y-of-the-venue"}});
+    return redactor;
+  });
+  output_ =
+      "connecting with k3y-of-the-venue\nTraceback (most recent call last):\n  File x\n"
+      "ValueError: password=hunter2hunter2 is wrong for k3y-of-the-venue\n";
+  process::ExitReport report = crash(1);
+  report.status = {.known = true, .exited = true, .code = 1, .signal = 0, .core_dumped = false};
+  recorder_->exited(report);
+  start(2);
+  run_until_closed();
+  Finding finding;
+  finding.cause = "log_pattern";
+  finding.fields = wire::Json::object({{"line", "again k3y-of-the-venue"}});
+  finding.evidence = {"token=abcdefghijk and k3y-of-the-venue"};
+  recorder_->found("engine", std::move(finding));
+  std::string texts;
+  for (const auto& summary : list()) {
+    texts += *os::read_file(os::real_files(), summary.path);
+  }
+  EXPECT_EQ(texts.find("k3y-of-the-venue"), texts.npos);
+  EXPECT_EQ(texts.find("hunter2"), texts.npos);
+  EXPECT_EQ(texts.find("abcdefghijk"), texts.npos);
+  EXPECT_NE(texts.find("uncaught_exception"), texts.npos);
+  EXPECT_NE(texts.find("[redacted]"), texts.npos);
+}
+
 }  // namespace
 }  // namespace defib::daemon

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "defib/daemon/crash_groups.h"
 #include "defib/daemon/incident_recorder.h"
 
 namespace defib::daemon {
@@ -24,6 +25,7 @@ struct IncidentRecorder::Track {
   std::optional<ExitFacts> end;             // by which it is classified where there is no report
   std::string report_path;                  // of defib-capture; empty: none is coming
   std::string limit;                        // what was over its limit
+  std::string end_words;                    // "SIGKILL", "exit code 3"; of the last failure
   bool classified = false;
   bool process_failed = false;  // an exit or hang, not a warning alone
 
@@ -39,6 +41,9 @@ struct IncidentRecorder::Track {
   bool recovering = false;      // the service reports its own recovery
   std::string final_outcome;    // close as soon as it is classified
   std::string failed_incident;  // that ended as "failed", and nobody has started it since
+
+  CrashGroups groups;
+  int classifications = 0;  // lines of that kind in the open incident
 
   os::EventLoop::TimerId classify_timer = 0, health_timer = 0, sync_timer = 0, quiet_timer = 0;
   std::int64_t matched_lines = 0;

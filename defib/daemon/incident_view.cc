@@ -4,9 +4,11 @@
 
 #include "defib/base/assert.h"
 #include "defib/daemon/bundle_request.h"
+#include "defib/daemon/crash_groups.h"
 #include "defib/daemon/exit_cause.h"
 #include "defib/os/files.h"
 #include "defib/recovery/incident.h"
+#include "defib/report/advice.h"
 
 namespace defib::daemon {
 namespace {
@@ -72,6 +74,27 @@ wire::Json incident_document(const std::vector<wire::Json>& lines) {
                              {"classification", std::move(classification)},
                              {"threads", std::move(threads)},
                              {"timeline", std::move(timeline)}});
+}
+
+void add_context(wire::Json& incident, const std::string& state_dir) {
+  os::Files& files = os::real_files();
+  const std::string id(incident["id"].as_string()), service(incident["service"].as_string());
+  incident.set("bundle", bundle_document(state_dir, id));
+  const auto groups = CrashGroups::read(files, fmt::format("{}/services/{}", state_dir, service));
+  const CrashGroup* group = groups.find(incident["classification"]["signature"]["id"].as_string());
+  incident.set("group", group != nullptr ? group->to_json() : wire::Json());
+  incident.set("changes", wire::Json());
+  for (const wire::Json& failure : incident["bundle"]["failures"].items()) {
+    const auto text = os::read_file(files,
+                                    fmt::format("{}/incidents/{}.bundle/{}/changes.json", state_dir,
+                                                id, failure["failure"].as_int()),
+                                    kMaxManifest);
+    auto changes = text ? wire::Json::parse(*text) : Result<wire::Json>(text.error());
+    if (!changes) continue;
+    incident.set("changes", std::move(*changes));
+    break;
+  }
+  incident.set("advice", report::to_json(report::advise(report::advice_facts(incident))));
 }
 
 wire::Json bundle_document(const std::string& state_dir, const std::string& id) {

@@ -15,6 +15,10 @@ namespace defib::daemon {
 //  "classification":{...},"threads":[...],"timeline":[{"at","mono_ns","event",...}]}
 // The threads stand once, at the top; `lines` must not be empty.
 wire::Json incident_document(const std::vector<wire::Json>& lines);
+// Adds what lies beside the incident's file: `bundle`, `group` (how often its bug was seen, null
+// where it is not counted), `changes` (since the last good run, null where it is not known), and
+// `advice`.
+void add_context(wire::Json& incident, const std::string& state_dir);
 // {"path","failures":[{"failure","complete","parts":[{"name","bytes","cut"}],"missing":[...]}]};
 // null where the incident has no bundle.
 wire::Json bundle_document(const std::string& state_dir, const std::string& id);

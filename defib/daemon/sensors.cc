@@ -31,6 +31,7 @@ Finding finding_of(const LogMatch& match) {
                                         os::format_duration(match.over), match.pattern.match),
                       match.line};
   finding.source = "output";
+  finding.detail = match.pattern.match;
   finding.message = "a line of output matches a pattern";
   finding.closes_when_quiet = true;
   return finding;
@@ -150,6 +151,7 @@ void Sensors::health_changed(std::size_t probe, const HealthChange& change) {
                         fmt::format("'{}' failed {} times in a row: {}", config.name,
                                     change.failures, change.detail)};
     finding.source = "health_check";
+    finding.detail = config.name;
     finding.message = "the service is unhealthy";
     context_.recorder.found(name_, std::move(finding));
     static_cast<void>(context_.supervisor

@@ -9,8 +9,18 @@ LOG = "defib/daemon/service_log.cc"
 HEALTH = "defib/daemon/health_check.cc"
 RECORDER = "defib/daemon/incident_recorder.cc"
 CORE = "defib/daemon/core_file.cc"
+GROUPS = "defib/daemon/crash_groups.cc"
 
 BUGS = [
+    ("a failure is counted twice", "Groups.CountNothingTwice:Groups.LoseNothing*", [
+        (GROUPS, "  if (counted(incident, number)) return false;\n", "")]),
+    ("what a killed recorder did not count is lost", "Recorder.EqualFailures*", [
+        (GROUPS, "  for (const wire::Json& line : lines) {\n    if (line[\"event\"]",
+         "  for (const wire::Json& line : lines) {\n    if (number >= 0 || line[\"event\"]")]),
+    ("the groups have no end", "Groups.AreBounded", [
+        (GROUPS, "    if (groups_.size() == kMaxGroups) {\n", "    if (groups_.size() == 100 * kMaxGroups) {\n")]),
+    ("secrets in the output reach the incident", "Recorder.SecretsInTheOutput*", [
+        (RECORDER, "  if (!tail.empty()) tail = redactor_of(own).text(tail);\n", "")]),
     ("anybody's requests are carried out", "Control.*", [
         (CONTROL, "  if (!peer || (*peer != geteuid() && *peer != 0)) {\n", "  if (!peer) {\n")]),
     ("an answer that comes late goes to whoever calls next", "Control.ACallerThatLeaves*", [
