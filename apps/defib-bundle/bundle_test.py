@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import e2e_test
 from e2e_test import PYTHON, is_alive
 
-PARTS = {"crash.json", "disassembly.txt", "kernel.txt", "log.txt", "log_important.txt", "maps.txt",
+PARTS = {"changes.json", "crash.json", "disassembly.txt", "kernel.txt", "log.txt", "log_important.txt", "maps.txt",
          "process.json", "processes.json", "samples.json", "system.json", "timeline.json"}
 
 

@@ -2,16 +2,20 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <stdlib.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "apps/defib-bundle/output.h"
 #include "defib/base/bytes.h"
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
+#include "defib/os/process.h"
+#include "defib/postmortem/bundle_changes.h"
 #include "defib/postmortem/bundle_code.h"
 #include "defib/postmortem/bundle_system.h"
 #include "defib/postmortem/bundle_writer.h"
@@ -36,6 +40,7 @@ constexpr os::Duration kReportPoll = std::chrono::milliseconds(10);
 constexpr os::Duration kBefore = std::chrono::minutes(5);
 constexpr std::uint64_t kMaxReport = 32 << 20;
 constexpr std::uint64_t kMaxEvidenceFile = 2 << 20;
+constexpr std::uint64_t kMaxSpec = 4 << 20;
 
 std::int64_t wall_of(std::int64_t mono_ns) {
   const os::Clock& clock = os::real_clock();
@@ -44,18 +49,7 @@ std::int64_t wall_of(std::int64_t mono_ns) {
 
 // What the process was started with, for where it can no longer be asked.
 postmortem::Redactor::Environment environment_of(const BundleRequest& request) {
-  postmortem::Redactor::Environment environment;
-  for (char** entry = environ; !request.clear_environment && *entry != nullptr; ++entry) {
-    const std::string_view text(*entry);
-    const std::size_t equals = text.find('=');
-    if (equals == text.npos) continue;
-    environment.emplace_back(text.substr(0, equals), text.substr(equals + 1));
-  }
-  for (const auto& [name, value] : request.environment) {
-    std::erase_if(environment, [&](const auto& one) { return one.first == name; });
-    environment.emplace_back(name, value);
-  }
-  return environment;
+  return daemon::started_environment(request.environment, request.clear_environment);
 }
 
 // As the shell finds it.
@@ -74,16 +68,35 @@ std::string program_of(const std::string& name,
   return name;
 }
 
-std::string build_id_of(const std::string& path) {
-  const os::Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  if (!file.valid()) return {};
-  // In the file its notes lie where they do in memory, of all common linkers.
-  return postmortem::build_id_in_memory(0, [&](std::uint64_t at, std::size_t size) {
-    std::string bytes(size, '\0');
-    const ssize_t got = ::pread(file.get(), bytes.data(), size, static_cast<off_t>(at));
-    bytes.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
-    return bytes;
-  });
+// Its own word for what a path names; the path itself where there is nothing.
+std::string real_path(const std::string& path) {
+  const std::unique_ptr<char, decltype(&::free)> real(::realpath(path.c_str(), nullptr), ::free);
+  return real ? std::string(real.get()) : path;
+}
+
+// Of the program that runs, or would.
+std::string program_path(const BundleRequest& request,
+                         const postmortem::Redactor::Environment& environment) {
+  if (request.command.empty()) return {};
+  return real_path(program_of(request.command.front(), environment));
+}
+
+postmortem::RunFacts run_facts(const BundleRequest& request,
+                               const postmortem::Redactor::Environment& environment) {
+  postmortem::RunFacts facts;
+  facts.exe = program_path(request, environment);
+  facts.command = request.command;
+  facts.environment = environment;
+  facts.defib = DEFIB_VERSION;
+  utsname names{};
+  ::uname(&names);
+  facts.kernel = names.release;
+  const std::string spec = os::join_path(request.service_dir(), "spec.json");
+  const auto text = os::read_file(os::real_files(), spec, kMaxSpec);
+  if (auto settings = text ? Json::parse(*text) : Result<Json>(text.error())) {
+    facts.settings = std::move(*settings);
+  }
+  return facts;
 }
 
 // It appears whole.
@@ -118,12 +131,14 @@ class Collector {
   void add_disassembly(const Json& report, const Json& facts);
   void add_configured_process(std::string_view why);
   void add_evidence();
+  void add_changes(const Json& report);
 
   const BundleRequest& request_;
   BundleWriter writer_;
   postmortem::Redactor::Environment environment_;
   std::int64_t failed_wall_ns_;
   std::string exe_;
+  Json report_;
   bool has_process_ = false;
 };
 
@@ -136,6 +151,7 @@ Result<> Collector::run() {
   add_samples();
   add_report();
   add_evidence();
+  add_changes(report_);
   OutputParts output(request_.state_dir, request_.incident, request_.service, failed_wall_ns_);
   output.add(writer_);
   utsname names{};
@@ -159,7 +175,7 @@ Result<> Collector::run() {
            {"versions", Json::object({{"defib", DEFIB_VERSION},
                                       {"kernel", names.release},
                                       {"exe", exe_},
-                                      {"build_id", build_id_of(exe_)}})}}) {
+                                      {"build_id", postmortem::build_id_of_file(exe_)}})}}) {
     writer_.set(key, value);
   }
   return writer_.finish();
@@ -272,6 +288,7 @@ void Collector::add_report() {
     if (report && !(*report)["capture_error"].is_object()) wait_for(facts_path, kFactsTime);
     auto facts_text = os::read_file(files, facts_path, kMaxReport);
     const auto facts = facts_text ? Json::parse(*facts_text) : Result<Json>(facts_text.error());
+    if (report) report_ = *report;
     if (report) {
       writer_.add_json("crash.json", *report);
       if (exe_.empty()) exe_ = (*report)["exe"].as_string();
@@ -312,6 +329,18 @@ void Collector::add_disassembly(const Json& report, const Json& facts) {
                   number(facts["code"]["address"].as_string()), code, number(pc.as_string())));
 }
 
+void Collector::add_changes(const Json& report) {
+  postmortem::RunFacts facts = run_facts(request_, environment_);
+  if (const std::string_view exe = report["exe"].as_string(); !exe.empty()) facts.exe = exe;
+  for (const Json& module : report["modules"].items()) {
+    const std::string path(module["path"].as_string()), id(module["build_id"].as_string());
+    if (path == facts.exe) facts.build_id = id;
+    if (!path.empty() && !id.empty()) facts.libraries.emplace_back(path, id);
+  }
+  const auto good = postmortem::GoodRuns::read(os::real_files(), request_.service_dir());
+  writer_.add_json("changes.json", good.changes(postmortem::describe_run(facts, good.key())));
+}
+
 void Collector::add_evidence() {
   if (request_.evidence.empty()) return;
   const auto text = os::read_file(os::real_files(), request_.evidence, kMaxEvidenceFile);
@@ -342,6 +371,22 @@ Result<> collect(const BundleRequest& request) {
   DEFIB_TRY(postmortem::apply_retention(request.incidents_dir(), request.rules, request.incident,
                                         os::real_clock().wall_ns()));
   return made;
+}
+
+Result<> note_good_run(const BundleRequest& request) {
+  const auto environment = environment_of(request);
+  postmortem::RunFacts facts = run_facts(request, environment);
+  if (request.live) {
+    if (auto exe = os::process_exe(request.pid)) facts.exe = std::move(*exe);
+    facts.libraries = postmortem::libraries_of_maps(
+        postmortem::read_process(request.pid, "live",
+                                 os::real_clock().mono_ns() + kLiveTime.count())
+            .maps);
+  }
+  auto runs = postmortem::GoodRuns::read(os::real_files(), request.service_dir());
+  runs.note(postmortem::describe_run(facts, runs.key()), request.generation,
+            os::format_time(os::real_clock().wall_ns()));
+  return runs.save(os::real_files());
 }
 
 Result<> complete(const BundleRequest& request) {

@@ -9,6 +9,8 @@ namespace defib::bundle {
 
 // At once after the failure.
 Result<> collect(const daemon::BundleRequest& request);
+// Of a process that lives in health, or ended well: what it was started with.
+Result<> note_good_run(const daemon::BundleRequest& request);
 // A minute later: what the logs and the time line then hold.
 Result<> complete(const daemon::BundleRequest& request);
 // The same, by what the manifest tells; where it is complete nothing is done.

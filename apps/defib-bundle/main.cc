@@ -61,6 +61,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   CLI::App* collect = app.add_subcommand("collect", "after a failure; the request is descriptor 3");
   CLI::App* complete = app.add_subcommand("complete", "a minute later");
+  CLI::App* note = app.add_subcommand("note", "of a good run, what it was started with");
   CLI::App* exported = app.add_subcommand("export", "an incident and its bundle as one file");
   std::string id, out, state_dir;
   bool json = false;
@@ -74,6 +75,7 @@ int run(int argc, char** argv) {
     return app.exit(error) == 0 ? kDone : kWrongUsage;
   }
   if (collect->parsed()) return run_by_request(bundle::collect);
+  if (note->parsed()) return run_by_request(bundle::note_good_run);
   if (complete->parsed()) return run_by_request(bundle::complete);
   if (state_dir.empty()) state_dir = process::default_state_dir(false);
   const auto path = bundle::export_bundle(state_dir, id, out);
