@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <string>
 
+#include "apps/defib-capture/analyze.h"
 #include "apps/defib-capture/core_pipe.h"
 #include "apps/defib-capture/crash.h"
 #include "apps/defib-capture/kept_files.h"
@@ -47,6 +48,9 @@ constexpr std::size_t kMaxFactsFiles = 8;
 // Beside the reports, in a directory that is the supervisor's alone.
 constexpr std::string_view kSymbolsDir = "symbols";
 constexpr std::chrono::minutes kWarmTime{2};  // of one module
+// Of each kind; what belongs to a report counts as well.
+constexpr std::size_t kMaxReports = 16;
+constexpr std::string_view kReportSuffix = ".json";
 
 struct Options {
   pid_t pid = 0;
@@ -58,6 +62,8 @@ struct Options {
   std::string output_of;
   std::string target;
   std::string exe;
+  std::string sysroot;
+  bool full = false;
   bool json = false;
   int status = 0;
   std::int64_t since_mono_ns = 0;
@@ -79,12 +85,23 @@ int fail(const Error& error, bool json) {
   return usage ? kWrongUsage : kIncomplete;
 }
 
+// "crash-7.json" and "hang-7.json", as supervisors name them. An incident's bundle has its report;
+// beside the service only those are needed that no bundle was made of yet.
+void keep_newest_reports(const std::string& path) {
+  const std::string name = path.substr(path.rfind('/') + 1);  // npos + 1 is 0
+  for (const char* kind : {"crash-", "hang-"}) {
+    if (!name.starts_with(kind) || !name.ends_with(kReportSuffix)) continue;
+    keep_newest(os::parent_dir(path), kind, kReportSuffix, kMaxReports);
+  }
+}
+
 // Writes the document to --out, or prints it.
 int deliver(const Options& options, const wire::Json& document, const std::string& text) {
   if (!options.out.empty()) {
     auto written =
         os::write_file_atomically(os::real_files(), options.out, document.dump(2) + "\n");
     if (!written) return fail(written.error(), options.json);
+    keep_newest_reports(options.out);
     return kDone;
   }
   fmt::print("{}", options.json ? document.dump(2) + "\n" : text);
@@ -216,14 +233,22 @@ int run_analyze(const Options& options) {
                                                     os::real_clock().mono_ns() + kLiveFactsTimeNs));
   }
   auto snapshot = is_pid ? postmortem::capture_live(pid, capture)
-                         : postmortem::read_core(options.target, options.exe);
+                         : postmortem::read_core(options.target, {options.exe, options.sysroot});
   if (!snapshot) return fail(snapshot.error(), options.json);
   postmortem::CrashFacts more;
   add_output(options, more);
   if (is_pid) more.threads = postmortem::sample_hot_frames(*snapshot);
   const postmortem::Report report =
       postmortem::make_report(std::move(*snapshot), std::move(more), symbol_options(options));
-  return deliver(options, to_json(report), to_text(report));
+  if (!options.out.empty()) return deliver(options, to_json(report), {});
+  AnalyzeOptions form;
+  form.pid = is_pid ? pid : 0;
+  form.core = is_pid ? std::string() : options.target;
+  form.exe = options.exe;
+  form.sysroot = options.sysroot;
+  form.full = options.full;
+  const Analysis analysis = show_analysis(report, form);
+  return deliver(options, analysis.document, analysis.text);
 }
 
 int run_classify_exit(const Options& options) {
@@ -232,6 +257,11 @@ int run_classify_exit(const Options& options) {
   auto facts = outside_facts(options, options.pid, options.since_mono_ns, report.snapshot.gaps);
   facts.status = os::exit_status_from_wait(options.status);
   report.classification = postmortem::classify(facts);
+  report.signature = postmortem::sign({std::string(to_string(report.classification.cause)),
+                                       report.classification.subtype,
+                                       "",
+                                       facts.status.to_string(),
+                                       {}});
   report.log_tail = facts.stderr_tail;
   return deliver(options, to_json(report), to_text(report));
 }
@@ -305,6 +335,11 @@ int run(int argc, char** argv) {
   CLI::App* analyze = app.add_subcommand("analyze", "of a live process or a core file");
   analyze->add_option("target", options.target, "PID or core file")->required();
   analyze->add_option("--exe", options.exe, "the program of the core, if it was moved");
+  analyze
+      ->add_option("--sysroot", options.sysroot,
+                   "the root directory of the machine that the core is of")
+      ->check(CLI::ExistingDirectory);
+  analyze->add_flag("--full", options.full, "arguments and locals as well, through gdb");
   add_output(analyze);
   add_symbols(analyze);
 
