@@ -6,6 +6,7 @@
 
 #include "apps/defib/commands.h"
 #include "apps/defib/output.h"
+#include "defib/base/visible_text.h"
 #include "defib/daemon/crash_groups.h"
 #include "defib/daemon/incident_view.h"
 #include "defib/daemon/status.h"
@@ -218,6 +219,21 @@ void add_bundle(const wire::Json& bundle, std::string& text) {
   }
 }
 
+// Names of threads, lines of output, and what else a process may choose: no text of them steers the
+// terminal.
+wire::Json visible(const wire::Json& value) {
+  if (value.is_string()) return visible_text(value.as_string());
+  if (value.is_array()) {
+    wire::Json array = wire::Json::array();
+    for (const wire::Json& item : value.items()) array.push(visible(item));
+    return array;
+  }
+  if (!value.is_object()) return value;
+  wire::Json object = wire::Json::object();
+  for (const auto& [key, member] : value.members()) object.set(visible_text(key), visible(member));
+  return object;
+}
+
 std::string incident_text(const wire::Json& incident) {
   const std::string outcome(incident["outcome"].as_string());
   std::string text = fmt::format(
@@ -274,7 +290,8 @@ int groups_command(const CommandLine& line) {
     wire::Json list = wire::Json::array();
     for (const ServiceGroup& one : all) {
       wire::Json json = wire::Json::object({{"service", one.service}});
-      for (const auto& [key, value] : one.group.to_json().members()) json.set(key, value);
+      const wire::Json group = one.group.to_json();
+      for (const auto& [key, value] : group.members()) json.set(key, value);
       list.push(std::move(json));
     }
     print_json(wire::Json::object({{"schema", "defib.groups/1"}, {"groups", std::move(list)}}));
@@ -355,7 +372,7 @@ Result<int> incident_show_command(const CommandLine& line) {
   if (line.json) {
     print_json(incident);
   } else {
-    print(incident_text(incident));
+    print(incident_text(visible(incident)));
   }
   return kDone;
 }

@@ -48,6 +48,7 @@ Bundler::~Bundler() {
     if (slot.timer != 0) loop_.cancel(slot.timer);
     waiting_.pop_front();
   }
+  std::erase_if(waiting_, [](const Job& one) { return one.work == Work::kNote; });
   if (!waiting_.empty()) {
     obs::log(obs::Level::kWarning, kComponent, "failures have no bundle: the supervisor ends",
              {{"failures", waiting_.size()}});
@@ -131,13 +132,21 @@ void Bundler::good(const ServiceConfig& config, pid_t pid, std::uint64_t generat
 }
 
 void Bundler::push(Job job) {
-  if (waiting_.size() >= kMaxWaiting) {
+  const auto is_note = [](const Job& one) { return one.work == Work::kNote; };
+  const bool note = is_note(job);
+  const auto first_note = std::ranges::find_if(waiting_, is_note);
+  // A run that is not noted now is noted when it is good the next time.
+  if (waiting_.size() >= kMaxWaiting && note) return;
+  if (waiting_.size() >= kMaxWaiting && first_note != waiting_.end()) {
+    waiting_.pop_back();
+  } else if (waiting_.size() >= kMaxWaiting) {
     ++refused_;
     obs::log(obs::Level::kWarning, kComponent, "a failure has no bundle: too many wait",
              {{"incident", job.request.incident}, {"service", job.request.service}});
     return;
   }
-  waiting_.push_back(std::move(job));
+  // Failures come first.
+  waiting_.insert(note ? waiting_.end() : std::ranges::find_if(waiting_, is_note), std::move(job));
   // After what the loop is doing now, which may be a restart.
   if (start_timer_ != 0) return;
   start_timer_ = loop_.run_after(os::Duration(0), [this] {
@@ -172,7 +181,8 @@ bool Bundler::start(Slot& slot, const Job& job) {
       made = Error(Code::kUnavailable,
                    fmt::format("the collector ended with {}{}{}", status.to_string(),
                                words.empty() ? "" : ": ", words));
-      obs::log(obs::Level::kWarning, kComponent, "a bundle is not whole",
+      obs::log(obs::Level::kWarning, kComponent,
+               job.work == Work::kNote ? "a good run is not noted" : "a bundle is not whole",
                {{"incident", job.request.incident},
                 {"service", job.request.service},
                 {"error", made.error()}});
@@ -185,7 +195,8 @@ bool Bundler::start(Slot& slot, const Job& job) {
   };
   if (!request.valid()) return false;
   if (const auto started = slot.helper->start(options, ended); !started) {
-    obs::log(obs::Level::kWarning, kComponent, "a failure has no bundle",
+    obs::log(obs::Level::kWarning, kComponent,
+             job.work == Work::kNote ? "a good run is not noted" : "a failure has no bundle",
              {{"incident", job.request.incident}, {"error", started.error()}});
     return false;
   }

@@ -38,7 +38,7 @@ constexpr Step kChangedStep = {When::kChanged,
 constexpr Step kStackStep = {When::kStack,
                              "Read the innermost frame of the program's own code, the address and "
                              "the access; the report shows the code around it.",
-                             kShow};
+                             "defib report {ID} --format text"};
 constexpr Step kNoStackStep = {
     When::kNoStack,
     "There is no stack: let the next crash be captured, with the agent (dynamic programs), or a "

@@ -19,6 +19,7 @@ constexpr std::size_t kMaxTimeline = 200;
 constexpr std::size_t kMaxThreads = 256;
 constexpr std::size_t kMaxFrames = 256;
 constexpr std::size_t kMaxLogLines = 400;
+constexpr std::size_t kMaxKernelLines = 100;
 constexpr std::size_t kMaxRows = 300;
 constexpr std::size_t kMaxCell = 2000;
 
@@ -150,9 +151,11 @@ void Builder::summary() {
   }
   const Json& group = incident["group"];
   if (group["count"].as_int() > 0) {
+    const std::string first = short_time(group["first_seen"].as_string());
     row(table, "Seen",
-        fmt::format("{} times since {}", group["count"].as_int(),
-                    short_time(group["first_seen"].as_string())));
+        group["count"].as_int() == 1
+            ? "once, " + first
+            : fmt::format("{} times since {}", group["count"].as_int(), first));
   }
   row(table, "Signature", cell(classification()["signature"]["text"]));
   if (in_.manifest["pid"].as_int() > 0) {
@@ -221,7 +224,9 @@ std::string event_text(const Json& entry) {
     const bool of_line = key == "seq" || key == "at" || key == "mono_ns" || key == "boot_id" ||
                          key == "event" || key == "hash" || key == "tail" || key == "decision" ||
                          key == "by_status" || key == "evidence" || key == "schema";
-    if (of_line || value.is_null() || text.size() > 300) continue;
+    // Moments are in the columns beside it, or in the incident's file.
+    const bool moment = key.ends_with("_ns") || key.ends_with("_at");
+    if (of_line || moment || value.is_null() || text.size() > 300) continue;
     if (value.is_object() || value.is_array()) continue;
     std::string shown = cell(value);
     if (shown.empty()) continue;
@@ -397,7 +402,7 @@ void Builder::output() {
   }
   lines_of(in_.log, kMaxLogLines, "Output of the five minutes before");
   lines_of(in_.evidence, kMaxLogLines, "Output of evidence_command");
-  lines_of(in_.kernel, kMaxLogLines, "The kernel's messages");
+  lines_of(in_.kernel, kMaxKernelLines, "The kernel's messages");
 }
 
 void Builder::process() {
