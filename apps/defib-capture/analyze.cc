@@ -7,8 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "apps/defib-capture/debugger.h"
-
 namespace defib {
 namespace {
 
@@ -35,7 +33,7 @@ void add_full(const postmortem::Report& report, const AnalyzeOptions& options, A
   target.core = options.core;
   target.exe = options.exe.empty() ? options.sysroot + report.snapshot.exe : options.exe;
   target.sysroot = options.sysroot;
-  const auto full = full_backtrace(target, kDebuggerTimeoutMs);
+  const auto full = full_backtrace(target, options.full_timeout_s * 1000);
   if (full) {
     analysis.text += "\narguments and locals, by gdb\n\n" + *full;
     analysis.document.set("full", wire::Json::object({{"by", "gdb"}, {"text", *full}}));

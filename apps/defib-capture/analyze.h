@@ -7,6 +7,7 @@
 
 #include <string>
 
+#include "apps/defib-capture/debugger.h"
 #include "defib/postmortem/report.h"
 #include "defib/wire/json.h"
 
@@ -18,6 +19,7 @@ struct AnalyzeOptions {
   std::string exe;      // the core's program, where it lies elsewhere; else empty
   std::string sysroot;  // as for read_core()
   bool full = false;
+  int full_timeout_s = kDebuggerTimeoutS;
 };
 
 struct Analysis {

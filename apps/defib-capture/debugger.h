@@ -18,7 +18,7 @@ struct DebuggerTarget {
   std::string sysroot;
 };
 
-inline constexpr int kDebuggerTimeoutMs = 30'000;
+inline constexpr int kDebuggerTimeoutS = 30;
 
 // gdb's backtraces of all threads with arguments and locals, secrets redacted. The process is let
 // go on every path, also where gdb had to be killed. Unavailable where gdb is not installed or

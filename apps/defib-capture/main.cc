@@ -64,6 +64,7 @@ struct Options {
   std::string exe;
   std::string sysroot;
   bool full = false;
+  int full_timeout_s = kDebuggerTimeoutS;
   bool json = false;
   int status = 0;
   std::int64_t since_mono_ns = 0;
@@ -247,6 +248,7 @@ int run_analyze(const Options& options) {
   form.exe = options.exe;
   form.sysroot = options.sysroot;
   form.full = options.full;
+  form.full_timeout_s = options.full_timeout_s;
   const Analysis analysis = show_analysis(report, form);
   return deliver(options, analysis.document, analysis.text);
 }
@@ -340,6 +342,10 @@ int run(int argc, char** argv) {
                    "the root directory of the machine that the core is of")
       ->check(CLI::ExistingDirectory);
   analyze->add_flag("--full", options.full, "arguments and locals as well, through gdb");
+  analyze
+      ->add_option("--full-timeout", options.full_timeout_s,
+                   "seconds that gdb may take (default 30)")
+      ->check(CLI::Range(1, 3600));
   add_output(analyze);
   add_symbols(analyze);
 

@@ -410,6 +410,32 @@ class Analyze(Reports):
         self.assertTrue(document["threads"])
         self.goes_on(process)
 
+    def gdb_that(self, line):
+        path = os.path.join(self.dir, "tools")
+        os.mkdir(path)
+        with open(os.path.join(path, "gdb"), "w", encoding="ascii") as file:
+            file.write(f"#!/bin/sh\n{line}\n")
+        os.chmod(os.path.join(path, "gdb"), 0o755)
+        self.env["PATH"] = path + ":" + self.env["PATH"]
+
+    @unittest.skipUnless(shutil.which("gdb"), "gdb is not installed")
+    def test_a_debugger_that_hangs_is_ended_and_the_process_goes_on(self):
+        process = self.worker()
+        self.gdb_that(f"exec {shutil.which('gdb')} -batch -nx -p {process.pid} -ex 'shell sleep 20'")
+        began = time.monotonic()
+        done = self.analyze(str(process.pid), "--full", "--full-timeout", "3")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertLess(time.monotonic() - began, 15)
+        self.assertIn("gdb did not end in time", done.stdout)
+        self.goes_on(process)
+
+    def test_a_debugger_that_fails_is_told(self):
+        process = self.worker()
+        self.gdb_that("echo ptrace: no; exit 1")
+        done = self.analyze(str(process.pid), "--full")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("gdb found no threads (ptrace: no", done.stdout)
+
     def test_a_terminal_has_colours_unless_it_wants_none(self):
         process = self.worker(pause="time.sleep(0.2)")
 

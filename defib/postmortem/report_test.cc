@@ -91,6 +91,39 @@ TEST(RealSignature, IsOneForABugAndAnotherForEachOther) {
   }
 }
 
+// Looked at while it hangs, until it does.
+Report hang(const std::string& victim, Cause cause) {
+  const os::Fd log(::memfd_create("log", MFD_CLOEXEC));
+  os::SpawnOptions options;
+  options.argv = {fmt::format("{}/victim_{}", DEFIB_VICTIM_DIR, victim)};
+  options.fds = {{log.get(), 1}, {log.get(), 2}};
+  auto child = os::spawn(options);
+  EXPECT_TRUE(child);
+  Report report;
+  CaptureOptions capture;
+  capture.sample_window = std::chrono::milliseconds(cause == Cause::busy_loop ? 50 : 0);
+  for (int look = 0; look < 400 && report.classification.cause != cause; ++look) {
+    auto snapshot = capture_live(child->pid(), capture);
+    if (snapshot) report = make_report(std::move(*snapshot), {});
+  }
+  static_cast<void>(child->signal(SIGKILL).has_value());
+  child->wait();
+  EXPECT_EQ(to_string(report.classification.cause), to_string(cause)) << to_text(report);
+  return report;
+}
+
+TEST(RealSignature, OfAHangIsOneOverItsRuns) {
+  std::set<std::string> deadlocks, loops;
+  for (int run = 0; run < runs(); ++run) {
+    deadlocks.insert(hang("deadlock", Cause::deadlock).signature.text);
+    loops.insert(hang("busy_loop", Cause::busy_loop).signature.text);
+  }
+  ASSERT_EQ(deadlocks.size(), 1U);
+  EXPECT_THAT(*deadlocks.begin(), HasSubstr("book_order"));
+  EXPECT_THAT(*deadlocks.begin(), HasSubstr("transfer"));
+  EXPECT_EQ(loops.size(), 1U) << *loops.begin() << *loops.rbegin();
+}
+
 // The same function, built with other options.
 TEST(RealSignature, IsTheSameInAnotherBuild) {
   EXPECT_EQ(die("null_dereference").signature.id, die("null_dereference_o2").signature.id);
