@@ -67,10 +67,10 @@ class Groups(Reports):
         script = self.script("import sys\nsys.exit(int(sys.argv[1]))\n")
         for code in ("3", "3", "4", "3"):
             self.defib("run", "--name", "job", "--restart", "never", "--", PYTHON, script, code)
-        groups = {one["text"]: one for one in self.groups()}
-        self.assertEqual({text: one["count"] for text, one in groups.items()},
-                         {"exit_failure: exit code 3": 3, "exit_failure: exit code 4": 1})
-        three = groups["exit_failure: exit code 3"]
+        groups = {one["text"].split(": ")[1]: one for one in self.groups()}
+        self.assertEqual({end: one["count"] for end, one in groups.items()},
+                         {"exit code 3": 3, "exit code 4": 1})
+        three = groups["exit code 3"]
         self.assertEqual(three["service"], "job")
         self.assertEqual(len(three["incidents"]), 3)
         self.assertLess(three["first_seen"], three["last_seen"])
