@@ -300,14 +300,35 @@ class Secrets(Bundles):
                 self.assertNotIn(secret.encode(), content, f"{what} in {name}")
 
 
-    # The incident goes on after its bundle, and what it says then is redacted as well.
+    # Output is redacted when an incident quotes it; what the service itself reports stays as it is
+    # in the incident, and is redacted when that goes out.
     def test_an_incident_that_quotes_a_secret_is_exported_without_it(self):
         self.env["API_TOKEN"] = "PLANTEDenv0012"
-        self.begin("run", "--name", "job", "--restart", "never", "--", "sh", "-c",
-                   "echo using $API_TOKEN >&2; sleep 1; exit 3").wait(20)
+        script = self.script("""
+            import os, socket, sys, time
+            print("using", os.environ["API_TOKEN"], file=sys.stderr, flush=True)
+            if not os.path.exists(sys.argv[1]):
+                open(sys.argv[1], "w").close()
+                time.sleep(0.5)
+                sys.exit(3)
+            notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            event = '{"event":"connected","how":"by ' + os.environ["API_TOKEN"] + '"}'
+            name = os.environ["NOTIFY_SOCKET"]
+            notify.connect("\\0" + name[1:] if name[0] == "@" else name)
+            notify.send(("X_DEFIB_EVENT=" + event).encode())
+            time.sleep(60)
+        """)
+        self.begin("run", "--name", "job", "--", PYTHON, script, os.path.join(self.dir, "once"))
         self.manifest()
-        with open(glob.glob(f"{self.state}/incidents/*.jsonl")[0], encoding="utf-8") as file:
-            self.assertIn("PLANTEDenv0012", file.read(), "the incident itself is as it was")
+
+        def lines():
+            with open(glob.glob(f"{self.state}/incidents/*.jsonl")[0], encoding="utf-8") as file:
+                return [json.loads(line) for line in file]
+        by_event = self.until(lambda: {one["event"]: one for one in lines()}
+                              if any(one["event"] == "connected" for one in lines()) else None)
+        self.assertIn("PLANTEDenv0012", json.dumps(by_event.pop("connected")))
+        self.assertIn("using [redacted]", by_event["output"]["tail"])
+        self.assertNotIn("PLANTEDenv0012", json.dumps(by_event))
         del self.env["API_TOKEN"]
         out = os.path.join(self.dir, "x.tar.zst")
         self.assertEqual(self.defib("export", "latest", "--out", out).returncode, 0)
@@ -317,6 +338,10 @@ class Secrets(Bundles):
             self.assertFalse(name.endswith(".jsonl"), "its chain cannot be checked, so it stays")
             self.assertFalse(os.path.basename(name).startswith("."), name)
             self.assertNotIn(b"PLANTEDenv0012", content, name)
+        for form in ("html", "text", "json"):
+            shown = self.defib("report", "latest", "--format", form, "--out", "-").stdout
+            self.assertIn("[redacted]", shown)
+            self.assertNotIn("PLANTEDenv0012", shown)
 
 
 class Many(Bundles):
