@@ -14,7 +14,6 @@
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
-#include "defib/os/process.h"
 #include "defib/postmortem/bundle_changes.h"
 #include "defib/postmortem/bundle_code.h"
 #include "defib/postmortem/bundle_system.h"
@@ -74,17 +73,11 @@ std::string real_path(const std::string& path) {
   return real ? std::string(real.get()) : path;
 }
 
-// Of the program that runs, or would.
-std::string program_path(const BundleRequest& request,
-                         const postmortem::Redactor::Environment& environment) {
-  if (request.command.empty()) return {};
-  return real_path(program_of(request.command.front(), environment));
-}
-
+// The program is the one that the command names, so that two runs are compared by the same thing: of
+// a script its interpreter is among the libraries.
 postmortem::RunFacts run_facts(const BundleRequest& request,
                                const postmortem::Redactor::Environment& environment) {
   postmortem::RunFacts facts;
-  facts.exe = program_path(request, environment);
   facts.command = request.command;
   facts.environment = environment;
   facts.defib = DEFIB_VERSION;
@@ -95,6 +88,13 @@ postmortem::RunFacts run_facts(const BundleRequest& request,
   const auto text = os::read_file(os::real_files(), spec, kMaxSpec);
   if (auto settings = text ? Json::parse(*text) : Result<Json>(text.error())) {
     facts.settings = std::move(*settings);
+  }
+  facts.directory = facts.settings["working_directory"].as_string();
+  if (!request.command.empty()) {
+    const std::string found = program_of(request.command.front(), environment);
+    const bool relative = found.find('/') != std::string::npos && found[0] != '/';
+    facts.exe = real_path(
+        relative && !facts.directory.empty() ? os::join_path(facts.directory, found) : found);
   }
   return facts;
 }
@@ -331,7 +331,6 @@ void Collector::add_disassembly(const Json& report, const Json& facts) {
 
 void Collector::add_changes(const Json& report) {
   postmortem::RunFacts facts = run_facts(request_, environment_);
-  if (const std::string_view exe = report["exe"].as_string(); !exe.empty()) facts.exe = exe;
   for (const Json& module : report["modules"].items()) {
     const std::string path(module["path"].as_string()), id(module["build_id"].as_string());
     if (path == facts.exe) facts.build_id = id;
@@ -377,7 +376,6 @@ Result<> note_good_run(const BundleRequest& request) {
   const auto environment = environment_of(request);
   postmortem::RunFacts facts = run_facts(request, environment);
   if (request.live) {
-    if (auto exe = os::process_exe(request.pid)) facts.exe = std::move(*exe);
     facts.libraries = postmortem::libraries_of_maps(
         postmortem::read_process(request.pid, "live",
                                  os::real_clock().mono_ns() + kLiveTime.count())

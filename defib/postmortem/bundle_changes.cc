@@ -253,10 +253,10 @@ Json describe_run(const RunFacts& facts, std::string_view key) {
   for (const std::string& word : facts.command) {
     all_words += fmt::format("{}:{}", word.size(), word);
     if (&word == &facts.command.front() || files.size() >= kMaxCommandFiles) continue;
-    const std::string path = word.substr(word.starts_with('-') ? word.find('=') + 1 : 0);
-    if (Json file = path.empty() ? Json() : file_json(path); file.is_object()) {
-      files.push(std::move(file));
-    }
+    std::string path = word.substr(word.starts_with('-') ? word.find('=') + 1 : 0);
+    if (path.empty()) continue;
+    if (!facts.directory.empty() && path[0] != '/') path = os::join_path(facts.directory, path);
+    if (Json file = file_json(path); file.is_object()) files.push(std::move(file));
   }
   for (const std::string& word : redactor.command_line(facts.command)) words.push(word);
   auto names = facts.environment;

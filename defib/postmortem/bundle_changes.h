@@ -25,6 +25,7 @@ struct RunFacts {
   std::string exe;       // path
   std::string build_id;  // as the process had it in memory; empty: that of the file now
   std::vector<std::string> command;
+  std::string directory;  // that the command's relative paths begin at; empty: this one's
   std::vector<std::pair<std::string, std::string>> environment;
   wire::Json settings;                                         // spec.json
   std::vector<std::pair<std::string, std::string>> libraries;  // path, build id; empty: not known

@@ -71,12 +71,14 @@ TEST_F(Changes, NameTheConfiguration) {
   write("engine.toml", "a = 2");
   RunFacts after = facts_;
   after.settings = Json::object({{"max_restarts", 5}, {"nested", Json::object({{"b", 2}})}});
+  after.command[2] = "engine.toml";  // as the service sees it
+  after.directory = dir_;
   const auto lines = since(after);
   EXPECT_THAT(lines, Contains(HasSubstr("engine.toml changed at")));
   EXPECT_THAT(lines, Contains("setting max_restarts: 10 -> 5"));
   EXPECT_THAT(lines, Contains("setting nested.a: 1 -> nothing"));
   EXPECT_THAT(lines, Contains("setting nested.b: nothing -> 2"));
-  EXPECT_EQ(lines.size(), 4U);
+  EXPECT_EQ(lines.size(), 5U);  // and the command itself
 }
 
 TEST_F(Changes, NameTheEnvironmentAndNoValue) {
