@@ -4,7 +4,8 @@ SIGNATURE = "defib/postmortem/signature.cc"
 
 BUGS = [
     ("frames of the runtime are part of a bug", "Signature.LeavesOut*", [
-        (SIGNATURE, "    if (is_runtime(frames[i]) != of_runtime) continue;\n", "")]),
+        (SIGNATURE, "    if (is_runtime(frames[i]) != of_runtime) continue;\n",
+         "    if (is_runtime(frames[i]) && of_runtime) continue;\n")]),
     ("a recursion's depth is part of a bug", "Signature.OfARecursion*", [
         (SIGNATURE, "if (!place.empty() && std::ranges::find(places, place) == places.end()) {",
          "if (!place.empty() && places.size() < kMaxFrames) {")]),
