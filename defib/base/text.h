@@ -26,4 +26,9 @@ inline std::string_view next_line(std::string_view& text) {
   return line;
 }
 
+// The last component of a path: "engine" of "/opt/engine".
+constexpr std::string_view base_name(std::string_view path) {
+  return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
+}
+
 }  // namespace defib

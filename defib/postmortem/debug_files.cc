@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "defib/base/bytes.h"
+#include "defib/base/text.h"
 #include "defib/os/files.h"
 #include "defib/postmortem/dwfl.h"
 
@@ -33,10 +34,6 @@ os::Fd open_plain(const std::string& path) {
   struct stat status;
   if (fd.valid() && (::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode))) fd.reset();
   return fd;
-}
-
-std::string_view base_name(std::string_view path) {
-  return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
 }
 
 // "/.build-id/ab/cdef" of a build id "abcdef"; empty where it is none.

@@ -4,14 +4,9 @@
 
 #include <algorithm>
 
+#include "defib/base/text.h"
+
 namespace defib::postmortem {
-namespace {
-
-std::string_view base_name(std::string_view path) {
-  return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
-}
-
-}  // namespace
 
 bool is_system_library(std::string_view path) {
   constexpr std::string_view kPlaces[] = {"/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/", "[vdso]"};

@@ -140,7 +140,8 @@ std::vector<ThreadFacts> sample_hot_frames(const Snapshot& snapshot, const HotOp
   }
   std::map<pid_t, std::vector<ThreadStack>> stacks;
   for (const Snapshot& moment : moments) {
-    for (ThreadStack& stack : unwind(moment)) stacks[stack.tid].push_back(std::move(stack));
+    Unwound unwound = unwind(moment);
+    for (ThreadStack& stack : unwound.stacks) stacks[stack.tid].push_back(std::move(stack));
   }
   std::vector<ThreadFacts> facts;
   for (const auto& [tid, list] : stacks) {

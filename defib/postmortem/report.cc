@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "defib/base/text.h"
 #include "defib/base/visible_text.h"
 #include "defib/postmortem/frame_text.h"
 

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "defib/base/bytes.h"
+#include "defib/base/text.h"
 
 namespace defib::postmortem {
 namespace {
@@ -35,10 +36,6 @@ constexpr std::array<std::string_view, 14> kRuntimeFunctions = {
     "__cxxabiv1::",   "__gnu_cxx::__verbose_",
     "__stack_chk_",   "__fortify_",
     "__chk_fail",     "defib::postmortem::"};
-
-std::string_view base_name(std::string_view path) {
-  return path.substr(path.rfind('/') + 1);  // npos + 1 is 0
-}
 
 // "std::sort<...>(...)", "void std::__introsort_loop<...>(...)": which of them is at work depends
 // on the data.
