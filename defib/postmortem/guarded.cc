@@ -7,7 +7,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,7 +32,7 @@ namespace {
 
 constexpr int kFinished = 0;
 constexpr int kNoMemory = 3;
-constexpr int kLowNice = 19;
+constexpr int kLowNice = 10;
 constexpr int kMaxAttempts = 4;
 // Files of modules and debug information are mapped whole.
 constexpr std::uint64_t kMappedFilesBytes = std::uint64_t{64} << 30;
@@ -82,6 +81,26 @@ void read_records(int fd, std::uint64_t max_bytes, std::vector<std::string>& rec
   }
 }
 
+// False where the child had to be killed.
+bool wait_until(pid_t child, int& status, std::chrono::milliseconds time) {
+  const os::Clock& clock = os::real_clock();
+  const std::int64_t deadline = clock.mono_ns() + std::chrono::nanoseconds(time).count();
+  const auto pidfd = os::open_pidfd(child);
+  while (true) {
+    const pid_t ended = ::waitpid(child, &status, WNOHANG);
+    if (ended == child || (ended < 0 && errno != EINTR)) return true;
+    const std::int64_t left_ms = (deadline - clock.mono_ns()) / 1'000'000;
+    if (left_ms <= 0) break;
+    pollfd waiting = {pidfd ? pidfd->get() : -1, POLLIN, 0};
+    // Where there are no pidfds it is looked after every millisecond.
+    ::poll(&waiting, 1, pidfd ? static_cast<int>(left_ms) : 1);
+  }
+  ::kill(child, SIGKILL);
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return false;
+}
+
 std::string describe(int wait_status, bool overdue, std::chrono::milliseconds time) {
   if (overdue) return fmt::format("did not end in {} ms", time.count());
   const os::ExitStatus status = os::exit_status_from_wait(wait_status);
@@ -127,23 +146,8 @@ Result<GuardResult> run_guarded(const std::function<void(const GuardOutput&)>& w
     }
     ::_exit(kFinished);
   }
-  const os::Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
-  const os::Clock& clock = os::real_clock();
-  const std::int64_t deadline = clock.mono_ns() + std::chrono::nanoseconds(limits.time).count();
-  bool overdue = false;
-  while (true) {
-    const std::int64_t left_ms = (deadline - clock.mono_ns()) / 1'000'000;
-    pollfd waiting = {pidfd.get(), POLLIN, 0};
-    const int ready = ::poll(&waiting, 1, static_cast<int>(std::max<std::int64_t>(left_ms, 0)));
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready > 0 && (waiting.revents & POLLIN) != 0) break;
-    overdue = true;
-    ::kill(child, SIGKILL);
-    break;
-  }
   int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
+  const bool overdue = !wait_until(child, status, limits.time);
   GuardResult result;
   read_records(output.get(), limits.output_bytes, result.records);
   result.mark = mark->load(std::memory_order_relaxed);

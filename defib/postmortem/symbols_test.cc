@@ -499,29 +499,43 @@ TEST_F(Cache, TableSaysWhatTheDebugInformationSays) {
       inlined += expected.size() > 1;
     }
     EXPECT_GT(named, 100U);
-    EXPECT_EQ(inlined > 0, name != "null_dereference") << inlined;
+    EXPECT_GT(inlined, 0U);
   }
 }
 
 TEST_F(Cache, AWarmReportEqualsAColdOneAndUsesTheTables) {
   RunningVictim victim(victim_path("inlined"));
   ASSERT_TRUE(victim.wait_for_crash());
-  auto modules = modules_of_process(victim.pid());
-  ASSERT_TRUE(modules);
-  EXPECT_GE(modules->size(), 3U);
-  const auto warmed = warm_symbols(*modules, options());
-  ASSERT_TRUE(warmed) << warmed.error().to_text();
-  EXPECT_EQ(static_cast<std::size_t>(warmed->made), modules->size());
+  const auto mapped = modules_of_process(victim.pid());
+  ASSERT_TRUE(mapped);
   const auto snapshot = victim.capture();
   ASSERT_TRUE(snapshot);
+  std::vector<Module> modules;
+  for (const Module& module : snapshot->modules) {
+    if (module.build_id.empty() || !module.file.valid()) continue;
+    modules.push_back({module.start,
+                       module.end,
+                       module.path,
+                       module.build_id,
+                       os::Fd(::fcntl(module.file.get(), F_DUPFD_CLOEXEC, 0)),
+                       {}});
+  }
+  EXPECT_GE(modules.size(), 3U);
+  ASSERT_EQ(mapped->size(), modules.size());
+  for (std::size_t i = 0; i < modules.size(); ++i) {
+    EXPECT_EQ(SymbolCache::key_of(mapped->at(i)), SymbolCache::key_of(modules[i]));
+  }
+  const auto warmed = warm_symbols(modules, options());
+  ASSERT_TRUE(warmed) << warmed.error().to_text();
+  EXPECT_EQ(static_cast<std::size_t>(warmed->made), modules.size());
   const Unwound cold = unwind(*snapshot);
   EXPECT_EQ(text_of(unwind(*snapshot, options()).stacks), text_of(cold.stacks));
-  const auto again = warm_symbols(*modules, options());
+  const auto again = warm_symbols(modules, options());
   ASSERT_TRUE(again);
   EXPECT_EQ(again->made, 0);
   EXPECT_EQ(again->kept, warmed->made);
   // It is really the tables that are read: one that says something else is believed.
-  const Module& program = modules->front();
+  const Module& program = modules.front();
   SymbolTableBuilder lies;
   lies.add(0, {{"planted", "", 0, false}});
   const auto cache = SymbolCache::open(at("symbols"), false);

@@ -50,7 +50,7 @@ BUGS = [
         (GUARDED, "    const bool is_known = result->mark < parts && left_out.insert(result->mark).second;\n",
          "    const bool is_known = result->mark < parts;\n")]),
     ("a child that hangs is waited for", "Guarded.EndsAHang*", [
-        (GUARDED, "    ::kill(child, SIGKILL);\n", "")]),
+        (GUARDED, "  ::kill(child, SIGKILL);\n", "")]),
     ("a child's memory is not bounded", "Guarded.Bounds*", [
         (GUARDED, "  limit(RLIMIT_DATA, limits.memory_bytes);\n", "")]),
     ("without a child there are no stacks", "Hostile.WithoutTime*", [

@@ -25,7 +25,7 @@ class RunningVictim {
  public:
   explicit RunningVictim(const std::string& path, const std::vector<std::string>& arguments = {}) {
     constexpr std::size_t kPageBytes = 4096;
-    constexpr std::uint32_t kCaptureTimeoutMs = 10'000;  // generous: the machine may be loaded
+    constexpr std::uint32_t kCaptureTimeoutMs = 60'000;  // generous: the machine may be loaded
     page_fd_ = os::Fd(::memfd_create("page", MFD_CLOEXEC));
     event_fd_ = os::Fd(::eventfd(0, EFD_CLOEXEC));
     const os::Fd log(::memfd_create("log", MFD_CLOEXEC));
@@ -53,7 +53,7 @@ class RunningVictim {
   CrashPage& page() { return *static_cast<CrashPage*>(memory_); }
   pid_t pid() const { return child_.pid(); }
   bool wait_for_crash() {
-    constexpr int kTimeoutMs = 20'000;
+    constexpr int kTimeoutMs = 60'000;
     pollfd waiting = {event_fd_.get(), POLLIN, 0};
     return ::poll(&waiting, 1, kTimeoutMs) == 1 && (waiting.revents & POLLIN) != 0;
   }
