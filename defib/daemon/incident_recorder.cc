@@ -468,7 +468,7 @@ void IncidentRecorder::classify(Track& own) {
   Classification found = own.by_status.value_or(Classification());
   process::RunOutput output = output_of_end(own);
   if (!output.out.empty() || !output.err.empty()) {
-    const postmortem::Redactor redactor = redactor_of(own);
+    postmortem::Redactor redactor = redactor_of(own);
     output.out = redactor.text(output.out);
     output.err = redactor.text(output.err);
   }

@@ -97,6 +97,8 @@ class IncidentRecorder {
   // bytes of it.
   using LogTail = std::function<process::RunOutput(
       const std::string& service, std::int64_t from_mono_ns, std::int64_t until_mono_ns)>;
+  // What the kernel said of an end.
+  using KernelLog = std::function<postmortem::KernelLines(const ExitFacts& end)>;
   static Result<std::unique_ptr<IncidentRecorder>> create(os::EventLoop& loop, os::Files& files,
                                                           const std::string& state_dir,
                                                           LogTail log_tail,

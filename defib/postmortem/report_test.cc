@@ -150,7 +150,11 @@ TEST(ReportText, NamesOfThreadsSteerNoTerminal) {
   ThreadStack stack;
   stack.name = "a\x1b]0;owned\x07";
   stack.crashed = true;
-  stack.frames.push_back({0x10, "/srv/\x1b[2J", 0x10, "f\x1b[1m()", "/x\x1b[31m.cc", 3, false});
+  Frame frame;
+  frame.module = "/srv/\x1b[2J";
+  frame.function = "f\x1b[1m()";
+  frame.file = "/x\x1b[31m.cc";
+  stack.frames.push_back(frame);
   report.threads.push_back(stack);
   report.classification.evidence = {"\x1b[2Jgone"};
   EXPECT_EQ(to_text(report).find('\x1b'), std::string::npos);
