@@ -29,24 +29,11 @@ bool may_dump(pid_t pid) {
 
 }  // namespace
 
-CorePattern::~CorePattern() {
-  if (forget_ != 0) loop_.cancel(forget_);
-}
-
-const std::string& CorePattern::text() {
-  if (forget_ != 0) return text_;
-  auto text = os::read_file(files_, "/proc/sys/kernel/core_pattern", 4096);
-  text_ = text ? std::move(*text) : std::string();
-  forget_ = loop_.run_after(os::Duration(0), [this] { forget_ = 0; });
-  return text_;
-}
-
-CoreWatch::CoreWatch(os::EventLoop& loop, os::FileWatch& watch, os::Files& files,
-                     CorePattern& pattern, Options options, OnCore on_core)
+CoreWatch::CoreWatch(os::EventLoop& loop, os::FileWatch& watch, os::Files& files, Options options,
+                     OnCore on_core)
     : loop_(loop),
       watch_(watch),
       files_(files),
-      pattern_(pattern),
       options_(std::move(options)),
       on_core_(std::move(on_core)) {}
 
@@ -62,9 +49,10 @@ void CoreWatch::started(pid_t pid) {
 }
 
 void CoreWatch::watch(pid_t pid) {
+  const auto pattern = os::read_file(files_, options_.core_pattern_path, 4096);
   const std::string actual = working_directory_of(pid);
   CorePlace place =
-      core_place(pattern_.text(), actual.empty() ? options_.working_directory : actual);
+      core_place(pattern ? *pattern : "", actual.empty() ? options_.working_directory : actual);
   const bool same = place.dir == place_.dir && place.prefix == place_.prefix;
   // The kernel asks for no limit where a pipe takes the core. A directory that gets no core is not
   // watched: the service may be busy there.

@@ -28,35 +28,17 @@ struct CoreReport {
   std::optional<Error> error;              // the list could not be kept
 };
 
-// The kernel's core_pattern, read once in a turn of the loop: a hundred services that are taken
-// over ask for it together.
-class CorePattern {
- public:
-  CorePattern(os::EventLoop& loop, os::Files& files) : loop_(loop), files_(files) {}
-  ~CorePattern();
-  CorePattern(const CorePattern&) = delete;
-  CorePattern& operator=(const CorePattern&) = delete;
-
-  // Empty where it cannot be read.
-  const std::string& text();
-
- private:
-  os::EventLoop& loop_;
-  os::Files& files_;
-  std::string text_;
-  os::EventLoop::TimerId forget_ = 0;  // 0: text_ is old
-};
-
 class CoreWatch {
  public:
   using OnCore = std::function<void(const CoreReport& report)>;
   struct Options {
+    std::string core_pattern_path = "/proc/sys/kernel/core_pattern";
     std::string list_path;          // the service's list of core files
     std::string working_directory;  // where it is not known of the process
     CoreLimits limits;
   };
-  CoreWatch(os::EventLoop& loop, os::FileWatch& watch, os::Files& files, CorePattern& pattern,
-            Options options, OnCore on_core);
+  CoreWatch(os::EventLoop& loop, os::FileWatch& watch, os::Files& files, Options options,
+            OnCore on_core);
   ~CoreWatch();
   CoreWatch(const CoreWatch&) = delete;
   CoreWatch& operator=(const CoreWatch&) = delete;
@@ -75,7 +57,6 @@ class CoreWatch {
   os::EventLoop& loop_;
   os::FileWatch& watch_;
   os::Files& files_;
-  CorePattern& pattern_;
   Options options_;
   OnCore on_core_;
   CorePlace place_;

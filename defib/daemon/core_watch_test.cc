@@ -44,7 +44,6 @@ class Cores : public testing::Test {
     dir_ = ::mkdtemp(name);
     loop_ = std::move(*os::EventLoop::create());
     files_ = std::move(*os::FileWatch::create(*loop_));
-    pattern_ = std::make_unique<CorePattern>(*loop_, os::real_files());
   }
   ~Cores() override { std::filesystem::remove_all(dir_); }
 
@@ -96,14 +95,13 @@ class Cores : public testing::Test {
     CoreWatch::Options options;
     options.list_path = dir_ + "/cores.json";
     options.limits = limits;
-    return std::make_unique<CoreWatch>(*loop_, *files_, os::real_files(), *pattern_, options,
+    return std::make_unique<CoreWatch>(*loop_, *files_, os::real_files(), options,
                                        [this](const CoreReport& r) { seen_.push_back(r); });
   }
 
   std::string dir_;
   std::unique_ptr<os::EventLoop> loop_;
   std::unique_ptr<os::FileWatch> files_;
-  std::unique_ptr<CorePattern> pattern_;
   std::vector<CoreReport> seen_;
 };
 

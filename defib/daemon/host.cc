@@ -74,7 +74,6 @@ Result<std::unique_ptr<Host>> Host::create(os::EventLoop& loop, Options options)
     obs::log(obs::Level::kWarning, kComponent, "core files are not watched",
              {{"error", watch.error()}});
   }
-  host->core_pattern_ = std::make_unique<CorePattern>(loop, files);
   // The supervisor has made the directory by now.
   const std::string& state_dir = host->options_.state_dir;
   std::string& counters = host->options_.counters_path;
@@ -231,9 +230,9 @@ Result<> Host::watch_service(Service& service) {
   const std::string& name = service.config.spec.name;
   service.sensors.reset();
   os::Files& files = options_.files != nullptr ? *options_.files : os::real_files();
-  DEFIB_TRY_ASSIGN(service.sensors, Sensors::create({loop_, files, *supervisor_, *recorder_,
-                                                     *core_pattern_, file_watch_.get()},
-                                                    service.config));
+  DEFIB_TRY_ASSIGN(
+      service.sensors,
+      Sensors::create({loop_, files, *supervisor_, *recorder_, file_watch_.get()}, service.config));
   DEFIB_TRY_ASSIGN(const process::ServiceStatus status, supervisor_->known_status(name));
   if (status.pid != 0) service.sensors->started(status.pid, status.ready);
   return supervisor_->feed_log(name, service.sensors->wants_log());

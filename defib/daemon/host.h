@@ -171,7 +171,6 @@ class Host : private process::SupervisorObserver {
   std::int64_t supervising_mono_ns_ = 0;
   std::unique_ptr<IncidentRecorder> recorder_;
   std::unique_ptr<os::FileWatch> file_watch_;  // nullptr: the kernel gave none
-  std::unique_ptr<CorePattern> core_pattern_;
   std::map<std::string, Service> services_;
   std::vector<Waiting> waiting_;
   mutable std::optional<Dependencies> order_;  // of services_; empty: they changed since

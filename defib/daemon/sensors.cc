@@ -90,8 +90,8 @@ void Sensors::make_core_watch(const ServiceConfig& config) {
   options.working_directory = config.spec.working_directory;
   options.limits = config.sensors.cores;
   core_watch_ = std::make_unique<CoreWatch>(
-      context_.loop, *context_.file_watch, context_.files, context_.core_pattern,
-      std::move(options), [this](const CoreReport& report) { core_found(report); });
+      context_.loop, *context_.file_watch, context_.files, std::move(options),
+      [this](const CoreReport& report) { core_found(report); });
 }
 
 void Sensors::started(pid_t pid, bool ready) {

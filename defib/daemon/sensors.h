@@ -30,7 +30,6 @@ class Sensors {
     os::Files& files;
     process::Supervisor& supervisor;
     IncidentRecorder& recorder;
-    CorePattern& core_pattern;
     os::FileWatch* file_watch = nullptr;  // nullptr: core files are not watched
   };
   // Resolves the names of probes (may block). Nothing is watched before started().
