@@ -10,6 +10,7 @@ HEALTH = "defib/daemon/health_check.cc"
 RECORDER = "defib/daemon/incident_recorder.cc"
 CORE = "defib/daemon/core_file.cc"
 GROUPS = "defib/daemon/crash_groups.cc"
+RUNS = "defib/daemon/run_keeper.cc"
 
 BUGS = [
     ("a failure is counted twice", "Groups.CountNothingTwice:Groups.LoseNothing*", [
@@ -17,6 +18,10 @@ BUGS = [
     ("what a killed recorder did not count is lost", "Recorder.EqualFailures*", [
         (GROUPS, "  for (const wire::Json& line : lines) {\n    if (line[\"event\"]",
          "  for (const wire::Json& line : lines) {\n    if (number >= 0 || line[\"event\"]")]),
+    ("a run that ended badly is good", "RunKeeperTest.*", [
+        (RUNS, "  if (well && long_enough && !run.told)", "  if (long_enough && !run.told)")]),
+    ("a run is good while something is wrong", "RunKeeperTest.While*", [
+        (RUNS, "    if (!healthy_(service)) return arm(service, run);\n", "")]),
     ("the groups have no end", "Groups.AreBounded", [
         (GROUPS, "    if (groups_.size() == kMaxGroups) {\n", "    if (groups_.size() == 100 * kMaxGroups) {\n")]),
     ("secrets in the output reach the incident", "Recorder.SecretsInTheOutput*", [
