@@ -39,7 +39,7 @@ inline wire::Json incident_of(const std::string& service, const std::string& tex
                      {"frames", Json::array({frame("read_level" + text, "/src/book.cc" + text, 41),
                                              frame("main", "/src/main.cc", 7)})}}),
        Json::object({{"tid", 4712},
-                     {"name", "worker-2"},
+                     {"name", "worker-2" + text},
                      {"crashed", false},
                      {"frames", Json::array({frame(text, "", 0)})}})});
   return Json::object(
