@@ -22,7 +22,7 @@ BUGS = [
          "    const std::string word(value);\n")]),
     ("a disconnected exchange is not noticed", "Advice.ADisconnected*", [
         (ADVICE, "facts.venue_disconnected || tells_of_a_disconnect(entry)",
-         "facts.venue_disconnected")]),
+         "facts.venue_disconnected || (facts.cause.empty() && tells_of_a_disconnect(entry))")]),
     ("a flood of output is shown whole", "Html.IsBounded*", [
         (DOCUMENT, "constexpr std::size_t kMaxLogLines = 400;",
          "constexpr std::size_t kMaxLogLines = 400'000;")]),
