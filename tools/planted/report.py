@@ -19,7 +19,7 @@ BUGS = [
         (VISIBLE, "  if (number >= 0x2028 && number <= 0x202e) return false;\n", "")]),
     ("a name in a command is run by the shell", "Advice.Commands*:Advice.Names*", [
         (ADVICE, "    const std::string word = quoted(value);\n",
-         "    const std::string word(value);\n")]),
+         "    const std::string word = value.size() > 9000 ? quoted(value) : std::string(value);\n")]),
     ("a disconnected exchange is not noticed", "Advice.ADisconnected*", [
         (ADVICE, "facts.venue_disconnected || tells_of_a_disconnect(entry)",
          "facts.venue_disconnected || (facts.cause.empty() && tells_of_a_disconnect(entry))")]),
