@@ -216,8 +216,9 @@ TEST_F(HeartbeatTest, AShortDeadlineOfACountingStageIsLookedAtMoreOften) {
     beat(1);
     look();
     // The look's own lateness must fit into a quarter of the deadline beside it.
-    EXPECT_LE(wait() + std::chrono::microseconds(500), milliseconds(deadline_ms) / 4);
-    EXPECT_GE(wait(), milliseconds(deadline_ms) / 8);
+    ASSERT_TRUE(wait());
+    EXPECT_LE(*wait() + std::chrono::microseconds(500), milliseconds(deadline_ms) / 4);
+    EXPECT_GE(*wait(), milliseconds(deadline_ms) / 8);
   }
 }
 
