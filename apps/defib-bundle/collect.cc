@@ -73,8 +73,8 @@ std::string real_path(const std::string& path) {
   return real ? std::string(real.get()) : path;
 }
 
-// The program is the one that the command names, so that two runs are compared by the same thing: of
-// a script its interpreter is among the libraries.
+// The program is the one that the command names, so that two runs are compared by the same thing:
+// of a script its interpreter is among the libraries.
 postmortem::RunFacts run_facts(const BundleRequest& request,
                                const postmortem::Redactor::Environment& environment) {
   postmortem::RunFacts facts;

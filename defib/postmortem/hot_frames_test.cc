@@ -21,11 +21,11 @@ ThreadStack stack(std::vector<Frame> frames) {
 }
 
 TEST(HotFrames, AreTheFunctionsOnMostStacksTheInnermostFirst) {
-  const auto hot = hot_frames_of(
-      {stack({frame("mix()", 2), frame("reprice()", 9), frame("main", 30)}),
-       stack({frame("reprice()", 10), frame("main", 30)}),
-       stack({frame("mix()", 3), frame("reprice()", 9), frame("main", 30)}),
-       stack({frame("mix()", 3), frame("reprice()", 9), frame("main", 30)})});
+  const auto hot =
+      hot_frames_of({stack({frame("mix()", 2), frame("reprice()", 9), frame("main", 30)}),
+                     stack({frame("reprice()", 10), frame("main", 30)}),
+                     stack({frame("mix()", 3), frame("reprice()", 9), frame("main", 30)}),
+                     stack({frame("mix()", 3), frame("reprice()", 9), frame("main", 30)})});
   ASSERT_EQ(hot.size(), 3U);
   EXPECT_EQ(hot[0].place, "reprice() at book.cc:9") << "at the line where it most often stands";
   EXPECT_EQ(hot[0].share, 1.0);
@@ -35,10 +35,10 @@ TEST(HotFrames, AreTheFunctionsOnMostStacksTheInnermostFirst) {
 }
 
 TEST(HotFrames, LeaveOutTheSystemWhereThereIsCodeOfTheProgram) {
-  const auto hot = hot_frames_of({stack({frame("memcpy", 0, "/lib/libc.so.6"),
-                                         frame("std::copy()", 7, "/opt/engine",
-                                               "/usr/include/c++/12/bits/stl_algo.h"),
-                                         frame("settle()", 4)})});
+  const auto hot = hot_frames_of(
+      {stack({frame("memcpy", 0, "/lib/libc.so.6"),
+              frame("std::copy()", 7, "/opt/engine", "/usr/include/c++/12/bits/stl_algo.h"),
+              frame("settle()", 4)})});
   ASSERT_EQ(hot.size(), 1U);
   EXPECT_EQ(hot[0].place, "settle() at book.cc:4");
   EXPECT_EQ(hot_frames_of({stack({frame("memcpy", 0, "/lib/libc.so.6")})}).size(), 1U);

@@ -30,6 +30,8 @@
 namespace defib::postmortem {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 constexpr int kEventTimeoutMs = 20'000;
@@ -328,10 +330,24 @@ TEST(Capture, OfAProcessThatHasNotCrashedIsRefused) {
 TEST(Capture, NamesTheTracerThatHoldsTheProcess) {
   Victim victim("waits", {"alone"});
   ASSERT_TRUE(victim.wait_for_ready());
-  ASSERT_EQ(::ptrace(PTRACE_SEIZE, victim.pid(), nullptr, nullptr), 0);
+  int told[2];
+  ASSERT_EQ(::pipe(told), 0);
+  const pid_t tracer = ::fork();
+  if (tracer == 0) {
+    const bool seized = ::ptrace(PTRACE_SEIZE, victim.pid(), nullptr, nullptr) == 0;
+    if (::write(told[1], seized ? "y" : "n", 1) == 1) ::pause();
+    ::_exit(0);
+  }
+  char seized = 'n';
+  ASSERT_EQ(::read(told[0], &seized, 1), 1);
+  ASSERT_EQ(seized, 'y');
   const auto snapshot = capture_live(victim.pid());
+  ::kill(tracer, SIGKILL);
+  ::waitpid(tracer, nullptr, 0);
+  ::close(told[0]);
+  ::close(told[1]);
   ASSERT_FALSE(snapshot);
-  EXPECT_EQ(snapshot.error().field("tracer"), std::to_string(::getpid()));
+  EXPECT_EQ(snapshot.error().field("tracer"), std::to_string(tracer));
 }
 
 TEST(Hook, NamesTheProcessThatSentTheSignal) {
@@ -450,9 +466,10 @@ TEST(Hang, ABusyThreadShowsItsHotFramesAndGoesOn) {
   EXPECT_EQ(sampled[0].tid, victim.pid());
   EXPECT_GT(sampled[0].samples, 0);
   ASSERT_FALSE(sampled[0].hot.empty());
-  EXPECT_EQ(sampled[0].hot[0].place,
-            fmt::format("(anonymous namespace)::spin(volatile bool*) at busy_loop.cc:{}",
-                        marked_line("busy_loop")));
+  // The symbol table and the debug information do not agree where `volatile` stands.
+  EXPECT_THAT(sampled[0].hot[0].place,
+              AllOf(HasSubstr("(anonymous namespace)::spin("),
+                    EndsWith(fmt::format(" at busy_loop.cc:{}", marked_line("busy_loop")))));
   EXPECT_FALSE(victim.child().try_wait());
   ASSERT_EQ(::kill(victim.pid(), SIGTERM), 0);
   EXPECT_EQ(victim.wait().signal, SIGTERM);

@@ -48,7 +48,7 @@ class RunOutputTest : public ::testing::Test {
       log += piece.text;
     }
     std::ofstream(path) << log;
-    struct stat status {};
+    struct stat status{};
     ASSERT_EQ(::stat(path.c_str(), &status), 0);
     shim::LogIndexHeader header{};
     header.magic = shim::kLogIndexMagic;

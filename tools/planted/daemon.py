@@ -25,7 +25,8 @@ BUGS = [
     ("the groups have no end", "Groups.AreBounded", [
         (GROUPS, "    if (groups_.size() == kMaxGroups) {\n", "    if (groups_.size() == 100 * kMaxGroups) {\n")]),
     ("secrets in the output reach the incident", "Recorder.SecretsInTheOutput*", [
-        (RECORDER, "  if (!tail.empty()) tail = redactor_of(own).text(tail);\n", "")]),
+        (RECORDER, "    output.err = redactor.text(output.err);\n", ""),
+        (RECORDER, "    output.out = redactor.text(output.out);\n", "")]),
     ("anybody's requests are carried out", "Control.*", [
         (CONTROL, "  if (!peer || (*peer != geteuid() && *peer != 0)) {\n", "  if (!peer) {\n")]),
     ("an answer that comes late goes to whoever calls next", "Control.ACallerThatLeaves*", [
