@@ -270,7 +270,7 @@ int run_classify_exit(const Options& options) {
 
 int run_symbols(const Options& options, bool is_warm) {
   postmortem::SymbolOptions symbols = options.symbols;
-  if (is_warm) symbols.time_limit = kWarmTime;
+  if (is_warm) symbols.time_limit = symbols.cpu_limit = kWarmTime;
   const auto result = is_warm ? warm_targets(options.warm_targets, symbols)
                               : symbolize_file(options.target, symbols);
   if (!result) return fail(result.error(), options.json);

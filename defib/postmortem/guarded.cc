@@ -54,7 +54,7 @@ void confine(const GuardLimits& limits, pid_t parent) {
   }
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_FSIZE, limits.output_bytes);
-  limit(RLIMIT_CPU, static_cast<std::uint64_t>(limits.time.count()) / 1000 + 2);
+  limit(RLIMIT_CPU, static_cast<std::uint64_t>(limits.cpu.count()));
 #ifndef DEFIB_UNBOUNDED_MEMORY
   limit(RLIMIT_DATA, limits.memory_bytes);
   limit(RLIMIT_AS, limits.memory_bytes + kMappedFilesBytes);

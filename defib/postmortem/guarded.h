@@ -20,7 +20,8 @@
 namespace defib::postmortem {
 
 struct GuardLimits {
-  std::chrono::milliseconds time{10'000};
+  std::chrono::milliseconds time{60'000};
+  std::chrono::seconds cpu{10};
   std::uint64_t memory_bytes = std::uint64_t{2} << 30;  // neither mapped files nor shared
   std::uint64_t output_bytes = std::uint64_t{128} << 20;
   bool low_priority = false;

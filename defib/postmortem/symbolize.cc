@@ -235,6 +235,7 @@ Symbolized symbolize(const std::vector<SymbolQuery>& queries, const SymbolOption
   }
   GuardLimits limits;
   limits.time = options.time_limit;
+  limits.cpu = options.cpu_limit;
   limits.memory_bytes = options.memory_limit_bytes;
   const auto losses = run_guarded_parts(
       plan.modules.size(),

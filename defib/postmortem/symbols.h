@@ -18,8 +18,10 @@ struct SymbolOptions {
   std::string sysroot;
   // The directory of symbol tables (symbol_cache.h); empty: none is used.
   std::string cache_dir;
-  // For unwinding and symbolizing as a whole. Whatever is not done by then has no names.
-  std::chrono::milliseconds time_limit{10'000};
+  // For unwinding and symbolizing as a whole: what is not done by then has no names. On a machine
+  // that is busy it may take long; what runs in a circle is ended by `cpu_limit` (of an attempt).
+  std::chrono::milliseconds time_limit{60'000};
+  std::chrono::seconds cpu_limit{10};
   // Of memory that is neither a mapped file nor shared.
   std::uint64_t memory_limit_bytes = std::uint64_t{2} << 30;
 };

@@ -465,7 +465,6 @@ class Cache : public InDirectory {
   SymbolOptions options() {
     SymbolOptions result;
     result.cache_dir = at("symbols");
-    result.time_limit = std::chrono::seconds(60);
     return result;
   }
   std::string table_file() {

@@ -142,6 +142,7 @@ Unwound unwind(const Snapshot& snapshot, const SymbolOptions& options) {
   std::vector<bool> known(snapshot.threads.size());
   GuardLimits limits;
   limits.time = options.time_limit;
+  limits.cpu = options.cpu_limit;
   limits.memory_bytes = options.memory_limit_bytes;
   const auto losses = run_guarded_parts(
       snapshot.modules.size(),
