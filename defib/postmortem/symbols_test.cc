@@ -843,18 +843,26 @@ TEST_F(Program, SaysWhatIsWrongWithItsInput) {
   EXPECT_EQ(capture({"warm", at("lines"), "--symbol-cache", at("symbols")}).status.code, 2);
 }
 
-TEST_F(Program, FindsTheTablesOfWarmBesideItsReport) {
+TEST_F(Program, MakesTablesInAdvance) {
+  const std::vector<std::string> warm = {"warm", victim_path("null_dereference"), "--symbol-cache",
+                                         at("symbols"), "--json"};
+  const auto first = capture(warm);
+  EXPECT_TRUE(first.status.success()) << first.text;
+  EXPECT_EQ((*wire::Json::parse(first.text))["made"].as_int(), 1);
+  const auto second = capture(warm);
+  EXPECT_EQ((*wire::Json::parse(second.text))["made"].as_int(), 0);
+  EXPECT_EQ((*wire::Json::parse(second.text))["kept"].as_int(), 1);
+}
+
+TEST_F(Program, FindsTheTablesBesideItsReport) {
   RunningVictim victim(victim_path("null_dereference"));
   ASSERT_TRUE(victim.wait_for_crash());
-  const auto warmed =
-      capture({"warm", std::to_string(victim.pid()), "--symbol-cache", at("symbols"), "--json"});
-  EXPECT_TRUE(warmed.status.success()) << warmed.text;
-  EXPECT_GE((*wire::Json::parse(warmed.text))["made"].as_int(), 3);
-  auto modules = modules_of_process(victim.pid());
+  const auto modules = modules_of_process(victim.pid());
   ASSERT_TRUE(modules);
+  ASSERT_FALSE(modules->empty());
   SymbolTableBuilder lies;
   lies.add(0, {{"planted", "", 0, false}});
-  const auto cache = SymbolCache::open(at("symbols"), false);
+  const auto cache = SymbolCache::open(at("symbols"), true);
   ASSERT_TRUE(cache);
   const std::string key = SymbolCache::key_of(modules->front());
   ASSERT_TRUE(cache->store(modules->front(), lies.finish(key, true, 1 << 20)));
