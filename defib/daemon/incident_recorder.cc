@@ -60,7 +60,7 @@ ExitFacts end_of(const wire::Json& line) {
   end.pid = static_cast<pid_t>(line["pid"].as_int());
   end.status.exited = line["exit_code"].is_number();
   end.status.code = static_cast<int>(line["exit_code"].as_int());
-  end.status.signal = os::signal_number(line["signal"].as_string());
+  end.status.signal = std::max(0, os::signal_number(line["signal"].as_string()));
   end.status.known = end.status.exited || end.status.signal > 0;
   end.started_mono_ns = line["started_mono_ns"].as_int();
   end.cpu_ns = line["cpu_ns"].as_int();

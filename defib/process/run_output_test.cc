@@ -91,7 +91,7 @@ TEST_F(RunOutputTest, GoesOnInTheFileBefore) {
 
 TEST_F(RunOutputTest, IsCutAtALinesStart) {
   write("current", {{100, 1, "0123456789\nabcdefghij\nxyz\n"}});
-  EXPECT_EQ(read({.max_bytes = 17}).out, "xyz\n") << "whole lines of the last 17 bytes";
+  EXPECT_EQ(read({.max_bytes = 17}).out, "abcdefghij\nxyz\n") << "of \"9\\nabcdefghij\\nxyz\\n\"";
   EXPECT_EQ(read({.max_bytes = 100}).out, "0123456789\nabcdefghij\nxyz\n");
 }
 
