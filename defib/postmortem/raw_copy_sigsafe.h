@@ -83,6 +83,7 @@ class Stopped {
   size_t count_ = 0;
   size_t stopped_ = 0;
   bool own_child_ = false;
+  bool traced_ = false;  // by us, since before
   int error_number_ = 0;
 };
 

@@ -61,9 +61,10 @@ bool Stopped::seize_new_threads() {
     if (count_ == kMaxThreads) return false;
     Thread& thread = threads_[count_++];
     thread = {tid, 0, Thread::kWaiting};
-    // One that we have seized before, as its tracer for life, cannot be seized again.
-    if (trace(PTRACE_SEIZE, tid, 0, 0) != 0) error_number_ = errno;
-    if (trace(PTRACE_INTERRUPT, tid, 0, 0) != 0) {
+    // Its tracer for life has seized it before, and cannot do so again.
+    const bool seized = trace(PTRACE_SEIZE, tid, 0, 0) == 0 || traced_;
+    if (!seized) error_number_ = errno;
+    if (!seized || trace(PTRACE_INTERRUPT, tid, 0, 0) != 0) {
       // A thread that ends just now, or a main thread that has ended, is no failure of ours.
       thread.state = Thread::kLost;
       return true;
@@ -104,6 +105,7 @@ void Stopped::await(Buffer& buffer, Thread& thread, int64_t deadline_ns) {
 
 bool Stopped::stop(Buffer& buffer, int64_t deadline_ns, pid_t held, int held_signal) {
   error_number_ = ESRCH;
+  traced_ = held != 0;
   if (held != 0) {
     threads_[count_++] = {held, held_signal, Thread::kStopped};
     ++stopped_;
