@@ -339,3 +339,11 @@ Result<std::string> to_pdf(const Document& document) {
 }
 
 }  // namespace defib::report
+
+#ifdef __SANITIZE_ADDRESS__
+// What the font library keeps for the life of the program is no leak of ours.
+extern "C" const char* __lsan_default_suppressions();   // NOLINT
+extern "C" const char* __lsan_default_suppressions() {  // NOLINT
+  return "leak:libfontconfig.so\n";
+}
+#endif
