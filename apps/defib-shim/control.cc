@@ -38,7 +38,6 @@ void Shim::accept_connection() {
     return;
   }
   take_connection(fd);
-  on_message();  // Its greeting comes at once.
 }
 
 // A new supervisor takes the place of the one before: the lock on the service's name makes sure

@@ -236,9 +236,8 @@ Result<int> run_command(const CommandLine& line) {
 Result<int> daemon_command(const CommandLine& line) {
   daemon::DaemonOptions options;
   options.config_path = absolute(line.config.empty() ? "defib.toml" : line.config);
-  // The supervisor before us has looked at the programs; each start does again.
   const daemon::ConfigChecks checks = {
-      !process::is_resumed(), [&](const daemon::Config& config, const std::string& name) {
+      true, [&](const daemon::Config& config, const std::string& name) {
         return daemon::service_runs(os::real_files(), state_dir_by(line, config), name);
       }};
   DEFIB_TRY_ASSIGN(options.config, daemon::load_config(options.config_path, checks));

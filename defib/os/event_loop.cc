@@ -122,7 +122,6 @@ void EventLoop::post(Handler handler) {
   {
     const std::lock_guard lock(posted_mutex_);
     posted_.push_back(std::move(handler));
-    if (posted_.size() > 1) return;  // The loop is woken already.
   }
   const std::uint64_t one = 1;
   [[maybe_unused]] const ssize_t put = ::write(wake_fd_.get(), &one, sizeof one);

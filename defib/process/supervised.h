@@ -313,7 +313,6 @@ class Supervised {
   bool configured_monitoring_ = false;  // what the shim's launch description says
   bool ticket_known_ = false;           // whether a ticket was used before us would have been told
   bool found_shim_ = false;             // it listened already
-  bool ticket_later_ = false;           // it holds one, which catch_up() renews
   std::optional<shim::ExitInfo> undecided_;  // how it ended, by the status file alone
   bool ended_before_ = false;  // found without a process, under a shim of an earlier supervisor
   bool deciding_ = false;      // ended; the decision waits for a capture

@@ -169,7 +169,6 @@ void Supervised::hold_output() {
 }
 
 void Supervised::catch_up() {
-  const bool grants = std::exchange(ticket_later_, false);
   hold_output();
   if (auto prepared = prepare_dir(); !prepared) {
     last_error_ = prepared.error();
@@ -182,7 +181,6 @@ void Supervised::catch_up() {
   if (auto configured = configure(configured_monitoring_); !configured) {
     last_error_ = configured.error();
   }
-  if (grants && replay_left_ == 0) grant_ticket();
 }
 
 void Supervised::on_readable() {
@@ -288,7 +286,6 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   const bool runs = active != nullptr;
   shim_waits_ = !runs && welcome.ticket_id != 0;
   const bool catches_up = first && found_shim_;
-  ticket_later_ = catches_up && runs && welcome.ticket_id != 0;
   if (catches_up) {
     catch_up_soon();
   } else {
@@ -369,7 +366,6 @@ void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& 
     // Held by the shim from an earlier supervisor, and durable in the budget: it goes on counting
     // as prepared.
     planner_->still_out();
-    ticket_id_ = welcome.ticket_id;
     next_ticket_ = welcome.ticket_id + 1;
     ticket_delay_ = os::Duration(welcome.ticket_delay_ns);
   }
@@ -401,7 +397,7 @@ void Supervised::replayed() {
       planner_->presume_used();
     }
   }
-  if (alive() && !ticket_later_) grant_ticket();
+  if (alive()) grant_ticket();
   ask_again(alive());
   ensure_standby();
   if (!alive() && state_ == ServiceState::kStopped && !start_asked_ && !stop_asked_) {
