@@ -69,9 +69,11 @@ std::string text_of(const std::vector<ThreadStack>& stacks) {
   }
   return text;
 }
+// Of the crashed thread: where the others are at that moment differs from run to run.
 std::string text_of(const wire::Json& threads) {
   std::string text;
   for (const wire::Json& thread : threads.items()) {
+    if (!thread["crashed"].as_bool()) continue;
     text += fmt::format("thread {}{}\n", thread["crashed"].as_bool(),
                         thread["unwind_error"].as_string());
     for (const wire::Json& frame : thread["frames"].items()) {
