@@ -175,7 +175,7 @@ class Traced(Captures):
         return self.until(look, what="a tracer")
 
     def test_a_static_program_leaves_a_full_report(self):
-        self.run_service(self.crashing(static=True), capture="ptrace")
+        self.run_service(self.crashing(static=True), capture="ptrace", capture_timeout="5s")
         events = self.incident()
         captured = self.event(events, "captured")
         self.assertTrue(captured["ok"], captured)
@@ -267,7 +267,8 @@ class Minicore(Captures):
         gdb = shutil.which("gdb")
         if not gdb:
             self.skipTest("there is no gdb")
-        self.run_service(self.crashing(), minicore=True)
+        # Not what is tested here: a loaded machine may need longer than the bound.
+        self.run_service(self.crashing(), minicore=True, capture_timeout="5s")
         self.incident()
         report = self.report()
         path = f"{self.state}/services/engine/capture/crash-1.core"

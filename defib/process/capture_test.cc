@@ -68,7 +68,9 @@ class Capturing : public SupervisorTest {
 };
 
 TEST_F(Capturing, ACrashIsCopiedAndReported) {
-  start(crashing());
+  ServiceSpec spec = crashing();
+  spec.capture_timeout = milliseconds(5000);  // the machine may be loaded
+  start(spec);
   run_to_capture();
   EXPECT_TRUE(seen_->captures[0].ok) << capture_error();
   const wire::Json json = report();
@@ -132,6 +134,7 @@ class Tracing : public Capturing {
     spec.argv = {program("capture_plain_static")};
     spec.argv.insert(spec.argv.end(), arguments.begin(), arguments.end());
     spec.capture = CaptureMode::kPtrace;
+    spec.capture_timeout = milliseconds(5000);  // the machine may be loaded
     return spec;
   }
   pid_t tracer_of(pid_t pid) const {
