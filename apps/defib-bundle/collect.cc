@@ -14,6 +14,7 @@
 #include "defib/os/clock.h"
 #include "defib/os/fd.h"
 #include "defib/os/files.h"
+#include "defib/os/process.h"
 #include "defib/postmortem/bundle_changes.h"
 #include "defib/postmortem/bundle_code.h"
 #include "defib/postmortem/bundle_system.h"
@@ -30,6 +31,7 @@ using daemon::BundleRequest;
 using postmortem::BundleWriter;
 using wire::Json;
 
+constexpr int kWarmTimeoutMs = 20'000;
 constexpr os::Duration kCollectTime = std::chrono::seconds(10);
 constexpr os::Duration kReportTime = std::chrono::seconds(5);
 // The facts follow the report at once.
@@ -372,6 +374,16 @@ Result<> collect(const BundleRequest& request) {
   return made;
 }
 
+// Symbol tables for the report of a crash that may come. Nobody waits for them, and a report does
+// without where there are none.
+void warm_symbols(const BundleRequest& request) {
+  const std::string program = os::join_path(os::own_program_dir(), "defib-capture");
+  const std::string tables = os::join_path(request.service_dir(), "capture/symbols");
+  const auto made = os::run_command(
+      {program, "warm", std::to_string(request.pid), "--symbol-cache", tables}, kWarmTimeoutMs);
+  if (!made) fmt::print(stderr, "{}\n", made.error().to_line());
+}
+
 Result<> note_good_run(const BundleRequest& request) {
   const auto environment = environment_of(request);
   postmortem::RunFacts facts = run_facts(request, environment);
@@ -384,7 +396,9 @@ Result<> note_good_run(const BundleRequest& request) {
   auto runs = postmortem::GoodRuns::read(os::real_files(), request.service_dir());
   runs.note(postmortem::describe_run(facts, runs.key()), request.generation,
             os::format_time(os::real_clock().wall_ns()));
-  return runs.save(os::real_files());
+  DEFIB_TRY(runs.save(os::real_files()));
+  if (request.live) warm_symbols(request);
+  return {};
 }
 
 Result<> complete(const BundleRequest& request) {

@@ -156,6 +156,16 @@ class Changes(Reports):
                          if re.search(r"binary .*/engine replaced at .*build id \w{12} -> \w{12}",
                                       line)], lines)
 
+    def test_a_good_run_has_its_symbol_tables_made(self):
+        run = self.begin("run", "-c", self.configured(["/bin/sleep", "600"], healthy_after="1s"))
+        tables = f"{self.state}/services/engine/capture/symbols"
+        self.until(lambda: os.path.isdir(tables) and
+                   [name for name in os.listdir(tables) if name.endswith(".symbols")],
+                   what="symbol tables")
+        self.assertEqual(stat.S_IMODE(os.stat(tables).st_mode), 0o700)
+        self.defib("stop", "engine")
+        run.wait(20)
+
     def test_the_first_run_has_nothing_to_be_compared_with(self):
         self.defib("run", "--name", "engine", "--restart", "never", "--", "false")
         changes = self.part(self.bundle(), "changes.json")
