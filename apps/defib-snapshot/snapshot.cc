@@ -44,7 +44,7 @@ void complain(const char* what, int error_number) {
   char text[256] = "defib-snapshot: ";
   size_t size = strlen(text);
   for (; *what != 0 && size + 32 < sizeof text; ++what) text[size++] = *what;
-  memcpy(text + size, ": errno ", 8);
+  memcpy(text + size, ": errno ", sizeof ": errno ");
   put_number(text + size + 8, static_cast<uint64_t>(error_number));
   size = strlen(text);
   text[size++] = '\n';
