@@ -2,7 +2,7 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <functional>
+#include <tuple>
 
 #include "apps/defib/commands.h"
 #include "apps/defib/output.h"
@@ -279,8 +279,10 @@ std::vector<ServiceGroup> all_groups(const std::string& state_dir) {
     const auto groups = daemon::CrashGroups::read(os::real_files(), os::join_path(services, name));
     for (const daemon::CrashGroup& group : groups.groups()) all.push_back({name, group});
   }
-  std::ranges::stable_sort(all, std::greater<>(),
-                           [](const ServiceGroup& one) { return one.group.last_at; });
+  std::ranges::sort(all, [](const ServiceGroup& one, const ServiceGroup& other) {
+    return std::tie(other.group.last_at, one.service, one.group.id) <
+           std::tie(one.group.last_at, other.service, other.group.id);
+  });
   return all;
 }
 
