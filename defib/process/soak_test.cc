@@ -35,6 +35,8 @@ std::ptrdiff_t descriptors_of(const std::string& pid) {
 class Soak : public SupervisorTest {
  protected:
   Holdings holdings() {
+    // What a dead instance leaves is taken away a moment after its end.
+    ::usleep(100'000);
     Holdings now;
     now.own_descriptors = descriptors_of("self");
     now.shim_descriptors = descriptors_of(std::to_string(status().shim_pid));
