@@ -524,10 +524,10 @@ void IncidentRecorder::classify_by_report(Track& own, const std::string& path) {
                           own.by_status->cause != "unknown";
   wire::Json found = knows_more ? own.by_status->to_json() : by_report;
   found.set("signature", signature_of_report(*report, found["cause"].as_string()));
-  write_classification(own, std::move(found), (*report)["threads"], "report");
+  write_classification(own, found, (*report)["threads"], "report");
 }
 
-void IncidentRecorder::write_classification(Track& own, wire::Json classification,
+void IncidentRecorder::write_classification(Track& own, const wire::Json& classification,
                                             const wire::Json& threads, std::string_view source) {
   // A process that was killed because it hung shows the hang's cause, not the kill's.
   wire::Json fields = redactor_of(own).json(classification);

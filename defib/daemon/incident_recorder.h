@@ -184,8 +184,8 @@ class IncidentRecorder {
   static std::int64_t start_of(const Track& track, std::uint64_t generation);
   process::RunOutput output_of_end(const Track& track) const;
   void classify_by_report(Track& track, const std::string& path);
-  void write_classification(Track& track, wire::Json classification, const wire::Json& threads,
-                            std::string_view source);
+  void write_classification(Track& track, const wire::Json& classification,
+                            const wire::Json& threads, std::string_view source);
   postmortem::Redactor redactor_of(const Track& track) const;
   void add_group(Track& track, wire::Json& fields);
   void catch_up_groups(Track& track, const std::vector<recovery::IncidentSummary>& newest_first);

@@ -77,8 +77,11 @@ void flatten(const Json& value, const std::string& name, int depth,
     to.emplace_back(name, value);
     return;
   }
+  const std::string prefix = name.empty() ? name : name + ".";
   for (const auto& [key, member] : value.members()) {
-    flatten(member, name.empty() ? key : name + "." + key, depth + 1, to);
+    std::string full = prefix;
+    full += key;
+    flatten(member, full, depth + 1, to);
   }
 }
 
