@@ -22,9 +22,9 @@ constexpr size_t kMaxLinked = 512;  // libraries in the link map
 
 // DWARF numbers (crash_page.h) and places in NT_PRSTATUS.
 #if defined(__x86_64__)
-constexpr size_t kDwarfSp = 7, kSetSp = 19, kSetPc = 16, kSetCall = 15, kSetArgument = 14;
+constexpr size_t kDwarfSp = 7, kSetSp = 19, kSetCall = 15, kSetArgument = 14;
 #elif defined(__aarch64__)
-constexpr size_t kDwarfSp = 31, kSetSp = 31, kSetPc = 32, kSetCall = 8, kSetArgument = 0;
+constexpr size_t kDwarfSp = 31, kSetSp = 31, kSetCall = 8, kSetArgument = 0;
 #else
 #error "postmortem knows x86-64 and AArch64"
 #endif
@@ -57,7 +57,8 @@ bool next_map(const char*& at, const char* end, Map* map) {
     while (stop < end && *stop != '\n') ++stop;
     at = stop < end ? stop + 1 : end;
     map->start = parse_hex(line, stop);
-    if (line >= stop || *line++ != '-') continue;
+    if (line >= stop || *line != '-') continue;
+    ++line;
     map->end = parse_hex(line, stop);
     if (stop - line < 6) continue;
     map->readable = line[1] == 'r';
@@ -258,6 +259,7 @@ void Copier::modules() {
     if (page == nullptr) break;
     buffer_.finish(kPage);
     to[count] = {page, kPage};
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of the other process.
     from[count] = {reinterpret_cast<void*>(first.start), kPage};
     if (first.deleted) module_file(first);
     if (++count == kBatch) flush();
@@ -365,6 +367,7 @@ int64_t mono_ns() {
 
 size_t read_memory(pid_t pid, uint64_t address, void* to, size_t size) {
   const iovec local = {to, size};
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of the other process.
   const iovec remote = {reinterpret_cast<void*>(address), size};
   const long got = syscall(SYS_process_vm_readv, pid, &local, 1, &remote, 1, 0);
   return got > 0 ? static_cast<size_t>(got) : 0;
