@@ -228,4 +228,29 @@ void Shim::take_notification(const char* text, size_t size, pid_t sender) {
   journal_.add(Type::kNotify, &body, sizeof body, text, size);
 }
 
+// What the service said while there was no shim: it is in its page. Only small letters pass, so
+// that no word brings a line of its own.
+void Shim::take_unheard(Instance& one) {
+  const AgentPage* page = one.page.page;
+  if (page == nullptr || !may_notify(one, one.pid)) return;
+  char word[sizeof page->state_word];
+  memcpy(word, page->state_word, sizeof word);
+  size_t size = 0;
+  while (size < sizeof word && ((word[size] >= 'a' && word[size] <= 'z') || word[size] == '_')) {
+    ++size;
+  }
+  const StatusInstance& record = saved(one);
+  const bool ready = page->said_ready == 1 && (record.ready & kSaidReady) == 0;
+  const bool state =
+      size > 0 && size < sizeof word && word[size] == 0 && strcmp(word, record.state_word) != 0;
+  char text[64];
+  text[0] = 0;
+  if (ready) append_text(text, sizeof text, "READY=1\n");
+  if (state) {
+    append_text(text, sizeof text, "X_DEFIB_STATE=");
+    append_text(text, sizeof text, word);
+  }
+  if (ready || state) take_notification(text, strlen(text), one.pid);
+}
+
 }  // namespace defib::process::shim

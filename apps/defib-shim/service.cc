@@ -183,6 +183,7 @@ void Shim::adopt(Instance& one, int page_fd) {
   record.phase = Phase::kRunning;
   watch_process(one, record.pid);
   adopt_page(one, page_fd);
+  take_unheard(one);
   if (record.role != InstanceRole::kActive) return;
   adopted_ = true;
   status_.record.phase = Phase::kRunning;

@@ -177,6 +177,7 @@ class Shim {
   bool on_notify();
   bool may_notify(const Instance& one, pid_t sender) const;
   void take_notification(const char* text, size_t size, pid_t sender);
+  void take_unheard(Instance& one);
   bool take_line(Instance& one, const char* line, size_t length);
   void store_descriptors(const char* text, const int* fds, int fd_count);
   void on_timers(int64_t now);

@@ -81,6 +81,7 @@ DEFIB_EXPORT void defib_stage_resume(defib_stage* stage) {
 }
 
 DEFIB_EXPORT int defib_ready(void) {
+  agent_core::note_ready();
   return send("READY", "1");
 }
 DEFIB_EXPORT int defib_stopping(void) {
@@ -138,6 +139,7 @@ DEFIB_EXPORT int defib_remove_stored_fd(const char* name) {
   return name != nullptr && notify::remove_stored_fd(name, strlen(name)) ? 1 : 0;
 }
 DEFIB_EXPORT int defib_state(const char* state) {
+  if (state != nullptr) agent_core::note_state(state, strlen(state));
   return send("X_DEFIB_STATE", state);
 }
 DEFIB_EXPORT int defib_event(const char* json) {

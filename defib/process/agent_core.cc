@@ -144,6 +144,17 @@ AgentPage* page() {
   return current_page.load(std::memory_order_acquire);
 }
 
+void note_ready() {
+  if (AgentPage* own = page(); own != nullptr) own->said_ready = 1;
+}
+
+void note_state(const char* word, std::size_t size) {
+  AgentPage* own = page();
+  if (own == nullptr || size >= sizeof own->state_word) return;
+  memset(own->state_word, 0, sizeof own->state_word);
+  memcpy(own->state_word, word, size);
+}
+
 HeartbeatStage* claim_stage(const char* name, std::size_t name_size, std::uint32_t deadline_ms,
                             std::uint32_t flags) {
   AgentPage* own = page();

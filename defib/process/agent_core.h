@@ -48,6 +48,11 @@ void resume(HeartbeatStage& stage);
 // Wakes the shim, so that the supervisor looks at the stages: one was armed.
 void ring();
 
+// Leaves in the page what is about to be sent, for a shim that is not there to hear it. Words that
+// are too long are not left.
+void note_ready();
+void note_state(const char* word, std::size_t size);
+
 // Whether this process may act on the outside world. A process that does not run under defib may; a
 // standby may once it is promoted, and its forked children never.
 bool is_active();

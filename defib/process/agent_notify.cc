@@ -5,6 +5,7 @@
 
 #include "defib/os/notify.h"
 #include "defib/process/agent.h"
+#include "defib/process/agent_core.h"
 
 namespace defib::process {
 namespace {
@@ -23,6 +24,7 @@ std::string microseconds(os::Duration time) {
 }  // namespace
 
 bool Agent::ready() {
+  agent_core::note_ready();
   return send_field("READY", "1");
 }
 bool Agent::reloading() {
@@ -80,6 +82,7 @@ bool Agent::remove_stored_fd(std::string_view name) {
   return notify::remove_stored_fd(name.data(), name.size());
 }
 bool Agent::state(std::string_view state) {
+  agent_core::note_state(state.data(), state.size());
   return send_field("X_DEFIB_STATE", state);
 }
 bool Agent::event(const wire::Json& event) {

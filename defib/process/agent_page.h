@@ -73,7 +73,11 @@ struct AgentPage {
   // Written by the shim when SIGKILL has ended the process: the hard limit of its processor time
   // (RLIMIT_CPU), at which the kernel sends that; 0: none, or not known.
   std::uint32_t cpu_limit_seconds;
-  std::uint32_t reserved[5];
+  // Written by the agent before it sends them: what was said while there was no shim is not lost
+  // with the datagram.
+  char state_word[18];      // the last X_DEFIB_STATE, NUL-terminated
+  std::uint8_t said_ready;  // 1: READY=1 was said
+  std::uint8_t reserved[1];
   // A robust, process-shared pthread_mutex_t (its first word is the futex), held by the main thread
   // from attach to its end. The kernel marks and wakes it when that thread begins to die, before
   // any memory is torn down.

@@ -463,5 +463,20 @@ TEST_F(NotifyProtocol, WithoutAHeartbeatTimeoutNobodyIsAskedToBeat) {
   EXPECT_TRUE(seen_->exits.at(0).status.success());
 }
 
+TEST_F(NotifyProtocol, WhatTheAgentSaysWhileThereIsNoShimIsNotLost) {
+  ServiceSpec spec = victim({});
+  spec.argv = {program("process_agent_victim"), "say", "1", "ramping"};
+  start(spec);
+  run_until([&] { return status().state == ServiceState::kRunning; });
+  // While the loop stands still, nobody replaces the shim.
+  ASSERT_TRUE(kill_one(status().shim_pid, SIGKILL));
+  ::usleep(50'000);
+  ASSERT_TRUE(kill_one(status().pid, SIGUSR1));
+  const std::string said = dir_ + "/said";
+  for (int i = 0; i < 5000 && !os::real_files().exists(said); ++i) ::usleep(1000);
+  run_until([&] { return seen_->new_shims.size() == 1; });
+  run_until([&] { return status().state == ServiceState::kRamping; });
+}
+
 }  // namespace
 }  // namespace defib::process

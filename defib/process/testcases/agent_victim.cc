@@ -4,6 +4,8 @@
 //   agent_victim stamp MB FILE      the same; appends its main()'s monotonic time to FILE first
 //   agent_victim quit MB CODE       the same; at SIGUSR1 it ends with CODE
 //   agent_victim crash MB           the same; at SIGUSR1 it dies by SIGSEGV, with a core file
+//   agent_victim say MB WORD        the same; at SIGUSR1 it says that its state is WORD, and writes
+//                                   "said" to $VICTIM_DIR/said
 //   agent_victim exec MB            the same; at SIGUSR1 it executes itself anew, as `run`
 //   agent_victim main-ends MB       the same; at SIGUSR1 its main thread ends, and another runs on
 //   agent_victim late MB            attaches on a thread that ends at once; runs
@@ -196,6 +198,13 @@ int main(int argc, char** argv) {
   while (!asked) sigsuspend(&before);
   if (mode == "quit") _exit(std::atoi(argv[3]));
   if (mode == "crash") write_core();
+  if (mode == "say") {
+    defib_state(argv[3]);
+    const std::string path = std::string(std::getenv("VICTIM_DIR")) + "/said";
+    std::FILE* file = std::fopen(path.c_str(), "w");
+    std::fputs("said", file);
+    std::fclose(file);
+  }
   if (mode == "exec") {
     sigprocmask(SIG_SETMASK, &before, nullptr);
     execl(argv[0], argv[0], "run", argv[2], nullptr);
