@@ -89,7 +89,6 @@ Result<Warmed> warm_symbols(const std::vector<Module>& modules, const SymbolOpti
 Result<std::vector<Module>> modules_of_process(pid_t pid) {
   const std::string proc = fmt::format("/proc/{}/", pid);
   DEFIB_TRY_ASSIGN(const std::string text, os::read_file(os::real_files(), proc + "maps"));
-  const std::string exe = fmt::format("{}exe", proc);
   std::vector<Module> modules;
   std::set<std::string> seen;
   const MemoryReader read = [pid](std::uint64_t address, std::size_t size) {
