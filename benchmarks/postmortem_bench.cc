@@ -108,7 +108,9 @@ void run_until(os::EventLoop& loop, const std::function<bool()>& condition) {
   loop.cancel(timer);
 }
 
-// One service's life: `rounds` crashes. The first report of each life is a cold one.
+// One service's life: `rounds` crashes. The first report of each life is a cold one; before the
+// second the symbol tables are made, as the supervisor has it done for a service that stays
+// healthy.
 void bench_crashes(const std::string& dir, const std::string& victim, int megabytes, int rounds,
                    Times& times) {
   std::filesystem::create_directories(dir);
@@ -131,6 +133,12 @@ void bench_crashes(const std::string& dir, const std::string& victim, int megaby
   const auto is_ready = [&] { return read_stamps(stamps + ".ready").size() >= started; };
   run_until(*loop, is_ready);
   for (int round = 0; round < rounds; ++round) {
+    if (round == 1) {
+      must(os::run_command(
+          {os::own_program_dir() + "/defib-capture", "warm", std::to_string(watcher.start.pid),
+           "--symbol-cache", options.state_dir + "/services/bench/capture/symbols"},
+          60'000));
+    }
     // The ticket for the next start is made durable after the last one: not what is measured.
     loop->run_after(std::chrono::milliseconds(200), [&] { loop->stop(); });
     must(loop->run());
@@ -168,7 +176,7 @@ struct Peer {
 std::string core_of(const std::string& dir, const std::string& victim) {
   std::filesystem::create_directories(dir);
   const std::string script = fmt::format(
-      "cd {0} && ulimit -c unlimited && {1} {0}/core-stamps 1 & victim=$!; "
+      "cd {0}; ulimit -c unlimited; {1} {0}/core-stamps 1 & victim=$!; "
       "while ! [ -s {0}/core-stamps.ready ]; do sleep 0.01; done; kill -USR1 $victim; wait $victim",
       dir, victim);
   static_cast<void>(os::run_command({"/bin/bash", "-c", script}, 30'000).has_value());
@@ -278,6 +286,15 @@ void print_times(const std::string& size, Times& times, Peer& eu_stack, Peer& gd
 }  // namespace
 
 int main(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--json" || argument == "--quick") continue;
+    fmt::print(stderr,
+               "postmortem_bench [--json] [--quick]\n"
+               "  --json   rows as JSON, one a line: there is no other form\n"
+               "  --quick  tiny sizes and no peers: shows that it works, measures nothing\n");
+    return argument == "--help" ? 0 : 2;
+  }
   const std::string bin = os::own_program_dir();
   const std::string peers = bin + "/../../peers/debuggers/root";
   const bool quick = argc > 1 && std::string_view(argv[argc - 1]) == "--quick";

@@ -140,7 +140,9 @@ std::vector<std::string> Page::wrap(std::string_view text, const Font& font, dou
     const std::size_t end = std::min(text.find(' '), text.size());
     std::string word(text.substr(0, end));
     text.remove_prefix(std::min(end + 1, text.size()));
-    const std::string joined = line.empty() ? word : line + " " + word;
+    std::string joined = line;
+    if (!joined.empty()) joined += ' ';
+    joined += word;
     if (width_of(joined, font) <= width) {
       line = joined;
       continue;
