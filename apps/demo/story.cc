@@ -59,7 +59,12 @@ std::optional<std::string> sentence(const Json& line) {
       return fmt::format("detected: the process ended with {}", text(line["status"]));
     return fmt::format("detected: {}", what);
   }
-  if (event == "captured") return "captured: registers, stacks and maps of all threads";
+  if (event == "captured") {
+    // The event comes with the report; the process was let go long before.
+    if (line["captured_in_ns"].as_int() <= 0) return "reported what the crash page tells";
+    return fmt::format("reported; registers, stacks and maps were copied {} after the fault",
+                       duration_of(line, "captured_in_ns"));
+  }
   if (event == "classified") {
     const std::string site = crash_site(line);
     return fmt::format("classified: {}{}{}", text(line["cause"]), site.empty() ? "" : " in ", site);
