@@ -35,7 +35,7 @@ constexpr int kNoMemory = 3;
 constexpr int kLowNice = 10;
 constexpr int kMaxAttempts = 4;
 // Files of modules and debug information are mapped whole.
-constexpr std::uint64_t kMappedFilesBytes = std::uint64_t{64} << 30;
+[[maybe_unused]] constexpr std::uint64_t kMappedFilesBytes = std::uint64_t{64} << 30;
 
 void limit(int resource, std::uint64_t value) {
   rlimit limits;
