@@ -249,7 +249,9 @@ Result<> decode_snapshot(std::string_view bytes, RawFiles files, Snapshot& snaps
   if (header.failed != raw::Step::kNone) return attach_error(header);
   // Copied, and let go.
   snapshot.captured_mono_ns = header.released_mono_ns;
-  snapshot.stopped_ns = header.released_mono_ns - header.started_mono_ns;
+  const bool ordered =
+      header.started_mono_ns >= 0 && header.released_mono_ns >= header.started_mono_ns;
+  snapshot.stopped_ns = ordered ? header.released_mono_ns - header.started_mono_ns : 0;
   SnapshotDecoder(header, files, snapshot).decode(records_of(bytes));
   return {};
 }
