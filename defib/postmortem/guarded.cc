@@ -110,6 +110,14 @@ std::string describe(int wait_status, bool overdue, std::chrono::milliseconds ti
 
 }  // namespace
 
+GuardLimits limits_of(const SymbolOptions& options) {
+  GuardLimits limits;
+  limits.time = options.time_limit;
+  limits.cpu = options.cpu_limit;
+  limits.memory_bytes = options.memory_limit_bytes;
+  return limits;
+}
+
 void GuardOutput::write(std::string_view record) const {
   std::string framed;
   Writer(framed).text(record);

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "defib/base/error.h"
+#include "defib/postmortem/symbols.h"
 
 namespace defib::postmortem {
 
@@ -26,6 +27,8 @@ struct GuardLimits {
   std::uint64_t output_bytes = std::uint64_t{128} << 20;
   bool low_priority = false;
 };
+// What the options allow.
+GuardLimits limits_of(const SymbolOptions& options);
 
 // What the child writes on.
 class GuardOutput {

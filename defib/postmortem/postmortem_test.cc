@@ -26,6 +26,7 @@
 #include "defib/postmortem/crash_hook_sigsafe.h"
 #include "defib/postmortem/hot_frames.h"
 #include "defib/postmortem/report.h"
+#include "defib/postmortem/testcases/run_victim.h"
 
 namespace defib::postmortem {
 namespace {
@@ -36,20 +37,6 @@ using ::testing::HasSubstr;
 
 constexpr int kEventTimeoutMs = 20'000;
 constexpr std::uint32_t kCaptureTimeoutMs = 3000;  // generous: the machine may be loaded
-
-std::string victim_path(const std::string& name) {
-  return fmt::format("{}/victim_{}", DEFIB_VICTIM_DIR, name);
-}
-
-// The number of the line that carries the mark, counted from 1.
-int marked_line(const std::string& source, const std::string& mark = "// fault") {
-  std::ifstream in(fmt::format("{}/{}.cc", DEFIB_VICTIM_SOURCE_DIR, source));
-  std::string line;
-  for (int number = 1; std::getline(in, line); ++number) {
-    if (line.find(mark) != line.npos) return number;
-  }
-  return -1;
-}
 
 class Victim {
  public:

@@ -31,10 +31,7 @@ Result<std::string> make_table(const Module& module, const std::string& key,
   modules[0].path = module.path;
   modules[0].build_id = module.build_id;
   modules[0].file = os::Fd(::fcntl(module.file.get(), F_DUPFD_CLOEXEC, 0));
-  GuardLimits limits;
-  limits.time = options.time_limit;
-  limits.cpu = options.cpu_limit;
-  limits.memory_bytes = options.memory_limit_bytes;
+  GuardLimits limits = limits_of(options);
   limits.low_priority = true;
   DEFIB_TRY_ASSIGN(const GuardResult result,
                    run_guarded(

@@ -233,16 +233,12 @@ Symbolized symbolize(const std::vector<SymbolQuery>& queries, const SymbolOption
     symbolized.gaps.push_back(fmt::format("more than {} modules", kMaxModules));
     return symbolized;
   }
-  GuardLimits limits;
-  limits.time = options.time_limit;
-  limits.cpu = options.cpu_limit;
-  limits.memory_bytes = options.memory_limit_bytes;
   const auto losses = run_guarded_parts(
       plan.modules.size(),
       [&](const std::set<std::size_t>& left_out, const GuardOutput& output) {
         symbolize_here(queries, plan, options, left_out, output);
       },
-      limits,
+      limits_of(options),
       [&](const std::vector<std::string>& records) {
         symbolized.gaps.clear();
         for (const std::string& record : records) decode(record, symbolized);

@@ -37,19 +37,6 @@ using ::testing::Not;
 
 constexpr int kToolTimeoutMs = 60'000;
 
-std::string victim_path(const std::string& name) {
-  return fmt::format("{}/victim_{}", DEFIB_VICTIM_DIR, name);
-}
-
-int marked_line(const std::string& source, const std::string& mark = "// fault") {
-  std::ifstream in(fmt::format("{}/{}.cc", DEFIB_VICTIM_SOURCE_DIR, source));
-  std::string line;
-  for (int number = 1; std::getline(in, line); ++number) {
-    if (line.find(mark) != line.npos) return number;
-  }
-  return -1;
-}
-
 const ThreadStack& crashed_stack(const std::vector<ThreadStack>& stacks) {
   static const ThreadStack kNone;
   const auto found = std::ranges::find_if(stacks, &ThreadStack::crashed);

@@ -140,16 +140,12 @@ Unwound unwind(const Snapshot& snapshot, const SymbolOptions& options) {
   Unwound unwound;
   unwound.stacks.resize(snapshot.threads.size());
   std::vector<bool> known(snapshot.threads.size());
-  GuardLimits limits;
-  limits.time = options.time_limit;
-  limits.cpu = options.cpu_limit;
-  limits.memory_bytes = options.memory_limit_bytes;
   const auto losses = run_guarded_parts(
       snapshot.modules.size(),
       [&](const std::set<std::size_t>& left_out, const GuardOutput& output) {
         unwind_here(snapshot, options, left_out, output);
       },
-      limits,
+      limits_of(options),
       [&](const std::vector<std::string>& records) {
         unwound.gaps.clear();
         for (const std::string& record : records) take(record, unwound, known);

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "defib/report/wrap.h"
+
 namespace defib::report {
 namespace {
 
@@ -411,27 +413,6 @@ bool tells_of_a_disconnect(const wire::Json& entry) {
   return line.find("disconnect") != line.npos || line.find("Disconnect") != line.npos;
 }
 
-void append_wrapped(std::string& text, std::string_view words, std::string_view first,
-                    std::string_view next) {
-  std::string line(first);
-  bool empty = true;
-  while (!words.empty()) {
-    const std::size_t end = std::min(words.find(' '), words.size());
-    const std::string_view word = words.substr(0, end);
-    words.remove_prefix(std::min(end + 1, words.size()));
-    if (word.empty()) continue;
-    if (!empty && line.size() + 1 + word.size() > kColumns) {
-      text += line + "\n";
-      line = next;
-      empty = true;
-    }
-    if (!empty) line += ' ';
-    line += word;
-    empty = false;
-  }
-  text += line + "\n";
-}
-
 }  // namespace
 
 AdviceFacts advice_facts(const wire::Json& incident) {
@@ -488,10 +469,10 @@ std::string to_text(const Advice& advice) {
   std::string text = advice.title + "\n";
   int number = 0;
   for (const AdviceStep& step : advice.steps) {
-    append_wrapped(text, step.text, fmt::format("{:>3}. ", ++number), "     ");
+    append_wrapped(text, step.text, {fmt::format("{:>3}. ", ++number), "     ", kColumns});
     if (!step.command.empty()) text += fmt::format("       {}\n", step.command);
   }
-  append_wrapped(text, "Safe to resume: " + advice.resume, "     ", "     ");
+  append_wrapped(text, "Safe to resume: " + advice.resume, {"     ", "     ", kColumns});
   return text;
 }
 

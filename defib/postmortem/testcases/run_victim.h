@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -9,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +21,20 @@
 #include "defib/postmortem/crash_page.h"
 
 namespace defib::postmortem {
+
+inline std::string victim_path(const std::string& name) {
+  return fmt::format("{}/victim_{}", DEFIB_VICTIM_DIR, name);
+}
+
+// The number of the line that carries the mark, counted from 1.
+inline int marked_line(const std::string& source, const std::string& mark = "// fault") {
+  std::ifstream in(fmt::format("{}/{}.cc", DEFIB_VICTIM_SOURCE_DIR, source));
+  std::string line;
+  for (int number = 1; std::getline(in, line); ++number) {
+    if (line.find(mark) != line.npos) return number;
+  }
+  return -1;
+}
 
 // A program that crashes, from its start to its end.
 class RunningVictim {
