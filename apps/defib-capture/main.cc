@@ -139,7 +139,7 @@ std::string read_tail(const std::string& path) {
 }
 
 // What the process wrote, and nothing that another run of its service did.
-void add_output(const Options& options, postmortem::CrashFacts& facts) {
+void read_output(const Options& options, postmortem::CrashFacts& facts) {
   facts.stderr_tail = read_tail(options.log_tail);
   if (options.output_of.empty()) return;
   process::RunOutput output = process::read_run_output(
@@ -153,7 +153,7 @@ postmortem::CrashFacts outside_facts(const Options& options, pid_t pid, std::int
                                      std::vector<std::string>& gaps) {
   postmortem::CrashFacts facts;
   facts.pid = pid;
-  add_output(options, facts);
+  read_output(options, facts);
   facts.own_signal = options.own_signal;
   if (options.new_oom_kills >= 0) facts.new_oom_kills = options.new_oom_kills;
   auto lines = postmortem::kernel_lines_about(pid, since_ns);
@@ -237,7 +237,7 @@ int run_analyze(const Options& options) {
                          : postmortem::read_core(options.target, {options.exe, options.sysroot});
   if (!snapshot) return fail(snapshot.error(), options.json);
   postmortem::CrashFacts more;
-  add_output(options, more);
+  read_output(options, more);
   if (is_pid) more.threads = postmortem::sample_hot_frames(*snapshot);
   const postmortem::Report report =
       postmortem::make_report(std::move(*snapshot), std::move(more), symbol_options(options));
