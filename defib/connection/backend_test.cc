@@ -1,0 +1,114 @@
+// What every backend must do, against real servers.
+
+#include "defib/connection/backend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "defib/connection/libpq_backend.h"
+#include "defib/connection/testing/fault_proxy.h"
+#include "defib/connection/testing/servers.h"
+
+namespace defib::connection {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::FaultProxy;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using testing::PostgresServer;
+
+const Classifier& classifier() {
+  static const Classifier one;
+  return one;
+}
+
+class LibpqTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    auto started = PostgresServer::start();
+    ASSERT_TRUE(started) << started.error().to_text();
+    server_ = std::move(*started);
+  }
+  static void TearDownTestSuite() { server_.reset(); }
+  void SetUp() override {
+    auto proxy = FaultProxy::start(server_->port());
+    ASSERT_TRUE(proxy);
+    proxy_ = std::move(*proxy);
+    open(server_->dsn(proxy_->port()));
+  }
+  void open(const std::string& text) {
+    auto dsn = Dsn::parse(text);
+    ASSERT_TRUE(dsn) << dsn.error().to_text();
+    dsn_ = *dsn;
+    auto backend = make_libpq_backend(*dsn, classifier());
+    ASSERT_TRUE(backend) << backend.error().to_text();
+    backend_ = std::move(*backend);
+  }
+  Result<std::unique_ptr<Session>> connect(os::Duration limit = 10s) {
+    return backend_->connect({dsn_.hosts[0].host, dsn_.hosts[0].port, dsn_.user, dsn_.password},
+                             Deadline::after(limit));
+  }
+
+  static std::unique_ptr<PostgresServer> server_;
+  std::unique_ptr<FaultProxy> proxy_;
+  Dsn dsn_;
+  std::unique_ptr<Backend> backend_;
+};
+std::unique_ptr<PostgresServer> LibpqTest::server_;
+
+TEST_F(LibpqTest, ValuesGoInAndComeOutTyped) {
+  auto session = connect();
+  ASSERT_TRUE(session) << session.error().to_text();
+  const Statement statement(
+      "SELECT $1::bigint, $2::text, $3::float8, $4::bool, $5::bytea, $6::text",
+      {std::int64_t{42}, std::string("naïve"), 1.5, true, Blob{std::string("\0\1\377", 3)},
+       std::monostate{}},
+      true);
+  for (int i = 0; i < 2; ++i) {
+    const auto rows = (*session)->execute(statement, Deadline::after(5s));
+    ASSERT_TRUE(rows) << rows.error().to_text();
+    const std::vector<Value>& row = rows->rows.at(0);
+    EXPECT_EQ(row[0], Value(std::int64_t{42}));
+    EXPECT_EQ(row[1], Value(std::string("naïve")));
+    EXPECT_EQ(row[2], Value(1.5));
+    EXPECT_EQ(row[3], Value(true));
+    EXPECT_EQ(row[4], Value(Blob{std::string("\0\1\377", 3)}));
+    EXPECT_TRUE(is_null(row[5]));
+  }
+}
+
+TEST_F(LibpqTest, ABlackHoleEndsAStatementAtItsDeadline) {
+  os::Duration took{0};
+  // A loaded machine gets more than one chance to be in time.
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(proxy_->set_mode(FaultProxy::Mode::kPass));
+    auto session = connect();
+    ASSERT_TRUE(session) << session.error().to_text();
+    ASSERT_TRUE(proxy_->set_mode(FaultProxy::Mode::kBlackHole));
+    const std::int64_t before = os::real_clock().mono_ns();
+    const auto rows = (*session)->execute("SELECT 1", Deadline::after(200ms));
+    took = os::Duration(os::real_clock().mono_ns() - before);
+    ASSERT_FALSE(rows);
+    EXPECT_EQ(rows.error().code(), Code::kDeadlineExceeded);
+    EXPECT_EQ(class_of(rows.error()), FailureClass::kOutcomeUnknown);
+    EXPECT_TRUE((*session)->lost());
+    EXPECT_GE(took, 200ms);
+    if (took <= 220ms) break;
+  }
+  EXPECT_LE(took, 220ms);
+}
+
+TEST_F(LibpqTest, AWrongPasswordIsTheOperatorsAndIsNotShown) {
+  dsn_.password = "hunter2-secret";
+  const auto session = connect();
+  ASSERT_FALSE(session);
+  EXPECT_EQ(session.error().code(), Code::kLoginFailed) << session.error().to_text();
+  EXPECT_EQ(session.error().field("sqlstate"), "28P01");
+  EXPECT_EQ(class_of(session.error()), FailureClass::kOperator);
+  EXPECT_THAT(session.error().to_text(), HasSubstr("password authentication failed"));
+  EXPECT_THAT(session.error().to_text(), Not(HasSubstr("hunter2")));
+}
+
+}  // namespace
+}  // namespace defib::connection

@@ -1,0 +1,98 @@
+"""Bugs of the connection level: pool, classes, transactions, commits in doubt, deadlines."""
+
+POOL = "defib/connection/pool.cc"
+BACKGROUND = "defib/connection/pool_background.cc"
+RUN = "defib/connection/pool_run.cc"
+CLASSIFY = "defib/connection/classify.cc"
+RETRY = "defib/connection/retry.cc"
+STATE = "defib/connection/server_state.cc"
+RESOLUTION = "defib/connection/resolution.cc"
+LIBPQ = "defib/connection/libpq_backend.cc"
+ODBC = "defib/connection/odbc_backend.cc"
+FAILURE = "defib/connection/failure.cc"
+SOCKET = "defib/connection/socket.cc"
+WATCHDOG = "defib/connection/watchdog.cc"
+TRACES = "defib/connection/traces.cc"
+WATCH = "defib/connection/connect_watch.h"
+
+BUGS = [
+    ("a lost commit is taken for one that was rolled back", "Classifier.ThePhase*", [
+        (CLASSIFY, "      return FailureClass::kCommitAmbiguous;\n    case",
+         "      return FailureClass::kRetryNow;\n    case")]),
+    ("what may have been executed is repeated", "Retry.OnlyWhatIsSafe*:PoolTest.WhatMayHave*", [
+        (RETRY, "{FailureClass::kOutcomeUnknown, false, true,",
+         "{FailureClass::kOutcomeUnknown, true, false,")]),
+    ("a commit whose outcome is unknown is repeated", "Retry.OnlyWhatIsSafe*", [
+        (RETRY, "{FailureClass::kCommitAmbiguous, false,", "{FailureClass::kCommitAmbiguous, true,")]),
+    ("there is no jitter", "Retry.ThePauseIsUniform*", [
+        (RETRY, "pace.jitter ? upper * random.unit() : upper", "pace.jitter ? upper : upper * random.unit()")]),
+    ("dead sessions are handed out", "PoolTest.SessionsThatDied*", [
+        (POOL, "  if (seen == Liveness::kDead) {\n    retire(index, Why::kStale);\n"
+               "    return Vetted::kRetired;\n  }\n", "")]),
+    ("sessions are not reset on return", "PoolTest.ASessionIsUsed*:PoolTest.WhatCannotBeReset*", [
+        (POOL, "    if (!reset_session(slot)) return",
+         "    if (session.lost() && !reset_session(slot)) return")]),
+    ("a return wakes nobody", "PoolTest.AWaiterGets*", [
+        (POOL, "  if (waiters_count_.load(std::memory_order_relaxed) > 0) wake_for_idle();\n", ""),
+        (POOL, "  if (since == 0 || now", "  if (since >= 0 || now")]),
+    ("what is handed over is not busy", "PoolTest.ASessionThatIsHandedOver*", [
+        (POOL, "  slots_[static_cast<std::size_t>(index)].state.store(kBusy, "
+               "std::memory_order_release);\n", "")]),
+    ("an overdue waiter is passed by", "PoolTest.AnOverdueWaiter*", [
+        (POOL, "  if (since == 0 || now", "  if (since >= 0 || now")]),
+    ("a suspicious session is asked without the caller's deadline", "PoolTest.AskingASession*", [
+        (POOL, "health_query(session, deadline & Deadline::after(options_.health_timeout))",
+         "health_query(session, Deadline::after(deadline.is_never() ? options_.health_timeout : "
+         "options_.health_timeout))")]),
+    ("lifetimes end all at once", "PoolTest.SessionsEndWithin*", [
+        (BACKGROUND, "options_.lifetime_spread * random_.unit()", "0 * random_.unit()")]),
+    ("the breaker never opens", "PoolTest.TheBreaker*:PoolTest.ConsecutiveTimeouts*", [
+        (STATE, "  state_ = State::kOpen;\n", "")]),
+    ("time-outs of statements do not count", "PoolTest.ConsecutiveTimeouts*", [
+        (RUN, "    server_->gate.statement_timed_out(*error);\n", "")]),
+    ("there is no budget of retries", "PoolTest.TheRetryBudget*", [
+        (STATE, "  while (now >= kToken) {\n", "  while (now >= kToken || now < kToken) {\n")]),
+    ("an error in a transaction does not poison it", "PoolTest.AnErrorThatWasPassedOver*", [
+        (RUN, "  if (!rows) {\n    poison_ = rows.error();\n", "  if (!rows && poison_) {\n")]),
+    ("a transaction may end itself", "PoolTest.ATransactionMayNot*", [
+        (RUN, "  if (controls_transaction(statement.sql)) {\n",
+         "  if (statement.sql.empty() && controls_transaction(statement.sql)) {\n")]),
+    ("a driver's commit after an error is believed",
+     "Drivers/TransactionTest.ABareCommit*", [
+        (ODBC, "  if (transaction_failed_) {\n", "  if (transaction_failed_ && lost_) {\n")]),
+    ("a deadlock's victim keeps its locks", "Drivers/TransactionTest.ADeadlocks*", [
+        (RUN, "    // At once: a deadlock's victim would keep its other locks.\n"
+              "    (void)lease_->rollback(Deadline::after(kRollbackTimeout));\n", "")]),
+    ("a number is believed after a crash", "InDoubt.ANumberIsNot*", [
+        (RESOLUTION, "      return same ? CommitOutcome::kCommitted : CommitOutcome::kUnknown;\n",
+         "      return same ? CommitOutcome::kCommitted : CommitOutcome::kCommitted;\n")]),
+    ("a commit in doubt counts as rolled back", "Drivers/CutTest.LostRequests*", [
+        (RESOLUTION, "    if (is_duplicate(error)) return CommitOutcome::kCommitted;\n",
+         "    if (is_duplicate(error)) return CommitOutcome::kRolledBack;\n")]),
+    ("the watchdog sleeps", "Drivers/DriverTest.TheCheckPasses*", [
+        (WATCHDOG, "        entry.strike();\n", "")]),
+    ("a statement waits without a limit", "LibpqTest.ABlackHole*", [
+        (LIBPQ, "      if (!wait_for_socket(::PQsocket(connection), true, false, deadline)) {\n",
+         "      if (!wait_for_socket(::PQsocket(connection), true, false, Deadline::after(5s))) {\n")]),
+    ("passwords are shown", "Failure.Passwords*", [
+        (FAILURE, "    if (password.size() > 3 || alone) {\n", "    if (password.empty() && alone) {\n")]),
+    ("a lock of the session is no trace", "Traces.WhatTheNext*", [
+        (TRACES, '"GET_LOCK",', '"GET_LOKK",')]),
+    ("another server's commit in doubt is settled", "InDoubt.ARecordOfAnother*", [
+        (RUN, "    if (!is_ours(record)) {\n", "    if (!is_ours(record) && record.id.empty()) {\n")]),
+    ("any socket that sends is the session's own", "Sockets.*", [
+        (SOCKET, "bytes_sent(candidate.fd) >= candidate.sent + kHeard;",
+         "bytes_sent(candidate.fd) >= candidate.sent;")]),
+    ("a redirect that is forbidden is followed", "Redirects.WhereNone*", [
+        (ODBC, "  if (core_->dsn.redirects_allowed() > 0) return {};\n",
+         "  if (core_->dsn.redirects_allowed() >= 0) return {};\n")]),
+    ("the target of a redirect is not told", "Redirects.ASecondOne*", [
+        (WATCH, "    if (!is_it(address)) target_ = address.to_string();\n",
+         "    if (!is_it(address)) target_.clear();\n")]),
+    ("an abandoned attempt is never reaped", "Abandoned.*", [
+        (WATCH, "    if (socket_.valid()) shut_down(socket_.get());\n  }\n  void set_watched",
+         "  }\n  void set_watched")]),
+    ("a hang-up is not seen", "Drivers/DriverTest.TheCheckPasses*", [
+        (SOCKET, "  if ((poll.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0) return "
+                 "Liveness::kDead;\n", "")]),
+]
