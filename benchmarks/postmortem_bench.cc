@@ -2,6 +2,7 @@
 //
 //   known            until the shim has heard of it
 //   released         until the process was copied and let go
+//   stopped          how long of that its threads stood still
 //   replacement      until the main() of the replacement (restart_when = "dying")
 //   report           until the JSON report is on the disk, the first one (cold) and later ones
 //   hook             work in a second with the agent preloaded and without: what it costs until
@@ -15,6 +16,7 @@
 #include <fmt/core.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/inotify.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +31,7 @@
 
 #include "benchmarks/process_bench.h"
 #include "defib/os/clock.h"
+#include "defib/os/file_watch.h"
 #include "defib/os/process.h"
 #include "defib/os/process_tree.h"
 #include "defib/postmortem/samples.h"
@@ -63,7 +66,7 @@ void row(std::string_view name, std::string_view metric, std::string_view unit, 
 }
 
 struct Times {
-  std::vector<double> known, released, replacement, cold, warm;
+  std::vector<double> known, released, stopped, replacement, cold, warm;
 };
 
 class Watcher : public SupervisorObserver {
@@ -72,9 +75,17 @@ class Watcher : public SupervisorObserver {
   void dying(const DyingReport& report) override {
     if (report.sign == shim::DyingSign::kCrashFlag) known_ns = report.noticed_mono_ns;
   }
+  // That it is there is told after the end of the process, which takes long with much memory.
+  void watch_reports(os::FileWatch& files, const std::string& dir) {
+    must(files.add(dir, IN_CREATE | IN_MOVED_TO, [this](std::uint32_t, std::string_view name) {
+      if (name.starts_with("crash-") && name.substr(name.find('.')) == ".json")
+        on_disk_ns = loop_.clock().mono_ns();
+    }));
+  }
   void captured(const CaptureReport& report) override {
-    captured_ns = loop_.clock().mono_ns();
+    told = true;
     path = report.path;
+    ok = report.ok;
     if (!report.ok) {
       fmt::print(stderr, "postmortem_bench: a capture failed: {}\n",
                  report.error ? report.error->to_text() : "");
@@ -85,7 +96,8 @@ class Watcher : public SupervisorObserver {
     fmt::print(stderr, "{}\n", error.to_text());
     std::exit(1);
   }
-  std::int64_t known_ns = 0, captured_ns = 0;
+  std::int64_t known_ns = 0, on_disk_ns = 0;
+  bool told = false, ok = false;
   std::string path;
   StartInfo start;
 
@@ -132,21 +144,28 @@ void bench_crashes(const std::string& dir, const std::string& victim, int megaby
   std::size_t started = 1;
   const auto is_ready = [&] { return read_stamps(stamps + ".ready").size() >= started; };
   run_until(*loop, is_ready);
+  const std::string captures = options.state_dir + "/services/bench/capture";
+  const std::unique_ptr<os::FileWatch> files = must(os::FileWatch::create(*loop));
+  watcher.watch_reports(*files, captures);
   for (int round = 0; round < rounds; ++round) {
     if (round == 1) {
       must(os::run_command(
           {os::own_program_dir() + "/defib-capture", "warm", std::to_string(watcher.start.pid),
-           "--symbol-cache", options.state_dir + "/services/bench/capture/symbols"},
+           "--symbol-cache", captures + "/symbols"},
           60'000));
     }
     // The ticket for the next start is made durable after the last one: not what is measured.
     loop->run_after(std::chrono::milliseconds(200), [&] { loop->stop(); });
     must(loop->run());
-    watcher.known_ns = watcher.captured_ns = 0;
+    watcher.known_ns = watcher.on_disk_ns = 0;
+    watcher.told = false;
     ::kill(watcher.start.pid, SIGUSR1);
     ++started;
-    run_until(*loop, [&] { return watcher.captured_ns != 0 && watcher.known_ns != 0; });
+    run_until(*loop,
+              [&] { return watcher.told && watcher.known_ns != 0 && watcher.on_disk_ns != 0; });
     run_until(*loop, is_ready);
+    // On a machine that is busy with other work; that it happened has been said.
+    if (!watcher.ok) continue;
     const auto text = must(os::read_file(os::real_files(), watcher.path));
     const wire::Json report = must(wire::Json::parse(text));
     const std::int64_t crashed = report["crashed_mono_ns"].as_int();
@@ -155,8 +174,9 @@ void bench_crashes(const std::string& dir, const std::string& victim, int megaby
     };
     times.known.push_back(since(watcher.known_ns));
     times.released.push_back(static_cast<double>(report["captured_in_ns"].as_int()) / 1e6);
+    times.stopped.push_back(static_cast<double>(report["stopped_ns"].as_int()) / 1e6);
     times.replacement.push_back(since(read_stamps(stamps)[started - 1]));
-    (round == 0 ? times.cold : times.warm).push_back(since(watcher.captured_ns));
+    (round == 0 ? times.cold : times.warm).push_back(since(watcher.on_disk_ns));
     DEFIB_ASSERT(report["threads"].size() == 8);
   }
   bool done = false;
@@ -265,6 +285,7 @@ void print_times(const std::string& size, Times& times, Peer& eu_stack, Peer& gd
     row("known_" + size, p, "ms", value(times.known), "", std::nullopt, runs);
     row("released_" + size, p, "ms", value(times.released), "", std::nullopt, runs,
         judged ? std::optional(3.0) : std::nullopt);
+    row("stopped_" + size, p, "ms", value(times.stopped), "", std::nullopt, runs);
     row("replacement_" + size, p, "ms", value(times.replacement), "", std::nullopt, runs);
     const std::optional<double> peer =
         eu_stack.ms.empty() ? std::nullopt : std::optional(percentile(eu_stack.ms, 0.5));
@@ -286,25 +307,35 @@ void print_times(const std::string& size, Times& times, Peer& eu_stack, Peer& gd
 }  // namespace
 
 int main(int argc, char** argv) {
+  bool quick = false;
+  std::string_view only;
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
-    if (argument == "--json" || argument == "--quick") continue;
-    fmt::print(stderr,
-               "postmortem_bench [--json] [--quick]\n"
-               "  --json   rows as JSON, one a line: there is no other form\n"
-               "  --quick  tiny sizes and no peers: shows that it works, measures nothing\n");
-    return argument == "--help" ? 0 : 2;
+    if (argument == "--json") continue;
+    if (argument == "--quick") {
+      quick = true;
+    } else if (argument == "--only" && i + 1 < argc) {
+      only = argv[++i];
+    } else {
+      fmt::print(stderr,
+                 "postmortem_bench [--json] [--quick] [--only PART]\n"
+                 "  --json   rows as JSON, one a line: there is no other form\n"
+                 "  --quick  tiny sizes and no peers: shows that it works, measures nothing\n"
+                 "  --only   1mb, 4gb or cost\n");
+      return argument == "--help" ? 0 : 2;
+    }
   }
+  const auto wanted = [only](std::string_view part) { return only.empty() || only == part; };
   const std::string bin = os::own_program_dir();
   const std::string peers = bin + "/../../peers/debuggers/root";
-  const bool quick = argc > 1 && std::string_view(argv[argc - 1]) == "--quick";
   char dir_text[] = "/tmp/defib-postmortem-bench-XXXXXX";
   DEFIB_ASSERT(::mkdtemp(dir_text) != nullptr);
   const std::string dir = dir_text, victim = bin + "/postmortem_bench_victim";
 
   Peer eu_stack{"eu-stack --core -s", {}}, gdb{"gdb -batch", {}};
-  const std::string core = quick ? std::string() : core_of(dir + "/core", victim);
-  if (core.empty() && !quick) {
+  const bool with_peers = !quick && only != "cost";
+  const std::string core = with_peers ? core_of(dir + "/core", victim) : std::string();
+  if (core.empty() && with_peers) {
     fmt::print(stderr, "postmortem_bench: no core file here, so no peers (core_pattern)\n");
   }
   if (const std::string path = find_peer(peers, "eu-stack"); !core.empty() && !path.empty()) {
@@ -318,26 +349,30 @@ int main(int argc, char** argv) {
                      "fill_order");
   }
 
-  Times small;
-  for (int life = 0; life < (quick ? 1 : kColdRounds); ++life) {
-    bench_crashes(fmt::format("{}/small-{}", dir, life), victim, 1,
-                  quick ? 3 : kSmallRounds / kColdRounds + 1, small);
+  if (wanted("1mb")) {
+    Times small;
+    for (int life = 0; life < (quick ? 1 : kColdRounds); ++life) {
+      bench_crashes(fmt::format("{}/small-{}", dir, life), victim, 1,
+                    quick ? 3 : kSmallRounds / kColdRounds + 1, small);
+    }
+    print_times("1mb", small, eu_stack, gdb);
   }
-  print_times("1mb", small, eu_stack, gdb);
   std::error_code ignored;
   const auto free_pages = static_cast<std::uint64_t>(::sysconf(_SC_AVPHYS_PAGES));
   const std::uint64_t free_megabytes =
       free_pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)) >> 20;
   // The one that dies and its replacement are there at the same time.
-  if (!quick && free_megabytes > std::uint64_t{kLargeMegabytes} * 5 / 2) {
+  const bool has_room = free_megabytes > std::uint64_t{kLargeMegabytes} * 5 / 2;
+  if (!quick && wanted("4gb") && has_room) {
     Times large;
     bench_crashes(dir + "/large", victim, kLargeMegabytes, kLargeRounds, large);
     print_times("4gb", large, eu_stack, gdb);
-  } else if (!quick) {
+  }
+  if (!quick && wanted("4gb") && !has_room) {
     fmt::print(stderr, "postmortem_bench: too little free memory for the victim of 4 GB\n");
   }
-  bench_sampling(dir);
-  if (!quick) bench_hook(victim, bin + "/../lib/libdefib-agent.so");
+  if (wanted("cost")) bench_sampling(dir);
+  if (wanted("cost") && !quick) bench_hook(victim, bin + "/../lib/libdefib-agent.so");
   std::filesystem::remove_all(dir, ignored);
   return 0;
 }

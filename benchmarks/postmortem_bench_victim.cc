@@ -5,7 +5,8 @@
 //                                            megabytes, then FILE.ready; crashes at SIGUSR1
 //   postmortem_bench_victim work SECONDS     works, and prints how often it could in that time
 //
-// Eight threads, seven of which wait in the same depth; 61 frames below the fault.
+// Eight threads, seven of which wait in the same depth: 76 frames each, 1315 in all with those that
+// are inlined.
 
 #include <fcntl.h>
 #include <signal.h>

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "benchmarks/trading_micro.h"
+#include "benchmarks/trading_scale.h"
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/os/process.h"
@@ -144,10 +146,17 @@ Result<> run(const std::string& dir) {
 
 }  // namespace
 
-int main() {
+// trading_bench [--json] [--only micro|report|scale|crash]
+int main(int argc, char** argv) {
   char path[] = "/tmp/defib-bench-XXXXXX";
   const std::string dir = ::mkdtemp(path);
-  const auto done = run(dir);
+  const std::string_view only =
+      argc > 2 && std::string_view(argv[argc - 2]) == "--only" ? argv[argc - 1] : "";
+  const auto wants = [&](std::string_view part) { return only.empty() || only == part; };
+  if (wants("micro")) bench::trading_micro(dir);
+  if (wants("report")) bench::trading_report();
+  if (wants("scale")) bench::trading_scale(dir);
+  const auto done = wants("crash") ? run(dir) : Result<>();
   if (!done) {
     fmt::print(stderr, "{}\nfiles kept in {}\n", done.error().to_text(), dir);
     return 1;

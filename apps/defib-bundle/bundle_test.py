@@ -66,6 +66,7 @@ class Bundles(e2e_test.Service):
     # One service, with keys of the configuration.
     def run_service(self, command, **keys):
         text = f"[service.engine]\ncommand = {json.dumps(command)}\n"
+        keys.setdefault("capture_timeout", "5s")  # also on a machine that has much else to do
         text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
         return self.begin("run", "-c", self.script(text, "defib.toml"))
 
@@ -189,8 +190,7 @@ class Ends(Crashing):
         manifest = self.manifest()
         lines = self.part(manifest, "evidence.txt").split()
         self.assertEqual(lines[:4], ["position", "7", "of", "1"])
-        timeline = self.json("incident", "show", "latest")["timeline"]
-        started = [one["started_at"] for one in timeline if one["event"] == "restarted"][0]
+        started = self.event(self.events("restarted"), "restarted")["started_at"]
         seconds = time.strptime(started[:19], "%Y-%m-%dT%H:%M:%S")
         restarted = __import__("calendar").timegm(seconds) + float("0" + started[19:-1])
         self.assertLess(float(lines[4]), restarted)
@@ -320,12 +320,7 @@ class Secrets(Bundles):
         """)
         self.begin("run", "--name", "job", "--", PYTHON, script, os.path.join(self.dir, "once"))
         self.manifest()
-
-        def lines():
-            with open(glob.glob(f"{self.state}/incidents/*.jsonl")[0], encoding="utf-8") as file:
-                return [json.loads(line) for line in file]
-        by_event = self.until(lambda: {one["event"]: one for one in lines()}
-                              if any(one["event"] == "connected" for one in lines()) else None)
+        by_event = {one["event"]: one for one in self.events("connected", "output")}
         self.assertIn("PLANTEDenv0012", json.dumps(by_event.pop("connected")))
         self.assertIn("using [redacted]", by_event["output"]["tail"])
         self.assertNotIn("PLANTEDenv0012", json.dumps(by_event))

@@ -49,8 +49,13 @@ Analysis show_analysis(const postmortem::Report& report, const AnalyzeOptions& o
   postmortem::TextOptions form;
   form.colours = ::isatty(STDOUT_FILENO) == 1 && ::getenv("NO_COLOR") == nullptr;
   form.sources = postmortem::source_views(report, options.sysroot);
-  Analysis analysis{to_json(report), to_text(report, form)};
-  analysis.document.set("sources", sources_json(form.sources));
+  Analysis analysis;
+  if (options.json) {
+    analysis.document = to_json(report);
+    analysis.document.set("sources", sources_json(form.sources));
+  } else {
+    analysis.text = to_text(report, form);
+  }
   if (options.full) add_full(report, options, analysis);
   return analysis;
 }

@@ -20,6 +20,7 @@ struct AnalyzeOptions {
   std::string sysroot;  // as for read_core()
   bool full = false;
   int full_timeout_s = kDebuggerTimeoutS;
+  bool json = false;  // the document is wanted, else the text
 };
 
 struct Analysis {

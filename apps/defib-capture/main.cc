@@ -2,18 +2,23 @@
 // deaths that left no report.
 //
 // Of `crash`, the process waits meanwhile: it is copied before anything else is done, and nothing
-// is read, allocated or parsed before that which can wait.
+// is read, allocated or parsed before that which can wait. People wait for the report: what they do
+// not wait for is done after it, or not at all.
 
+#include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <iterator>
 #include <string>
 
 #include "apps/defib-capture/analyze.h"
@@ -51,6 +56,8 @@ constexpr std::chrono::minutes kWarmTime{2};  // of one module
 // Of each kind; what belongs to a report counts as well.
 constexpr std::size_t kMaxReports = 16;
 constexpr std::string_view kReportSuffix = ".json";
+constexpr int kKeptHeapBytes = 32 << 20;  // more than that goes back to the kernel
+constexpr int kHeapStepBytes = 1 << 20;
 
 struct Options {
   pid_t pid = 0;
@@ -96,16 +103,29 @@ void keep_newest_reports(const std::string& path) {
   }
 }
 
-// Writes the document to --out, or prints it.
-int deliver(const Options& options, const wire::Json& document, const std::string& text) {
-  if (!options.out.empty()) {
-    auto written =
-        os::write_file_atomically(os::real_files(), options.out, document.dump(2) + "\n");
-    if (!written) return fail(written.error(), options.json);
-    keep_newest_reports(options.out);
+int write_document(const Options& options, std::string text) {
+  text += '\n';
+  if (options.out.empty()) {
+    fmt::print("{}", text);
     return kDone;
   }
-  fmt::print("{}", options.json ? document.dump(2) + "\n" : text);
+  auto written = os::write_file_atomically(os::real_files(), options.out, text);
+  if (!written) return fail(written.error(), options.json);
+  keep_newest_reports(options.out);
+  return kDone;
+}
+
+// Writes the document to --out, or prints it, or the text.
+int deliver(const Options& options, const wire::Json& document, const std::string& text) {
+  if (!options.out.empty() || options.json) return write_document(options, document.dump(2));
+  fmt::print("{}", text);
+  return kDone;
+}
+
+// The same, and what is not asked for is not made: the names of a C++ program may take megabytes.
+int deliver(const Options& options, const postmortem::Report& report) {
+  if (!options.out.empty() || options.json) return write_document(options, to_json_text(report));
+  fmt::print("{}", to_text(report));
   return kDone;
 }
 
@@ -211,14 +231,20 @@ int run_crash(const Options& options) {
     capture_error = captured.error();
     snapshot = postmortem::snapshot_from_page(**page);
   }
+  // While a child walks the stacks, all else is seen to.
   const pid_t pid = snapshot.pid;
-  auto more = outside_facts(options, pid, snapshot.crashed_mono_ns, snapshot.gaps);
+  const std::int64_t crashed_mono_ns = snapshot.crashed_mono_ns;
+  std::vector<std::string> gaps;
+  const auto look_around = [&] {
+    auto more = outside_facts(options, pid, crashed_mono_ns, gaps);
+    deliver_facts(options, facts);
+    return more;
+  };
   postmortem::Report report =
-      postmortem::make_report(std::move(snapshot), std::move(more), symbol_options(options));
+      postmortem::make_report_asking(std::move(snapshot), look_around, symbol_options(options));
+  std::ranges::move(gaps, std::back_inserter(report.snapshot.gaps));
   report.capture_error = capture_error;
-  const int code = deliver(options, to_json(report), to_text(report));
-  if (facts) facts->maps = std::move(report.snapshot.maps_text);
-  deliver_facts(options, facts);
+  const int code = deliver(options, report);
   return code != kDone ? code : capture_error ? kIncomplete : kDone;
 }
 
@@ -227,6 +253,14 @@ int run_analyze(const Options& options) {
   const char* end = options.target.data() + options.target.size();
   const auto [stop, error] = std::from_chars(options.target.data(), end, pid);
   const bool is_pid = error == std::errc() && stop == end;
+  if (is_pid && ::kill(pid, 0) != 0 && errno == ESRCH) {
+    const Error gone = Error(Code::kCaptureFailed, fmt::format("there is no process {}", pid))
+                           .with("pid", pid)
+                           .suggest(
+                               "`defib status` names the services' processes; one that has "
+                               "ended can be analysed by its core file");
+    return fail(gone, options.json);
+  }
   postmortem::CaptureOptions capture;
   capture.sample_window = kSampleWindow;
   if (is_pid && !options.out.empty()) {
@@ -241,7 +275,7 @@ int run_analyze(const Options& options) {
   if (is_pid) more.threads = postmortem::sample_hot_frames(*snapshot);
   const postmortem::Report report =
       postmortem::make_report(std::move(*snapshot), std::move(more), symbol_options(options));
-  if (!options.out.empty()) return deliver(options, to_json(report), {});
+  if (!options.out.empty()) return deliver(options, report);
   AnalyzeOptions form;
   form.pid = is_pid ? pid : 0;
   form.core = is_pid ? std::string() : options.target;
@@ -249,6 +283,7 @@ int run_analyze(const Options& options) {
   form.sysroot = options.sysroot;
   form.full = options.full;
   form.full_timeout_s = options.full_timeout_s;
+  form.json = options.json;
   const Analysis analysis = show_analysis(report, form);
   return deliver(options, analysis.document, analysis.text);
 }
@@ -265,7 +300,7 @@ int run_classify_exit(const Options& options) {
                                        facts.status.to_string(),
                                        {}});
   report.log_tail = facts.stderr_tail;
-  return deliver(options, to_json(report), to_text(report));
+  return deliver(options, report);
 }
 
 int run_symbols(const Options& options, bool is_warm) {
@@ -418,5 +453,9 @@ int run(int argc, char** argv) {
 }  // namespace defib
 
 int main(int argc, char** argv) {
+  // What was freed is used again for the next copy of the names, instead of new pages.
+  ::mallopt(M_MMAP_THRESHOLD, defib::kKeptHeapBytes);
+  ::mallopt(M_TRIM_THRESHOLD, defib::kKeptHeapBytes);
+  ::mallopt(M_TOP_PAD, defib::kHeapStepBytes);
   return defib::run(argc, argv);
 }

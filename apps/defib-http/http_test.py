@@ -540,10 +540,30 @@ class Contrib(Http):
             table = dict(re.findall(r"^\| `(defib_[a-z0-9_]+)` \| (\w+) \|", file.read(), re.M))
         self.assertEqual(table, types)
 
+    def test_rules_of_calls_name_what_programs_that_call_count(self):
+        with open(os.path.join(ROOT, "contrib/prometheus/defib-call.rules.yml"),
+                  encoding="utf-8") as file:
+            rules = set(re.findall(r"\bdefib_call_[a-z_]+(?:_total|_seconds)", file.read()))
+        counted = ""
+        for name in ("session_metrics.cc", "recovering.cc"):
+            with open(os.path.join(ROOT, "defib/call", name), encoding="utf-8") as file:
+                counted += file.read()
+        self.assertEqual(len(rules), 3)
+        for name in rules:
+            self.assertIn(f'"{name}"', counted)
+
     @unittest.skipUnless(promtool(), "promtool is not here: tools/promtool fetches it")
     def test_promtool_accepts_the_rules(self):
-        checked = subprocess.run([promtool(), "check", "rules",
-                                  os.path.join(ROOT, "contrib/prometheus/defib.rules.yml")],
+        for name in ("defib.rules.yml", "defib-call.rules.yml"):
+            checked = subprocess.run([promtool(), "check", "rules",
+                                      os.path.join(ROOT, "contrib/prometheus", name)],
+                                     capture_output=True, text=True, check=False)
+            self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
+
+    @unittest.skipUnless(promtool(), "promtool is not here: tools/promtool fetches it")
+    def test_rules_of_calls_alarm_when_they_should_and_only_then(self):
+        checked = subprocess.run([promtool(), "test", "rules",
+                                  os.path.join(ROOT, "contrib/prometheus/defib-call.rules.test.yml")],
                                  capture_output=True, text=True, check=False)
         self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
 

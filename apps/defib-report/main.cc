@@ -1,4 +1,4 @@
-// defib-report: an incident for people, as one HTML page, PDF, text, or JSON. Started by
+// defib-report: an incident for people, as one HTML page, PDF, text, JSON, or CSV. Started by
 // `defib report`. Everything in it is redacted as an exported bundle is.
 
 #include <fmt/format.h>
@@ -19,8 +19,10 @@
 #include "defib/process/state_dir.h"
 #include "defib/recovery/incident.h"
 #include "defib/report/advice.h"
+#include "defib/report/csv.h"
 #include "defib/report/document.h"
 #include "defib/report/pdf.h"
+#include "defib/report/signature.h"
 
 namespace defib {
 namespace {
@@ -35,6 +37,7 @@ constexpr std::size_t kLogTail = 64 << 10;
 
 struct Options {
   std::string id, out, state_dir, format;
+  std::string sign, signature, public_key;  // files
   int failure = 0;
   bool json = false;
 };
@@ -144,6 +147,7 @@ Json report_json(const report::Input& input) {
 
 Result<std::string> content_of(const report::Input& input, std::string_view format) {
   if (format == "json") return report_json(input).dump(2) + "\n";
+  if (format == "csv") return report::to_csv(input.incident);
   const report::Document document = report::make_document(input);
   if (format == "html") return report::to_html(document);
   if (format == "text") return report::to_text(document);
@@ -152,16 +156,17 @@ Result<std::string> content_of(const report::Input& input, std::string_view form
 
 // By --format, else by the name of the file, else HTML.
 Result<std::string> format_of(const Options& options) {
-  constexpr std::array<std::string_view, 4> kFormats = {"html", "pdf", "text", "json"};
+  constexpr std::array<std::string_view, 5> kFormats = {"html", "pdf", "text", "json", "csv"};
   if (!options.format.empty()) {
     if (std::ranges::find(kFormats, options.format) != kFormats.end()) return options.format;
     return Error(Code::kWrongUsage, fmt::format("--format: '{}' is no format", options.format))
-        .suggest("use html, pdf, text or json");
+        .suggest("use html, pdf, text, json or csv");
   }
   const std::string_view ending =
       std::string_view(options.out).substr(std::min(options.out.rfind('.'), options.out.size()));
-  for (const auto& [name, format] : {std::pair{".pdf", "pdf"}, std::pair{".txt", "text"},
-                                     std::pair{".json", "json"}, std::pair{".html", "html"}}) {
+  for (const auto& [name, format] :
+       {std::pair{".pdf", "pdf"}, std::pair{".txt", "text"}, std::pair{".json", "json"},
+        std::pair{".html", "html"}, std::pair{".csv", "csv"}}) {
     if (ending == name) return std::string(format);
   }
   return std::string(options.json ? "json" : "html");
@@ -175,7 +180,7 @@ int write_report(Options options) {
   if (!input) return fail(input.error(), options.json);
   const auto content = content_of(*input, *format);
   if (!content) return fail(content.error(), options.json);
-  const bool is_text = *format == "text" || *format == "json";
+  const bool is_text = *format == "text" || *format == "json" || *format == "csv";
   if (options.out == "-" || (options.out.empty() && is_text)) {
     const bool written = fwrite(content->data(), 1, content->size(), stdout) == content->size();
     return written && fflush(stdout) == 0 ? kDone : kFailed;
@@ -199,6 +204,66 @@ int write_report(Options options) {
   return kDone;
 }
 
+constexpr std::size_t kMaxKey = 16 << 10;
+
+// The head of the whole record, with its chain checked first: what is broken is not signed.
+Result<report::SignedHead> read_head(const Options& options) {
+  DEFIB_TRY_ASSIGN(
+      const recovery::IncidentLog log,
+      recovery::IncidentLog::open(os::real_files(), os::real_clock(), options.state_dir));
+  DEFIB_TRY_ASSIGN(const std::string id, log.find(options.id));
+  DEFIB_TRY_ASSIGN(const recovery::VerifyResult verified, log.verify(id, {}));
+  if (!verified.intact) {
+    return Error(Code::kIncidentChainBroken, verified.problem).with("incident", id);
+  }
+  return report::SignedHead{id, verified.head_hash, verified.lines,
+                            os::format_time(os::real_clock().wall_ns())};
+}
+
+Result<Json> sign(const Options& options) {
+  DEFIB_TRY_ASSIGN(const report::SignedHead head, read_head(options));
+  DEFIB_TRY_ASSIGN(const std::string key, os::read_file(os::real_files(), options.sign, kMaxKey));
+  DEFIB_TRY_ASSIGN(Json signature, report::sign_head(head, key));
+  const std::string path = options.out.empty() ? head.incident + ".sig" : options.out;
+  DEFIB_TRY(os::write_file_atomically(os::real_files(), path, signature.dump(2) + "\n"));
+  return signature.set("path", path);
+}
+
+// Signed by this key, and every line that was signed is still there, unchanged.
+Result<Json> check_signed(const Options& options) {
+  DEFIB_TRY_ASSIGN(const std::string key,
+                   os::read_file(os::real_files(), options.public_key, kMaxKey));
+  DEFIB_TRY_ASSIGN(const std::string text,
+                   os::read_file(os::real_files(), options.signature, kMaxKey));
+  DEFIB_TRY_ASSIGN(Json signature, Json::parse(text));
+  DEFIB_TRY_ASSIGN(const report::SignedHead head, report::check_signature(signature, key));
+  DEFIB_TRY_ASSIGN(
+      const recovery::IncidentLog log,
+      recovery::IncidentLog::open(os::real_files(), os::real_clock(), options.state_dir));
+  DEFIB_TRY_ASSIGN(const std::string id, log.find(options.id));
+  if (id != head.incident) {
+    return Error(Code::kSignatureInvalid,
+                 fmt::format("it signs the incident {}, not {}", head.incident, id));
+  }
+  DEFIB_TRY_ASSIGN(const recovery::VerifyResult verified, log.verify(id, head.head_hash));
+  if (!verified.intact) {
+    return Error(Code::kSignatureInvalid, verified.problem).with("incident", id);
+  }
+  return signature.set("intact", true);
+}
+
+int print_signature(const Options& options, const Result<Json>& result) {
+  if (!result) return fail(result.error(), options.json);
+  if (options.json) {
+    fmt::print("{}\n", result->dump(2));
+  } else {
+    fmt::print("{}: {}, head {}, signed at {}\n", (*result)["incident"].as_string(),
+               options.sign.empty() ? "intact as signed" : "signed",
+               (*result)["head_hash"].as_string(), (*result)["signed_at"].as_string());
+  }
+  return kDone;
+}
+
 int run(int argc, char** argv) {
   CLI::App app("An incident for people: summary, cause, advice, stacks, charts and output.");
   app.name("defib report");
@@ -206,8 +271,9 @@ int run(int argc, char** argv) {
   Options options;
   app.add_option("ID", options.id, "The incident: its id, the id's beginning, or \"latest\"")
       ->required();
-  app.add_option("--format", options.format,
-                 "html (default), pdf, text or json; text and json go to stdout")
+  app.add_option(
+         "--format", options.format,
+         "html (default), pdf, text, json or csv (every event); text, json and csv go to stdout")
       ->type_name("F");
   app.add_option("--out", options.out, "The file (default ID.html, ID.pdf); - is stdout")
       ->type_name("FILE");
@@ -215,6 +281,16 @@ int run(int argc, char** argv) {
                  "Which of the incident's failures (default: the first)")
       ->type_name("N")
       ->check(CLI::Range(1, daemon::kMaxBundledFailures));
+  app.add_option("--sign", options.sign,
+                 "Sign the incident's head hash with this Ed25519 key (PEM) instead of reporting")
+      ->type_name("KEY");
+  CLI::Option* signature =
+      app.add_option("--check-signature", options.signature,
+                     "Check this signature, and that what was signed is unchanged")
+          ->type_name("SIG");
+  app.add_option("--public-key", options.public_key, "The signer's public key (PEM)")
+      ->type_name("KEY")
+      ->needs(signature);
   app.add_option("--state-dir", options.state_dir, "Where defib keeps its state")->type_name("DIR");
   app.add_flag("--json", options.json, "Print JSON; without --format, the report itself as JSON");
   try {
@@ -225,6 +301,9 @@ int run(int argc, char** argv) {
     return fail(Error(Code::kWrongUsage, error.what()).suggest("`defib report --help`"),
                 options.json);
   }
+  if (options.state_dir.empty()) options.state_dir = process::default_state_dir(false);
+  if (!options.sign.empty()) return print_signature(options, sign(options));
+  if (!options.signature.empty()) return print_signature(options, check_signed(options));
   return write_report(std::move(options));
 }
 

@@ -4,8 +4,10 @@
     report_test.py BIN_DIR [unittest arguments]
 """
 
+import csv
 import glob
 import html.parser
+import io
 import json
 import os
 import pty
@@ -38,7 +40,9 @@ class Reports(e2e_test.Service):
         ctypes.string_at(8)
     """
 
+    # Once the incident has its verdict as well, which another process writes.
     def bundle(self, failure=1, seconds=30):
+        self.events("classified")
         def look():
             found = sorted(glob.glob(f"{self.state}/incidents/*.bundle/{failure}/manifest.json"))
             return os.path.dirname(found[-1]) if found else None
@@ -95,6 +99,28 @@ class Groups(Reports):
         groups = self.groups()
         self.assertEqual([one["count"] for one in groups], [2], groups)
         self.assertRegex(groups[0]["text"], r"^null_dereference in \S+")
+
+
+class Shown(Reports):
+    def test_a_frame_without_a_name_has_its_module_and_offset_and_the_way_to_its_name(self):
+        victims = os.path.join(e2e_test.BIN, "../defib/postmortem/testcases")
+        whole = os.path.join(victims, "victim_null_dereference")
+        if not os.path.exists(whole):
+            self.skipTest("the victims are not built")
+        program, debug = os.path.join(self.dir, "victim"), os.path.join(self.dir, "debug")
+        os.mkdir(debug)
+        shutil.copy(whole, program)
+        subprocess.run(["objcopy", "--only-keep-debug", program, f"{debug}/victim.debug"], check=True)
+        subprocess.run(["strip", program], check=True)
+        self.defib("run", "--name", "job", "--restart", "never", "--", program)
+        shown = self.defib("incident", "show", "latest").stdout
+        self.assertRegex(shown, r"#0  victim\+0x[0-9a-f]+  /")
+        command = re.search(r"defib incident show (\S+) --json \| (defib symbolize --debug-dir) DIR",
+                            shown)
+        self.assertTrue(command, shown)
+        incident = self.defib("incident", "show", command[1], "--json").stdout
+        filled = self.defib(*command[2].split()[1:], debug, input=incident).stdout
+        self.assertRegex(filled, r"#0 +.*fill_order.*null_dereference.cc")
 
 
 class Changes(Reports):
@@ -226,6 +252,7 @@ class Report(Reports):
         self.env["API_KEY"] = SECRET
         self.crash()
         identifier = self.json("incident", "show", "latest")["id"]
+        self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.dir)
         for form in ("html", "pdf"):
             began = time.monotonic()
@@ -256,6 +283,11 @@ class Report(Reports):
         self.assertEqual(document["incident"]["id"], identifier)
         self.assertTrue(document["advice"]["steps"])
         self.assertIn("rip", document["crash"]["registers"])
+        events = self.defib("report", "latest", "--format", "csv").stdout
+        head, *rows = csv.reader(io.StringIO(events, newline=""))
+        self.assertEqual(head[:3], ["seq", "at", "event"])
+        self.assertEqual(len(rows), len(document["incident"]["timeline"]), events)
+        self.assertNotIn(SECRET, events)
         for form in (page, plain, json.dumps(document)):
             self.assertNotIn(SECRET, form)
             self.assertIn("[redacted]", form)
@@ -467,6 +499,20 @@ class Analyze(Reports):
             return text
         self.assertIn(b"\x1b[", on_terminal(TERM="xterm"))
         self.assertNotIn(b"\x1b[", on_terminal(TERM="xterm", NO_COLOR="1"))
+
+    def test_what_cannot_be_analyzed_is_named_with_what_can(self):
+        gone = subprocess.Popen(["/bin/true"])
+        gone.wait()
+        for target, names, helps in (
+                (str(gone.pid), f"there is no process {gone.pid}", "defib status"),
+                ("/bin/true", "/bin/true: the core file is an ELF file, but not", "a PID"),
+                (__file__, f"{__file__}: the core file is not an ELF file", "a PID"),
+                (self.dir, f"{self.dir}: the core file is not a regular file", "a PID"),
+                ("/nonexistent", "cannot open the core file /nonexistent", "a PID")):
+            done = self.analyze(target)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(names, done.stderr.splitlines()[0])
+            self.assertIn(helps, done.stderr.split("try: ")[1])
 
     # What runs is not what lies on the disk any more.
     def test_a_deleted_program_is_analyzed(self):

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <signal.h>
+#include <stddef.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -121,8 +122,8 @@ void Shim::start_capture(Instance& one) {
   const uint64_t generation = saved(one).generation;
   const pid_t pid = start_capture_helper("crash", capture_of(one), one.page.fd, nullptr);
   if (pid < 0) {
-    const Captured failed = {generation, pid, 0};
-    journal_.add(Type::kCaptured, &failed, sizeof failed);
+    slot->generation = generation;
+    tell_captured(*slot, pid);
     return give_up_capture(one);
   }
   // What the process says of the time is believed only where it makes the wait shorter.
@@ -136,15 +137,20 @@ void Shim::start_capture(Instance& one) {
   slot->deadline = (crashed < now && crashed > now - bound ? crashed : now) + bound;
 }
 
+// By the page, which outlives its process: that may have given up by itself, and be gone.
+bool Shim::was_copied(const Capture& capture) {
+  if (capture.page_fd < 0) return true;  // as far as we know
+  uint32_t state = 0;
+  constexpr off_t kState = offsetof(AgentPage, crash) + offsetof(postmortem::CrashPage, state);
+  return pread(capture.page_fd, &state, sizeof state, kState) == sizeof state &&
+         state == static_cast<uint32_t>(postmortem::CrashState::kCaptured);
+}
+
 // The time in which the process waits for its capture is over, or that of the report.
 void Shim::capture_overdue(Capture& capture, int64_t now) {
   if (capture.releases) {
     capture.releases = false;
-    const Instance* one = find_generation(capture.generation);
-    const bool captured = one == nullptr || one->page.page == nullptr ||
-                          one->page.page->crash.state.load() ==
-                              static_cast<uint32_t>(postmortem::CrashState::kCaptured);
-    if (captured) {
+    if (was_copied(capture)) {
       capture.deadline = now + kCaptureLimitNs;
       return;
     }
@@ -186,10 +192,31 @@ void Shim::captured(Capture& capture, int wait_status) {
                                    : report_by_page(capture, "exit:", WEXITSTATUS(wait_status));
     if (started) return;
   }
-  const Captured report = {capture.generation, wait_status, 0};
+  tell_captured(capture, wait_status);
+}
+
+// After the end that it belongs to, always: a process of some gigabytes needs longer to end than
+// its report to be made.
+void Shim::tell_captured(Capture& capture, int wait_status) {
+  const uint64_t generation = capture.generation;
   if (capture.page_fd >= 0) close(capture.page_fd);
   capture = Capture{};
+  if (find_generation(generation) != nullptr) {
+    capture.pid = kEarly;
+    capture.generation = generation;
+    capture.wait_status = wait_status;
+    return;
+  }
+  const Captured report = {generation, wait_status, 0};
   journal_.add(Type::kCaptured, &report, sizeof report);
+}
+
+void Shim::tell_early_captures(uint64_t generation) {
+  for (Capture& capture : captures_) {
+    if (capture.pid == kEarly && capture.generation == generation) {
+      tell_captured(capture, capture.wait_status);
+    }
+  }
 }
 
 // Seizes a process that has just been started.

@@ -258,10 +258,11 @@ void Shim::tell_stored() {
       !send_now(Type::kStored, &counts, sizeof counts, names, size, fds, sockets_.stored());
 }
 
-void Shim::refuse(Type request, int error_number, InstanceRole role) {
+void Shim::refuse(Type request, int error_number, InstanceRole role, uint32_t number) {
   flush_journal();  // What went before it is told before it.
-  const Refused body = {request, static_cast<uint16_t>(role), error_number};
-  send_now(Type::kRefused, &body, sizeof body, nullptr, 0, nullptr, 0);
+  const Refused body = {request, static_cast<uint16_t>(role), error_number, number, 0};
+  // Somebody may wait for it. Who is too slow to take it greets anew, and asks again.
+  if (!send_now(Type::kRefused, &body, sizeof body, nullptr, 0, nullptr, 0)) drop_connection();
 }
 
 void Shim::acknowledge(uint64_t sequence) {

@@ -184,7 +184,7 @@ void Shim::ended(Instance& one) {
     if (!take_exit(one, &exit)) return;
   }
   for (const Capture& capture : captures_) {
-    if (capture.pid > 0 && capture.generation == exit.generation) report.capture_running = 1;
+    if (capture.pid != 0 && capture.generation == exit.generation) report.capture_running = 1;
   }
   report.ticket_id = one.ticket_id;
   report.restart_delay_ns = one.replaced_delay_ns;
@@ -202,6 +202,7 @@ void Shim::ended(Instance& one) {
     status_.write_record();
     journal_.add(Type::kExited, &report, sizeof report);
   }
+  tell_early_captures(exit.generation);
   if (any()) return;
   forget_prepared();  // Nothing follows at once.
   cleanup_until_ = mono_ns() + kCleanupLimitNs;

@@ -334,14 +334,12 @@ void Shim::stop(const Stop& request) {
     pending_ = Ticket{};
     start_at_ = 0;
     cancel_waiting();
-    bool found = false;
+    const bool found = alive();
     for (Instance& one : instances_) {
-      if (!one.used || saved(one).role == InstanceRole::kDying) continue;
-      stop_one(one, request);
-      found = true;
+      if (one.used && saved(one).role != InstanceRole::kDying) stop_one(one, request);
     }
-    // A start that was told of, and waited here, is called off.
-    if (!found) refuse(Type::kStop, ESRCH);
+    // The answer: this, or the end of the active one. What waited to be started here is called off.
+    if (!found) refuse(Type::kStop, ESRCH, InstanceRole::kActive, request.number);
     return;
   }
   Instance* one =
@@ -350,6 +348,9 @@ void Shim::stop(const Stop& request) {
 }
 
 void Shim::stop_one(Instance& one, const Stop& request) {
+  // Told twice. A second SIGINT makes many a program end at once.
+  const bool same = one.stopping.number == request.number && one.reason == request.reason;
+  if (one.kill_at != 0 && request.number != 0 && same) return;
   one.reason = request.reason;
   one.stop_extendable = request.grace_ns > 0 && (request.reason == StopReason::kRequested ||
                                                  request.reason == StopReason::kLimit);

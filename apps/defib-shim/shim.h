@@ -64,7 +64,10 @@ class Shim {
     bool releases = false;  // the process still waits for it
     bool late = false;      // it was killed because the process had waited long enough
     bool by_page = false;   // the second helper, which reads the page alone
+    int wait_status = 0;    // of one that is kEarly
   };
+  // As a capture's pid: it is done, and its process has not ended yet.
+  static constexpr pid_t kEarly = -1;
   static constexpr int kMaxCaptures = 4;
   static constexpr int64_t kCaptureLimitNs = 60'000'000'000;  // a report that hangs is ended
   static constexpr int64_t kPageReportLimitNs = 5'000'000'000;
@@ -203,8 +206,11 @@ class Shim {
   }
   pid_t start_capture_helper(const char* command, const CaptureOf& of, int page_fd,
                              const char* why);
+  static bool was_copied(const Capture& capture);
   void capture_overdue(Capture& capture, int64_t now);
   void captured(Capture& capture, int wait_status);
+  void tell_captured(Capture& capture, int wait_status);
+  void tell_early_captures(uint64_t generation);
   bool report_by_page(Capture& capture, const char* why, int64_t number);
   static void give_up_capture(Instance& one);
 
@@ -215,7 +221,8 @@ class Shim {
   void on_message();
   void handle(const MessageHeader& header, const char* body, size_t size, int* fds, int fd_count);
   void welcome();
-  void refuse(Type request, int error_number, InstanceRole role = InstanceRole::kActive);
+  void refuse(Type request, int error_number, InstanceRole role = InstanceRole::kActive,
+              uint32_t number = 0);
   void acknowledge(uint64_t sequence);
   void flush_journal();
   bool send_now(Type type, const void* body, size_t body_size, const void* tail, size_t tail_size,

@@ -14,7 +14,6 @@ namespace defib::snapshot {
 namespace {
 
 constexpr int kMaxArguments = 32;
-constexpr int kNice = 10;
 constexpr int kCannotBecome = 127;
 
 bool parse_number(const char* text, uint64_t* value) {
@@ -82,8 +81,6 @@ postmortem::CrashPage* map_page(const Options& options) {
 }
 
 int become_capture(int argc, char** argv, const char* command, int snapshot_fd) {
-  // From here on nobody waits: what is captured and started elsewhere goes first.
-  syscall(SYS_setpriority, 0 /* PRIO_PROCESS */, 0, kNice);
   char program[4096];
   constexpr char kName[] = "defib-capture";
   const long size =

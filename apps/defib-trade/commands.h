@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "defib/base/error.h"
 
@@ -25,6 +26,19 @@ struct Arguments {
   std::string reason;
   bool apply = false;
   std::string wait = "15s";
+  std::string venue;  // of several accounts; empty: the first one, or all where a command does all
+  // kill
+  bool all = false;
+  std::string strategy;
+  std::string release;
+  bool status = false;
+  std::string arm_switch;
+  // checklist --manual
+  std::string manual;
+  std::vector<std::string> answers;  // KEY=yes|no|n/a[:NOTE]
+  bool close = false;
+  // explain
+  std::string from;  // a decision's or an incident's file, instead of the store
 };
 
 // Each prints its result and returns the exit code; an error is the caller's to report.
@@ -34,6 +48,9 @@ Result<int> reconcile(const Arguments& arguments);
 Result<int> approve(const Arguments& arguments);
 Result<int> intents(const Arguments& arguments);
 Result<int> explain(const Arguments& arguments);
+// In commands_kill.cc and commands_manual.cc.
+Result<int> kill(const Arguments& arguments);
+Result<int> manual_checklist(const Arguments& arguments);
 
 // Prints the error in the form of docs/cli.md and returns its exit code.
 int report(const Error& error, bool json);

@@ -43,6 +43,7 @@ class Program {
     add_reconcile();
     add_approve();
     add_explain();
+    add_kill();
   }
 
   int run(int argc, char** argv) {
@@ -93,14 +94,47 @@ class Program {
         "recover -c defib.toml", trade_program::recover));
     recover->add_option("--wait", arguments_.wait,
                         "How long to wait for fences of unresolved intents (default 15s)");
-    with_venue(command("checklist", "Say what a recovery would find and decide, and change nothing",
-                       "checklist -c defib.toml", trade_program::checklist));
+    CLI::App* checklist = with_venue(
+        command("checklist",
+                "Say what a recovery would find and decide, and change nothing; or, with --manual, "
+                "walk a person through the manual procedure",
+                "checklist --manual latest --by 'Ada Lovelace'", trade_program::checklist));
+    CLI::Option* manual = checklist->add_option(
+        "--manual", arguments_.manual, "The manual procedure of this incident (latest, or its id)");
+    checklist->add_option("--by", arguments_.by, "The person who answers")->needs(manual);
+    checklist->add_option("--answer", arguments_.answers, "KEY=yes|no|n/a[:NOTE]; may be repeated")
+        ->needs(manual);
+    checklist->add_flag("--close", arguments_.close, "End the procedure; every item is answered")
+        ->needs(manual);
+    for (CLI::App* each : {recover, checklist}) {
+      each->add_option("--venue", arguments_.venue, "Of several accounts (default: the first)");
+    }
+  }
+
+  void add_kill() {
+    CLI::App* kill =
+        command("kill",
+                "Stop sending and cancel everything of a scope, at once, verified by "
+                "reading it back, and recorded",
+                "kill --all --by 'Ada Lovelace' --reason 'odd fills'", trade_program::kill);
+    kill->add_option("-c,--config", arguments_.config, "The configuration (default defib.toml)");
+    kill->add_flag("--all", arguments_.all, "Every venue and strategy");
+    kill->add_option("--venue", arguments_.venue, "One venue");
+    kill->add_option("--strategy", arguments_.strategy, "One strategy");
+    kill->add_option("--by", arguments_.by, "Who does it");
+    kill->add_option("--reason", arguments_.reason, "Why");
+    kill->add_option("--release", arguments_.release,
+                     "Release a scope instead: all, venue:NAME or strategy:NAME");
+    kill->add_flag("--status", arguments_.status, "Only show what is engaged");
+    kill->add_option("--arm-switch", arguments_.arm_switch,
+                     "Then arm the venue's dead-man's switch for so long, where it has one");
   }
 
   void add_reconcile() {
     CLI::App* reconcile = with_venue(command(
         "reconcile", "Compare the ledger with the venue; read-only, also beside a running engine",
         "reconcile --json", trade_program::reconcile));
+    reconcile->add_option("--venue", arguments_.venue, "Of several accounts (default: all)");
     CLI::Option* apply = reconcile->add_flag(
         "--apply", arguments_.apply,
         "Let the ledger follow the venue, also in what nothing explains; needs the store's lock");
@@ -124,7 +158,11 @@ class Program {
     with_store(command("intents", "Every order intent that was ever logged, and what became of it",
                        "intents > intents.txt", trade_program::intents));
     explain->alias("explain-verdict");
-    explain->add_option("VERDICT", arguments_.subject, "A decision's id, its rule, or latest")
+    explain->add_option("--from", arguments_.from,
+                        "A decision's document or an incident's file, instead of the store");
+    explain->add_option("-c,--config", arguments_.config, "For the thresholds of `gates`");
+    explain
+        ->add_option("VERDICT", arguments_.subject, "A decision's id, its rule, latest, or gates")
         ->required();
   }
 

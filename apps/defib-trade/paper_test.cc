@@ -90,6 +90,7 @@ api_key = "file:{}/key.txt"
 api_secret = "file:{}/secret.txt"
 recv_window_ms = 300
 visibility_lag_ms = 300
+rate_capacity = 0
 timeout = "2s"
 symbols = ["BTCUSDT", "ETHUSDT"]
 
@@ -107,6 +108,7 @@ max_volatility = "0.5"
 {}
 
 [trading.ramp]
+check_after = "10ms"
 settle = "0s"
 watch = "20ms"
 check_every = "10ms"
@@ -286,6 +288,57 @@ TEST_F(PaperTest, AnExternalOrderHoldsTheGateUntilApproved) {
   EXPECT_EQ(again.status.code, 0) << again.text;
 }
 
+TEST_F(PaperTest, AKillIsVerifiedRecordedAndHoldsTheGateUntilItIsReleased) {
+  const std::string config = dir_ + "/defib.toml";
+  live_and_die(12, "outcome_recorded", 12);
+  admin("POST", "/paper/external-order",
+        R"({"symbol":"BTCUSDT","side":"BUY","quantity":"0.01","price":"30000"})");
+  EXPECT_EQ(trade({"kill", "--all", "-c", config}).status.code, 2);  // by nobody
+  const os::CommandOutput killed =
+      trade({"kill", "--all", "--by", "ada", "--reason", "odd fills", "-c", config, "--json"});
+  EXPECT_EQ(killed.status.code, 0) << killed.text;
+  const auto report = wire::Json::parse(killed.text);
+  ASSERT_TRUE(report) << killed.text;
+  EXPECT_TRUE((*report)["verified"].as_bool());
+  EXPECT_EQ((*report)["venues"].items()[0]["still_open"].size(), 0U) << killed.text;
+  EXPECT_TRUE(std::filesystem::exists(state() + "/incidents/" +
+                                      std::string((*report)["incident"].as_string()) + ".jsonl"));
+  EXPECT_THAT(trade({"kill", "--status"}).text, HasSubstr("odd fills"));
+  const os::CommandOutput refused = trade({"recover", "-c", config});
+  EXPECT_EQ(refused.status.code, 3) << refused.text;
+  EXPECT_THAT(refused.text, HasSubstr("KillSwitchEngaged"));
+  EXPECT_EQ(trade({"kill", "--release", "all", "--by", "ada", "--reason", "over"}).status.code, 0);
+  const os::CommandOutput again = trade({"recover", "-c", config});
+  EXPECT_THAT(again.text, testing::Not(HasSubstr("KillSwitchEngaged")));
+  audit();
+}
+
+TEST_F(PaperTest, AVerdictIsReproducedAndTheManualProcedureWalkedByTheCommands) {
+  const std::string config = dir_ + "/defib.toml";
+  live_to_the_end(1);
+  EXPECT_EQ(trade({"recover", "-c", config}).status.code, 0);
+  EXPECT_THAT(trade({"explain", "latest"}).text, HasSubstr("byte for byte"));
+  const os::CommandOutput saved = trade({"explain", "latest", "--json"});
+  write("decision.json", saved.text);
+  EXPECT_EQ(trade({"explain", "latest", "--from", dir_ + "/decision.json"}).status.code, 0);
+  std::string changed = saved.text;
+  const std::size_t at = changed.find("\"crashes\": ");
+  ASSERT_NE(at, std::string::npos) << changed;
+  changed.insert(at + 11, "9");
+  write("changed.json", changed);
+  EXPECT_NE(trade({"explain", "latest", "--from", dir_ + "/changed.json"}).status.code, 0);
+  EXPECT_THAT(trade({"explain", "gates"}).text, HasSubstr("heap_corruption"));
+  // The kill's own incident is one that a person may have to work off.
+  EXPECT_EQ(trade({"kill", "--strategy", "child", "--by", "ada", "--reason", "test", "-c", config})
+                .status.code,
+            0);
+  EXPECT_EQ(trade({"checklist", "--manual", "latest"}).status.code, 2);
+  EXPECT_EQ(trade({"checklist", "--manual", "latest", "--by", "ada", "--answer",
+                   "analyze.report_read=yes", "--answer", "analyze.root_cause=yes:a test"})
+                .status.code,
+            3);
+}
+
 TEST_F(PaperTest, TheCommandsRefuseAndFailAsDocumented) {
   live_to_the_end(1);
   const std::string config = dir_ + "/defib.toml";
@@ -293,6 +346,13 @@ TEST_F(PaperTest, TheCommandsRefuseAndFailAsDocumented) {
   EXPECT_EQ(trade({"recover", "--nonsense"}).status.code, 2);
   EXPECT_EQ(trade({"approve", "zzz", "--by", "ada"}).status.code, 2);
   EXPECT_EQ(trade({"approve", "latest", "--by", "ada"}).status.code, 1);
+  for (const char* command : {"recover", "checklist", "reconcile"}) {
+    const auto fresh = os::run_command(
+        {DEFIB_TRADE, command, "-c", config, "--state-dir", dir_ + "/fresh"}, 60'000);
+    ASSERT_TRUE(fresh);
+    EXPECT_THAT(fresh->text, testing::HasSubstr("has no ledger yet")) << command;
+    EXPECT_THAT(fresh->text, testing::HasSubstr("start its engine")) << command;
+  }
   EXPECT_EQ(trade({"reconcile", "-c", config, "--apply"}).status.code, 2);
   EXPECT_EQ(trade({"checklist", "-c", config}).status.code, 0);
   EXPECT_EQ(trade({"reconcile", "-c", config}).status.code, 0);

@@ -30,9 +30,13 @@ constexpr HelperVerb kHelperVerbs[] = {
     {"reconcile", "Compare the ledger with the venues"},
     {"approve", "Approve a recovery plan"},
     {"checklist", "Check that a trading service may resume"},
+    {"db", "Check a database: what its driver can do, latency, self-test"},
+    {"kill", "Stop sending and cancel everything, at once and verified"},
     {"alert", "List alerts, take notice of one, test a receiver"},
     {"export", "An incident and its bundle as one file (as `incident export`)"},
+    {"dbn", "The records of a DBN market data file as JSON lines"},
     {"report", "An incident for people: one page of HTML, PDF or text, secrets redacted"},
+    {"call", "Call a native library that may crash, in a process of its own"},
 };
 
 // A setting of the service: the option's name is the configuration key with dashes.
@@ -235,7 +239,12 @@ class Parser {
         ->type_name("HASH");
     CLI::App* explain = verb("explain", Verb::kExplain, "What a code, a cause or a verdict means",
                              "explain DatabaseLocked");
-    subject(explain, "CODE", "An error's number or name, a cause, or a decision's id");
+    subject(explain, "CODE",
+            "An error's number or name, a cause, a decision's id or rule, or gates");
+    explain->add_option("--from", line_.from, "A saved decision, or an incident's file: offline")
+        ->type_name("FILE");
+    explain->add_option("-c,--config", line_.config, "For the thresholds of `gates`")
+        ->type_name("FILE");
   }
 
   void subject(CLI::App* command, const char* what, const char* description) {
@@ -313,9 +322,6 @@ std::optional<Error> unknown_word(const CLI::App& app, const std::vector<std::st
   return std::nullopt;
 }
 
-// The commands of the contract that this version does not have.
-constexpr std::string_view kLaterVerbs[] = {"symbolize", "kill", "call", "dbn", "db"};
-
 // The first word that is not an option: the command.
 std::string_view command_word(const std::vector<std::string>& arguments) {
   for (std::size_t i = 0; i < arguments.size(); ++i) {
@@ -365,11 +371,6 @@ ParseOutcome parse_command_line(int argc, char** argv) {
   if (has_separator) command.assign(separator + 1, arguments.end());
   arguments.erase(separator, arguments.end());
   outcome.json = std::ranges::find(arguments, "--json") != arguments.end();
-  if (std::ranges::find(kLaterVerbs, word) != std::end(kLaterVerbs)) {
-    outcome.error = Error(Code::kWrongUsage, fmt::format("`defib {}` is not in this version", word))
-                        .suggest("`defib --help` lists the commands that are");
-    return outcome;
-  }
   protect_negative_code(arguments);
 
   Parser parser;

@@ -71,6 +71,7 @@ struct CommandLine {
   std::string window;          // logs: a duration around --around
   int lines = 0;               // logs: 0 means all
   std::string head;            // verify
+  std::string from;            // explain: a decision's or an incident's file
   std::string out;             // incident export
   std::string verb_name;       // kHelper: "store"
   std::vector<std::string> helper_arguments;

@@ -19,11 +19,20 @@ struct Helper {
   bool asks_daemon = false;  // it looks into a supervisor's state directory
 };
 constexpr std::array kHelpers = {
-    Helper{"analyze", "defib-capture", true},     Helper{"symbolize", "defib-capture", true},
-    Helper{"store", "defib-store", false},        Helper{"recover", "defib-trade", true},
-    Helper{"reconcile", "defib-trade", true},     Helper{"approve", "defib-trade", true},
-    Helper{"checklist", "defib-trade", true},     Helper{"alert", "defib-alert", false, true},
-    Helper{"export", "defib-bundle", true, true}, Helper{"report", "defib-report", false, true},
+    Helper{"analyze", "defib-capture", true},
+    Helper{"symbolize", "defib-capture", true},
+    Helper{"store", "defib-store", false},
+    Helper{"recover", "defib-trade", true},
+    Helper{"reconcile", "defib-trade", true},
+    Helper{"approve", "defib-trade", true},
+    Helper{"checklist", "defib-trade", true},
+    Helper{"alert", "defib-alert", false, true},
+    Helper{"export", "defib-bundle", true, true},
+    Helper{"report", "defib-report", false, true},
+    Helper{"dbn", "defib-dbn", false},
+    Helper{"db", "defib-db", false},
+    Helper{"kill", "defib-trade", true},
+    Helper{"call", "defib-call", false},
 };
 
 }  // namespace

@@ -21,6 +21,7 @@ namespace {
 
 constexpr os::Duration kWatchPeriod = std::chrono::seconds(1);
 constexpr std::size_t kMaxFramesShown = 32;
+constexpr std::size_t kMaxThreadsShown = 8;
 
 std::string or_dash(const std::string& text) {
   return text.empty() ? "-" : text;
@@ -129,24 +130,61 @@ void add_classification(const wire::Json& incident, std::string& text) {
   }
 }
 
+// Of the program's own code, mostly stripped; a library of the system seldom matters.
+bool lacks_its_name(const wire::Json& frame) {
+  const std::string_view module = frame["module"].as_string();
+  const bool is_system = module.starts_with("/usr/lib/") || module.starts_with("/lib");
+  return frame["function"].as_string().empty() && !frame["build_id"].as_string().empty() &&
+         !is_system;
+}
+
+std::string frame_line(const wire::Json& frame, std::size_t number) {
+  const std::string_view module = frame["module"].as_string(), file = frame["file"].as_string();
+  std::string function(frame["function"].as_string());
+  if (function.empty()) {
+    function = module.empty() ? "??"
+                              : fmt::format("{}+{}", module.substr(module.rfind('/') + 1),
+                                            frame["offset"].as_string());
+  }
+  std::string text = fmt::format("  #{:<2} {}", number, function);
+  if (!file.empty()) {
+    text += fmt::format("  {}:{}", file, frame["line"].as_int());
+  } else if (!module.empty()) {
+    text += styled(Style::kDim, fmt::format("  {}", module));
+  }
+  return text + '\n';
+}
+
+// The one that crashed; where none did, those that wait for one another are among the others.
 void add_threads(const wire::Json& incident, std::string& text) {
-  for (const wire::Json& thread : incident["threads"].items()) {
-    if (!thread["crashed"].as_bool() && incident["threads"].size() > 1) continue;
+  const wire::Json::Array& threads = incident["threads"].items();
+  const bool crashed = std::ranges::any_of(
+      threads, [](const wire::Json& thread) { return thread["crashed"].as_bool(); });
+  std::size_t shown = 0;
+  bool nameless = false;
+  for (const wire::Json& thread : threads) {
+    if (crashed && !thread["crashed"].as_bool()) continue;
+    if (shown++ == kMaxThreadsShown) break;
     text += fmt::format("\n{}  {} ({})\n", styled(Style::kBold, "Thread"), thread["tid"].as_int(),
                         thread["name"].as_string());
-    std::size_t number = 0;
-    for (const wire::Json& frame : thread["frames"].items()) {
-      if (number == kMaxFramesShown) break;
-      std::string function(frame["function"].as_string());
-      if (function.empty()) function = "??";
-      text += fmt::format("  #{:<2} {}", number++, function);
-      if (frame["file"].is_string() && !frame["file"].as_string().empty()) {
-        text += fmt::format("  {}:{}", frame["file"].as_string(), frame["line"].as_int());
-      } else if (frame["module"].is_string()) {
-        text += styled(Style::kDim, fmt::format("  {}", frame["module"].as_string()));
-      }
-      text += '\n';
+    const wire::Json::Array& frames = thread["frames"].items();
+    for (std::size_t i = 0; i < std::min(frames.size(), kMaxFramesShown); ++i) {
+      text += frame_line(frames[i], i);
+      nameless = nameless || lacks_its_name(frames[i]);
     }
+    if (frames.size() > kMaxFramesShown) {
+      text += fmt::format("      and {} more\n", frames.size() - kMaxFramesShown);
+    }
+  }
+  if (crashed ? threads.size() > 1 : threads.size() > kMaxThreadsShown) {
+    text += fmt::format("\n{} threads in all: defib report {} --format text\n", threads.size(),
+                        incident["id"].as_string());
+  }
+  if (nameless) {
+    text += fmt::format(
+        "\nWith the debug files of the modules without names, elsewhere too:\n"
+        "  defib incident show {} --json | defib symbolize --debug-dir DIR\n",
+        incident["id"].as_string());
   }
 }
 
@@ -421,12 +459,16 @@ Result<int> explain_cause(const CommandLine& line) {
 }
 
 Result<int> explain_command(const CommandLine& line) {
-  if (report::is_cause(line.subject)) return explain_cause(line);
+  // What stands in a file is a decision, also where a gate has the name of a cause.
+  const bool decision = !line.from.empty();
+  if (!decision && report::is_cause(line.subject)) return explain_cause(line);
   const auto text = recovery::explain_code(line.subject);
-  if (!text) {
+  if (decision || !text) {
     // Not a code: a verdict of a decision, which the trading program knows.
     std::vector<std::string> arguments = {"explain", line.subject};
     if (line.json) arguments.emplace_back("--json");
+    if (decision) arguments.insert(arguments.end(), {"--from", line.from});
+    if (!line.config.empty()) arguments.insert(arguments.end(), {"--config", line.config});
     const Error missing = exec_helper("defib-trade", std::move(arguments), state_dir_of(line));
     return Error(Code::kNotFound,
                  fmt::format("'{}' is neither an error code, a cause nor a known verdict",

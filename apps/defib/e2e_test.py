@@ -6,6 +6,7 @@
 Every test has a state directory of its own, and ends the processes that it started, by their ids.
 """
 
+import glob
 import json
 import os
 import random
@@ -110,7 +111,17 @@ class Service(unittest.TestCase):
             if result:
                 return result
             time.sleep(0.02)
-        self.fail(f"{what} did not come true in {seconds} s")
+        self.fail(f"{what} did not come true in {seconds} s\n{self.scene()}")
+
+    # What is there when a test fails: the services, and each incident with its events.
+    def scene(self):
+        lines = [self.defib("status").stdout]
+        for path in sorted(glob.glob(f"{self.state}/incidents/*.jsonl")):
+            with open(path, encoding="utf-8") as file:
+                events = [json.loads(line) for line in file if line.endswith("\n")]
+            lines.append(path)
+            lines += [json.dumps(one)[:300] for one in events[:20] + events[20:][-40:]]
+        return "\n".join(lines)
 
     def service(self, name):
         done = self.defib("status", name, "--json")
@@ -130,6 +141,22 @@ class Service(unittest.TestCase):
             return incidents and incidents[0]["closed_at"] and self.json("incident", "show",
                                                                          "latest")
         return self.until(look, what="a closed incident")
+
+    # The events of the newest incident that has these by now: what supervisor, service and helpers
+    # tell comes in no order.
+    def events(self, *names, seconds=40):
+        def look():
+            for path in sorted(glob.glob(f"{self.state}/incidents/*.jsonl"), reverse=True):
+                with open(path, encoding="utf-8") as file:
+                    events = [json.loads(line) for line in file if line.endswith("\n")]
+                if set(names) <= {one["event"] for one in events}:
+                    return events
+            return None
+        return self.until(look, seconds=seconds, what=f"an incident with {names}")
+
+    @staticmethod
+    def event(events, name):
+        return next((one for one in events if one["event"] == name), None)
 
     def check_status(self, service):
         self.assertIn(service["state"], STATES)
@@ -339,9 +366,10 @@ class Supervising(Service):
 
     def test_a_hang_is_detected_and_the_service_replaced(self):
         path = self.script("""
-            import ctypes, os, sys, time
+            import ctypes, os, sys, threading, time
             agent = ctypes.CDLL(None)
             assert agent.defib_attach() == 1
+            threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
             agent.defib_stage_claim.restype = ctypes.c_void_p
             stage = ctypes.c_void_p(agent.defib_stage_claim(b"loop", 200))
             agent.defib_stage_beat(stage)
@@ -359,6 +387,9 @@ class Supervising(Service):
         hang = [e for e in incident["timeline"] if e.get("what") == "hang"][0]
         self.assertEqual(hang["stage"], "loop")
         self.assertGreaterEqual(hang["silent_ns"], 200_000_000)
+        # No thread of it crashed; where they stand is shown all the same.
+        shown = self.defib("incident", "show", incident["id"]).stdout
+        self.assertRegex(shown, r"\nThread  \d+ .*\n  #0 ", shown)
         age = self.until(lambda: self.service("py")["heartbeat_age_ms"] is not None,
                          what="a heartbeat")
         self.assertTrue(age)

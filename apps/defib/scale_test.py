@@ -68,25 +68,26 @@ class Scale(Survival):
     def switches(self, pids):
         return sum(field(pid, "status", "voluntary_ctxt_switches") for pid in pids)
 
-    def fewest_switches(self, pids, seconds):
-        """Of three times: what the start still does, or a page that must be read, is in one."""
+    def fewest_switches(self, pids, seconds, enough=0):
+        """Of five times: what the start still does, or a page that must be read, is in some."""
         counts = []
-        for _ in range(3):
+        for _ in range(5):
             before = self.switches(pids)
             time.sleep(seconds)
             counts.append(self.switches(pids) - before)
-            if counts[-1] == 0:
+            if counts[-1] <= enough:
                 break
         return min(counts)
 
     def test_nobody_wakes_while_nothing_is_armed(self):
-        pids = self.supervising(self.hundred("max_memory = 0\nmax_cpu = 0\n"))
+        pids = self.supervising(self.hundred(
+            'max_memory = 0\nmax_cpu = 0\nsample_interval = "1h"\n'))
         self.assertEqual(self.fewest_switches(pids, 3), 0)
 
     def test_the_default_samples_wake_once_for_all_and_memory_is_small(self):
         pids = self.supervising(self.hundred())
         seconds = 11
-        self.assertLessEqual(self.fewest_switches(pids, seconds), seconds)
+        self.assertLessEqual(self.fewest_switches(pids, seconds, seconds), seconds)
         pss = [field(pid, "smaps_rollup", "Pss") for pid in pids]
         print(f"  PSS: supervisor {pss[0]} KiB, guardian {pss[1]} KiB, "
               f"{SERVICES} shims {sum(pss[2:])} KiB", file=sys.stderr)

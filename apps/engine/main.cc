@@ -1,11 +1,15 @@
 // engine: the reference trading engine. Thin: arguments, then defib::engine::Engine.
 
 #include <fmt/core.h>
+#include <stdlib.h>
 
 #include <CLI/CLI.hpp>
+#include <string>
 
 #include "defib/engine/engine.h"
+#include "defib/os/files.h"
 #include "defib/process/agent.h"
+#include "defib/recovery/incident.h"
 
 namespace {
 
@@ -49,11 +53,39 @@ struct Arguments {
   bool json = false;
 };
 
+// The newest incident of this service, as the supervisor that started us keeps it.
+trading::CrashCause crash_cause(const std::string& state_dir, const std::string& service) {
+  trading::CrashCause found;
+  found.state_dir = state_dir;
+  const auto log = recovery::IncidentLog::open(os::real_files(), os::real_clock(), state_dir);
+  if (!log) return found;
+  const auto incidents = log->list();
+  if (!incidents) return found;
+  for (const recovery::IncidentSummary& incident : *incidents) {
+    if (incident.service != service) continue;
+    found.incident = incident.id;
+    if (!incident.cause.empty()) found.cause = incident.cause;
+    break;
+  }
+  return found;
+}
+
+std::string environment(const char* name) {
+  const char* value = ::getenv(name);
+  return value == nullptr ? std::string() : std::string(value);
+}
+
 Result<int> run(const Arguments& arguments, process::Agent& agent) {
   DEFIB_TRY_ASSIGN(engine::EngineConfig config, engine::load_engine_config(arguments.config));
   config.state_dir = arguments.state_dir;
   config.fault_file = arguments.fault_file;
   config.start_in_monitoring = process::starts_in_monitoring();
+  const std::string supervisor = environment("DEFIB_STATE_DIR");
+  const std::string service = environment("DEFIB_SERVICE");
+  if (agent.attached() && !supervisor.empty() && !service.empty()) {
+    config.crash_cause = [=] { return crash_cause(supervisor, service); };
+    config.incident_dir = supervisor;
+  }
   if (!arguments.fault.empty()) {
     DEFIB_TRY_ASSIGN(config.fault, engine::parse_fault(arguments.fault));
   }

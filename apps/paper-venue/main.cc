@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <string>
@@ -30,6 +31,7 @@ constexpr int kRefused = 3;
 // Each open connection holds one, and so does each delayed request.
 constexpr int kConnections = 256;
 constexpr int kAdminConnections = 16;
+constexpr int kBinanceWeight = 6'000;
 constexpr os::Duration kTick = std::chrono::milliseconds(10);
 
 struct ServeArguments {
@@ -41,11 +43,13 @@ struct ServeArguments {
   std::string api_secret_file;
   std::string faults_file;
   double speed = 1;
-  std::string maker_fee = "0.001";
-  std::string taker_fee = "0.001";
-  int weight_limit = 6000;
+  std::string maker_fee;  // empty: the dialect's usual one
+  std::string taker_fee;
+  int weight_limit = kBinanceWeight;
   int order_limit = 100;
   std::vector<std::string> deposits;
+  std::string dialect = "binance";
+  bool margin = false;
 };
 
 struct AuditArguments {
@@ -53,6 +57,26 @@ struct AuditArguments {
   std::string intents;
   bool json = false;
 };
+
+// Of the lowest volume, as the exchanges publish them. Binance spot takes them from what is
+// received.
+struct UsualFees {
+  std::string_view dialect;
+  std::string_view maker;
+  std::string_view taker;
+  bool in_quote;
+};
+constexpr std::array<UsualFees, 4> kUsualFees = {{{"binance", "0.001", "0.001", false},
+                                                  {"binance_futures", "0.0002", "0.0005", true},
+                                                  {"kraken", "0.0025", "0.004", true},
+                                                  {"coinbase", "0.004", "0.006", true}}};
+
+const UsualFees& fees_of(std::string_view dialect) {
+  for (const UsualFees& fees : kUsualFees) {
+    if (fees.dialect == dialect) return fees;
+  }
+  return kUsualFees.front();
+}
 
 int exit_code_of(const Error& error) {
   switch (error.code()) {
@@ -108,15 +132,43 @@ Result<std::pair<std::string, Decimal>> read_deposit(const std::string& text) {
 Result<paper::Service::Options> service_options(const ServeArguments& arguments) {
   paper::Service::Options options;
   options.core.seed = arguments.seed;
-  DEFIB_TRY_ASSIGN(options.core.maker_fee, read_fee(arguments.maker_fee));
-  DEFIB_TRY_ASSIGN(options.core.taker_fee, read_fee(arguments.taker_fee));
+  const UsualFees& usual_fees = fees_of(arguments.dialect);
+  const auto or_usual = [](const std::string& given, std::string_view otherwise) {
+    return given.empty() ? std::string(otherwise) : given;
+  };
+  DEFIB_TRY_ASSIGN(options.core.maker_fee,
+                   read_fee(or_usual(arguments.maker_fee, usual_fees.maker)));
+  DEFIB_TRY_ASSIGN(options.core.taker_fee,
+                   read_fee(or_usual(arguments.taker_fee, usual_fees.taker)));
+  options.core.fees_in_quote = usual_fees.in_quote;
   options.core.market_step_us = std::max<paper::Micros>(
       static_cast<paper::Micros>(static_cast<double>(paper::kMarketStepUs) / arguments.speed), 1);
   options.binance.api_key = arguments.api_key;
   DEFIB_TRY_ASSIGN(options.binance.api_secret, read_secret(arguments.api_secret_file));
   options.binance.limits = {arguments.weight_limit, arguments.order_limit};
+  std::vector<std::string> usual = {"USDT=1000000", "BTC=10", "ETH=100", "SOL=5000"};
+  options.dialect = arguments.dialect;
+  if (arguments.dialect == "kraken") {
+    options.core.symbols = paper::kraken_symbols();
+    options.kraken.api_key = arguments.api_key;
+    options.kraken.api_secret = options.binance.api_secret;
+    options.kraken.margin = arguments.margin;
+    if (arguments.weight_limit != kBinanceWeight)
+      options.kraken.counter_max = arguments.weight_limit;
+    usual = {"ZUSD=1000000", "XXBT=10", "XETH=100", "SOL=5000"};
+  } else if (arguments.dialect == "binance_futures") {
+    options.futures = {arguments.api_key, options.binance.api_secret, arguments.margin};
+  } else if (arguments.dialect == "coinbase") {
+    options.core.symbols = paper::coinbase_symbols();
+    options.coinbase.api_key = arguments.api_key;
+    // What the venue keeps of a key is its public half.
+    options.coinbase.public_key = options.binance.api_secret + "\n";
+    if (arguments.weight_limit != kBinanceWeight) {
+      options.coinbase.requests_per_second = arguments.weight_limit;
+    }
+    usual = {"USD=1000000", "BTC=10", "ETH=100", "SOL=5000"};
+  }
   options.ledger_path = arguments.ledger;
-  const std::vector<std::string> usual = {"USDT=1000000", "BTC=10", "ETH=100", "SOL=5000"};
   for (const std::string& text : arguments.deposits.empty() ? usual : arguments.deposits) {
     DEFIB_TRY_ASSIGN(auto deposit, read_deposit(text));
     options.deposits.push_back(std::move(deposit));
@@ -192,16 +244,26 @@ void add_serve_options(CLI::App& app, ServeArguments& arguments) {
       ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 62))
       ->capture_default_str();
   app.add_option("--api-key", arguments.api_key, "the client's key (letters and digits)");
-  app.add_option("--api-secret-file", arguments.api_secret_file, "file with the client's secret");
+  app.add_option("--api-secret-file", arguments.api_secret_file,
+                 "file with the client's secret (coinbase: its public key, PEM)");
+  app.add_option("--dialect", arguments.dialect, "which exchange's language it speaks")
+      ->check(CLI::IsMember({"binance", "binance_futures", "kraken", "coinbase"}))
+      ->capture_default_str();
+  app.add_flag("--margin", arguments.margin,
+               "a margin account (kraken), hedge mode (binance_futures)");
   app.add_option("--faults", arguments.faults_file, "fault plan, one JSON object a line");
   app.add_option("--speed", arguments.speed, "market steps per 100 ms")
       ->check(CLI::Range(0.001, 1000.0))
       ->capture_default_str();
-  app.add_option("--maker-fee", arguments.maker_fee, "part of what is received")
-      ->capture_default_str();
-  app.add_option("--taker-fee", arguments.taker_fee, "part of what is received")
-      ->capture_default_str();
-  app.add_option("--weight-limit", arguments.weight_limit, "request weight a minute; 0: none")
+  app.add_option("--maker-fee", arguments.maker_fee,
+                 "part of a trade (default: the exchange's for small accounts; binance 0.001, "
+                 "binance_futures 0.0002, kraken 0.0025, coinbase 0.004)");
+  app.add_option("--taker-fee", arguments.taker_fee,
+                 "the same of who takes (binance 0.001, binance_futures 0.0005, kraken 0.004, "
+                 "coinbase 0.006)");
+  app.add_option("--weight-limit", arguments.weight_limit,
+                 "request weight a minute (kraken: points of the counter; coinbase: requests a "
+                 "second); 0: none")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--order-limit", arguments.order_limit, "new orders in 10 seconds; 0: none")
@@ -214,7 +276,9 @@ void add_serve_options(CLI::App& app, ServeArguments& arguments) {
 
 int run(int argc, char** argv) {
   CLI::App app(
-      "A paper exchange: Binance spot's dialect on a deterministic matching core, with an "
+      "A paper exchange: the dialects of Binance, Kraken and Coinbase on a deterministic matching "
+      "core, with "
+      "an "
       "append-only ledger and faults on demand.",
       "paper-venue");
   app.footer(

@@ -175,6 +175,14 @@ const Error& Error::root() const {
   while (error->cause() != nullptr) error = error->cause();
   return *error;
 }
+bool Error::is_transient() const {
+  for (const Error* error = this; error != nullptr; error = error->cause()) {
+    const std::string_view answer = error->field("transient");
+    if (!answer.empty()) return answer == "yes";
+  }
+  return false;
+}
+
 std::source_location Error::location() const {
   return state_->location;
 }

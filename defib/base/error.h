@@ -82,6 +82,10 @@ class [[nodiscard]] Error {
   const Error* cause() const;
   const Error& root() const;
   std::source_location location() const;
+  // Whether repeating the same operation later may succeed although nobody changes anything: the
+  // nearest field `transient` in the chain of causes ("yes" or "no"), which is set by who knows;
+  // without one, no. Narrower than is_retryable(), which also allows for other parameters.
+  bool is_transient() const;
 
   // "error[-73 DatabaseLocked]: message\ncause: ...\ntry: ..." (no final newline).
   std::string to_text() const;

@@ -113,7 +113,9 @@ Result<Config> read(conf::Document document, const ConfigChecks& checks) {
   Config config;
   conf::Section root = document.root();
   // One file holds everything; these tables belong to other programs, which check them.
-  for (const char* other : {"venue", "trading", "engine"}) static_cast<void>(root.has(other));
+  for (const char* other : {"venue", "venues", "trading", "runbook", "engine"}) {
+    static_cast<void>(root.has(other));
+  }
   read_general(root.table("defib"), config);
   NamedSections sections = root.named_tables("service");
   for (auto& [name, section] : sections) add_service(section, name, checks, config);

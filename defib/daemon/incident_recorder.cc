@@ -375,6 +375,8 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   const bool was_classified = (hang_known || warned) && own.classified;
   const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
+  // The end before this one may still wait for its last output; this is it.
+  if (own.end && own.classify_timer != 0 && own.report_path.empty()) classify(own);
   if (own.dying && own.dying->generation == report.generation) append_dying(own);
   own.end = exit_facts(report, own.limit);
   own.end->started_mono_ns = start_of(own, report.generation);
@@ -769,6 +771,14 @@ void IncidentRecorder::notified(const process::NotifyEvent& event) {
   }
   if (event.key == "X_DEFIB_STATE") return service_state(own, event.value);
   if (event.key == "X_DEFIB_EVENT") return service_event(own, event.value);
+  if (event.key == "X_DEFIB_DROPPED") return messages_lost(own, event.value);
+}
+
+// What the service said while its supervisor was behind, and gave up saying.
+void IncidentRecorder::messages_lost(Track& own, const std::string& count) {
+  obs::log(obs::Level::kWarning, kComponent, "messages of the service were lost",
+           {{"service", own.service}, {"since_its_start", count}});
+  append(own, "messages_lost", wire::Json::object({{"since_start", count}}), Durability::kSoon);
 }
 
 void IncidentRecorder::service_state(Track& own, const std::string& word) {

@@ -191,6 +191,7 @@ class IncidentRecorder {
   void catch_up_groups(Track& track, const std::vector<recovery::IncidentSummary>& newest_first);
   void save_groups(const Track& track);
   void service_event(Track& track, const std::string& text);
+  void messages_lost(Track& track, const std::string& count);
   void service_state(Track& track, const std::string& word);
   void wait_for_health(Track& track);
   void append_dying(Track& track);

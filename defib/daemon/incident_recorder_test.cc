@@ -1,5 +1,6 @@
 #include "defib/daemon/incident_recorder.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -169,6 +170,21 @@ TEST_F(Recorder, AServiceThatReportsItsRecoveryDecidesWhenTheIncidentEnds) {
             "opened detected restarted service_state stage_started decision classified "
             "recovery_closed closed");
   EXPECT_EQ(incident["timeline"].items()[4]["service_seq"].as_int(), 99);
+}
+
+TEST_F(Recorder, WhatTheServiceSaidAndNobodyHeardIsNamedAsLost) {
+  recorder_->exited(crash(1));
+  start(2);
+  tell("X_DEFIB_EVENT", R"({"event":"stage_started","stage":"load"})");
+  tell("X_DEFIB_DROPPED", "3");
+  run_until([this] { return recorder_->settled("engine"); });
+  tell("X_DEFIB_EVENT", R"({"event":"recovery_closed","outcome":"recovered"})");
+  const wire::Json incident = newest();
+  EXPECT_THAT(events(incident), testing::HasSubstr("stage_started messages_lost"));
+  for (const wire::Json& line : incident["timeline"].items()) {
+    if (line["event"].as_string() != "messages_lost") continue;
+    EXPECT_EQ(line["since_start"].as_string(), "3");
+  }
 }
 
 TEST_F(Recorder, StateRunningAfterAReportedRecoveryEndsItToo) {
@@ -351,6 +367,28 @@ TEST_F(Recorder, OnlyTheOutputOfTheRunThatEndedIsAskedFor) {
   EXPECT_LE(asked_from_, started);
   EXPECT_GE(asked_until_, ended);
   EXPECT_LE(asked_until_, replaced);
+}
+
+// The second one fails before the last output of the first one has been waited for.
+TEST_F(Recorder, EachOfTwoQuickEndsHasAVerdictOfItsOwn) {
+  process::ExitReport report = crash(1);
+  report.status = {.known = true, .exited = true, .code = 1, .signal = 0, .core_dumped = false};
+  output_ = "Traceback (most recent call last):\n  File \"x\"\nKeyError: 'x'\n";
+  start(1);
+  recorder_->exited(report);
+  start(2);
+  report.generation = 2;
+  report.status.code = 7;  // with which no runtime ends that has told of an exception
+  recorder_->exited(report);
+  start(3);
+  run_until_closed();
+  std::string verdicts;
+  const wire::Json incident = newest();
+  for (const wire::Json& entry : incident["timeline"].items()) {
+    if (entry["event"].as_string() != "classified") continue;
+    verdicts += fmt::format("{} {}, ", entry["cause"].as_string(), entry["subtype"].as_string());
+  }
+  EXPECT_EQ(verdicts, "uncaught_exception KeyError, exit_failure exit_code_7, ");
 }
 
 TEST_F(Recorder, AKillForMemoryOfLongAgoDoesNotExplainAnEnd) {

@@ -1,3 +1,5 @@
+#include <fmt/core.h>
+
 #include "defib/conf/conf.h"
 #include "defib/engine/engine.h"
 
@@ -11,7 +13,10 @@ Result<EngineConfig> load_engine_config(const std::string& path) {
   DEFIB_TRY_ASSIGN(conf::Document document, conf::Document::parse_file(path));
   conf::Section root = document.root();
   // These belong to other programs, which check them.
-  for (const char* other : {"defib", "service", "venue", "trading"}) root.has(other);
+  for (const char* other :
+       {"defib", "service", "alert", "http", "bundle", "venue", "venues", "trading", "runbook"}) {
+    root.has(other);
+  }
   conf::Section engine = root.table("engine");
   engine.value("tick", config.tick, {1ms, 1min});
   engine.value("sync_every", config.sync_every, {10ms, 1min});
@@ -26,6 +31,16 @@ Result<EngineConfig> load_engine_config(const std::string& path) {
   config.strategies.max_age_ms = config.max_order_age / 1ms;
   DEFIB_TRY(document.finish());
   return config;
+}
+
+std::string trading_text(const trading::TradingConfig& config) {
+  if (config.others.empty()) return "trading";
+  std::string idle;
+  for (const trading::VenueConfig& other : config.others) {
+    idle += (idle.empty() ? "" : ", ") + other.name;
+  }
+  return fmt::format("trading on {} alone; the engine sends no order to {}", config.venue.name,
+                     idle);
 }
 
 }  // namespace defib::engine

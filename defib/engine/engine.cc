@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <vector>
 
 #include "defib/obs/log.h"
@@ -10,12 +11,13 @@
 #include "defib/recovery/policy.h"
 #include "defib/store/store.h"
 #include "defib/trading/checkpoint.h"
+#include "defib/trading/damage.h"
 #include "defib/trading/gateway.h"
 #include "defib/trading/ids.h"
 #include "defib/trading/intents.h"
+#include "defib/trading/kill_switch.h"
 #include "defib/trading/ledger.h"
 #include "defib/trading/recovery_steps.h"
-#include "defib/venue/binance.h"
 
 namespace defib::engine {
 
@@ -31,15 +33,19 @@ struct Engine::State {
   const os::Clock& clock;
   FaultInjector faults;
   std::unique_ptr<store::Store> store;
-  std::unique_ptr<venue::BinanceVenue> venue;
+  std::unique_ptr<venue::Venue> venue;
+  std::optional<trading::KillSwitch> kill_switch;
   std::optional<trading::IdSource> ids;
   std::unique_ptr<trading::IntentLog> intents;
   std::unique_ptr<trading::Ledger> ledger;
   std::unique_ptr<trading::OrderGateway> gateway;
   std::unique_ptr<TradingRecovery> recovery;
+  std::optional<trading::Damage> damage;  // that a person must deal with before anything trades
+  std::optional<Error> unreadable;        // the ledger cannot be opened: nothing of it is there
   std::vector<std::unique_ptr<Strategy>> strategies;
   std::map<std::string, venue::Quote> quotes;
   std::string state_word;
+  std::set<std::string> killed;  // scopes of kill switches that were met
   bool crashed_before = false;
   bool recovered = false;    // the ten steps ended well at least once
   bool first_order = false;  // reported
@@ -52,6 +58,8 @@ struct Engine::State {
   std::optional<recovery::Backoff> backoff;
 
   Result<> open();
+  Result<> open_ledger();
+  Result<> hold_damaged(const Error& error);
   void event(std::string name, const Json& fields);
   void set_state(const std::string& word);
   void tell_status(std::string_view word);
@@ -63,6 +71,7 @@ struct Engine::State {
   void read_quotes();
   void run_strategies();
   void run_strategy(Strategy& strategy, const MarketView& market);
+  void on_kill_switch(const Error& error);
   void submit(const trading::OrderDraft& draft);
   void sync_in_turn();
   void write_checkpoint();
@@ -74,6 +83,9 @@ namespace {
 
 constexpr int kQuoteFailuresToDegraded = 3;
 constexpr std::size_t kMaxOrdersPerTick = 64;
+// How long an event may wait for a supervisor that is behind: the one of a recovery is evidence.
+constexpr os::Duration kEventPatience = std::chrono::milliseconds(50);
+constexpr os::Duration kRecoveryEventPatience = std::chrono::milliseconds(250);
 
 // Tells the incident about every step as it starts and ends.
 class StepReporter final : public recovery::Procedure::Observer {
@@ -114,15 +126,13 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineConfig config, process::Age
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
 }
 
-Result<> Engine::State::open() {
-  set_state("recovering");
-  if (config.fault) faults.arm(*config.fault);
+Result<> Engine::State::open_ledger() {
   store::Options options;
   options.clock = &clock;
   const std::int64_t started = clock.mono_ns();
-  DEFIB_TRY(os::real_files().create_dirs(config.state_dir));
-  DEFIB_TRY_ASSIGN(store,
-                   store::Store::open(trading::trading_store_dir(config.state_dir), options));
+  const std::string store_dir = trading::trading_store_dir(config.state_dir);
+  damage = trading::read_damage(os::real_files(), store_dir);
+  DEFIB_TRY_ASSIGN(store, store::Store::open(store_dir, options));
   Json stages = Json::array();
   for (const recovery::StageRecord& stage : store->recovery_result().stages) {
     stages.push(Json::object({{"stage", stage.name},
@@ -132,24 +142,29 @@ Result<> Engine::State::open() {
   event("store_recovered",
         Json::object({{"duration_ns", clock.mono_ns() - started}, {"stages", std::move(stages)}}));
   // The epoch comes before everything else: from here on no id of an earlier boot can be reused.
-  DEFIB_TRY_ASSIGN(ids, trading::IdSource::begin_boot(*store, clock, config.trading.owner));
+  DEFIB_TRY_ASSIGN(ids,
+                   trading::IdSource::begin_boot(*store, clock, config.trading.owner,
+                                                 damage ? trading::epoch_after_damage(clock) : 0));
   DEFIB_TRY_ASSIGN(const auto snapshot, store->snapshot());
   DEFIB_TRY_ASSIGN(const auto boots, trading::read_boots(*snapshot, 2));
   crashed_before = boots.size() > 1 && !boots.front().clean;
   DEFIB_TRY_ASSIGN(intents, trading::IntentLog::open(*store, config.trading.intent_durability));
   DEFIB_TRY_ASSIGN(ledger, trading::Ledger::open(*store, *intents));
+  return {};
+}
 
-  const trading::VenueConfig& account = config.trading.venue;
-  venue::BinanceOptions binance;
-  binance.base_url = account.url;
-  binance.api_key = account.api_key.reveal();
-  binance.api_secret = account.api_secret.reveal();
-  binance.recv_window_ms = account.recv_window_ms;
-  binance.visibility_lag_ms = account.visibility_lag_ms;
-  binance.timeout = account.timeout;
-  binance.clock = &clock;
-  binance.after_exchange = [this] { faults.reached("request_sent"); };
-  venue = std::make_unique<venue::BinanceVenue>(std::move(binance));
+Result<> Engine::State::open() {
+  set_state("recovering");
+  if (config.fault) faults.arm(*config.fault);
+  DEFIB_TRY(os::real_files().create_dirs(config.state_dir));
+  trading::keep_rates_in(config.state_dir, config.trading);
+  DEFIB_TRY_ASSIGN(venue, trading::open_venue(config.trading.venue, &clock,
+                                              [this] { faults.reached("request_sent"); }));
+  kill_switch.emplace(os::real_files(), clock, config.state_dir);
+  if (Result<> opened = open_ledger(); !opened) {
+    if (!trading::is_state_damage(opened.error())) return opened;
+    return hold_damaged(opened.error());
+  }
 
   trading::OrderGateway::Parts parts;
   parts.venue = venue.get();
@@ -157,6 +172,8 @@ Result<> Engine::State::open() {
   parts.ids = &*ids;
   parts.clock = &clock;
   parts.limits = config.trading.limits;
+  parts.kill_switch = &*kill_switch;
+  parts.valuation = config.trading.valuation;
   parts.failure_points = [this](std::string_view point) { faults.reached(point); };
   gateway = std::make_unique<trading::OrderGateway>(std::move(parts));
   for (const std::string& name : config.trading.strategies) {
@@ -172,10 +189,55 @@ Result<> Engine::State::open() {
   return {};
 }
 
+// Nothing of the ledger stays open, so that it can be repaired beside the running engine. What is
+// decided here stands in an incident of its own; the supervisor may have none open.
+Result<> Engine::State::hold_damaged(const Error& error) {
+  recovery.reset();
+  gateway.reset();
+  ledger.reset();
+  intents.reset();
+  ids.reset();
+  store.reset();
+  unreadable = error;
+  const std::string& dir = config.incident_dir.empty() ? config.state_dir : config.incident_dir;
+  os::Files& files = os::real_files();
+  DEFIB_TRY_ASSIGN(
+      damage, trading::record_damage(files, clock, trading::trading_store_dir(config.state_dir),
+                                     dir, error));
+  trading::GateEvidence evidence;
+  evidence.damage = error.to_line();
+  evidence.limits_loaded = config.trading.limits.has_value();
+  evidence.start_in_monitoring = config.start_in_monitoring;
+  if (config.crash_cause) evidence.crash_cause = config.crash_cause().cause;
+  if (const auto engaged = kill_switch->stops(venue->name(), {})) {
+    evidence.kill_switch = engaged->scope;
+  }
+  const auto venue_status = venue->status();
+  evidence.venue_status = venue_status ? venue::to_string(*venue_status) : "unreachable";
+  DEFIB_TRY_ASSIGN(
+      const recovery::Decision decision,
+      trading::decide_on_damage(files, clock, *damage, evidence, config.trading.gates));
+  event("state_damaged", Json::object({{"error", wire::to_json(error)},
+                                       {"incident", damage->incident},
+                                       {"decision", decision.to_json()}}));
+  set_state("monitoring");
+  agent.status(fmt::format("no order leaves: the ledger is damaged (incident {}): {}; {}",
+                           damage->incident, error.to_line(), error.suggested_action()));
+  obs::log(obs::Level::kError, "engine",
+           fmt::format("the ledger is damaged, and nothing trades: {}", error.to_line()),
+           {{"incident", damage->incident},
+            {"try", fmt::format("{}; put the repaired store in place of {}; restart the engine; "
+                                "then `defib checklist --manual {} --by NAME`",
+                                error.suggested_action(), damage->store_dir, damage->incident)}});
+  agent.ready();
+  return {};
+}
+
 void Engine::State::event(std::string name, const Json& fields) {
   Json line = Json::object({{"event", std::move(name)}});
   for (const Json::Member& member : fields.members()) line.set(member.first, member.second);
-  agent.event(line);
+  const bool trades = state_word == "running" || state_word == "ramping";
+  agent.event(line, trades ? kEventPatience : kRecoveryEventPatience);
 }
 
 void Engine::State::set_state(const std::string& word) {
@@ -192,8 +254,18 @@ void Engine::State::set_state(const std::string& word) {
 void Engine::State::tell_status(std::string_view word) {
   if (recovery == nullptr) return;
   const auto& plan = recovery->plan();
-  if (!plan || (word != "monitoring" && word != "awaiting_approval")) {
-    agent.status(word == "running" ? "trading" : word);
+  const bool held = word == "monitoring" || word == "awaiting_approval" || word == "stopped";
+  const auto closed = held && recovery->decision() ? trading::gate_error(*recovery->decision())
+                                                   : std::optional<Error>();
+  const bool asks = plan && recovery->outcome() == trading::GateOutcome::kNeedsApproval;
+  if (closed && !asks) {
+    const std::string text = fmt::format("no order leaves: {}", closed->message());
+    agent.status(text);
+    obs::log(obs::Level::kWarning, "engine", text, {{"try", closed->suggested_action()}});
+    return;
+  }
+  if (!held || !asks) {
+    agent.status(word == "running" ? trading_text(config.trading) : std::string(word));
     return;
   }
   const std::string text = fmt::format("no order leaves until a person approves: {} ({})",
@@ -215,8 +287,11 @@ std::unique_ptr<TradingRecovery> Engine::State::make_recovery(bool dry_run) {
   parts.ledger = ledger.get();
   parts.ids = &*ids;
   parts.gateway = gateway.get();
-  parts.events = [this](std::string name, Json fields, bool) {
-    event(std::move(name), std::move(fields));
+  parts.kill_switch = &*kill_switch;
+  parts.crash_cause = config.crash_cause;
+  parts.damage = damage;
+  parts.events = [this](std::string name, const Json& fields, bool) {
+    event(std::move(name), fields);
   };
   parts.states = [this](const std::string& word) {
     set_state(word);
@@ -231,13 +306,18 @@ std::unique_ptr<TradingRecovery> Engine::State::make_recovery(bool dry_run) {
 void Engine::State::try_recovery() {
   recovery = make_recovery(false);
   StepReporter reporter(
-      [this](std::string name, Json fields) { event(std::move(name), std::move(fields)); });
+      [this](std::string name, const Json& fields) { event(std::move(name), fields); });
   const recovery::ProcedureResult result = recovery->procedure().execute(clock, &reporter);
   recovered = result.success();
   if (recovered) {
     backoff->reset();
     agent.ready();
     return;
+  }
+  if (trading::is_state_damage(*result.error)) {
+    const auto held = hold_damaged(*result.error);
+    if (held) return;
+    warn("the damage cannot be recorded", held.error());
   }
   const os::Duration wait = std::max(backoff->next(), config.retry_recovery);
   next_recovery = clock.mono_ns() + wait.count();
@@ -288,11 +368,22 @@ void Engine::State::read_quotes() {
   }
 }
 
+// Said once for each scope; whoever engaged it cancels and proves it from outside, and the next
+// health check stops the engine's own trading for good where it is more than one strategy.
+void Engine::State::on_kill_switch(const Error& error) {
+  if (!killed.insert(std::string(error.field("scope"))).second) return;
+  event("kill_switch", Json::object({{"scope", error.field("scope")},
+                                     {"by", error.field("by")},
+                                     {"message", error.message()}}));
+  warn("kill switch", error);
+}
+
 void Engine::State::submit(const trading::OrderDraft& draft) {
   const auto sent = gateway->submit(draft);
   if (!sent) {
     // A closed permit or a limit is the ramp at work, not a fault.
     const Code code = sent.error().code();
+    if (code == Code::kKillSwitchEngaged) return on_kill_switch(sent.error());
     if (code != Code::kTradingHalted && code != Code::kLimitBreached) warn("order", sent.error());
     return;
   }
@@ -343,12 +434,14 @@ void Engine::State::write_checkpoint() {
   next_checkpoint = clock.mono_ns() + config.trading.checkpoint_every.count();
   const auto written = trading::write_checkpoint(
       *store,
-      trading::make_checkpoint(ledger->state(), gateway->marks(), ids->epoch(), clock.wall_ns()),
+      trading::make_checkpoint(ledger->view(), gateway->marks(), ids->epoch(), clock.wall_ns(),
+                               config.trading.venue.name),
       store::Durability::kProcess);
   if (!written) warn("checkpoint", written.error());
 }
 
 void Engine::State::tick() {
+  if (unreadable) return;
   look_for_fault();
   faults.reached("tick");
   if (!recovered) {
@@ -368,7 +461,7 @@ Result<> Engine::run(const process::Shutdown& shutdown) {
   heartbeat.beat();
   state.event(
       "engine_started",
-      Json::object({{"epoch", state.ids->epoch()},
+      Json::object({{"epoch", state.ids ? state.ids->epoch() : 0},
                     {"after_crash", state.crashed_before},
                     {"start_mode", state.config.start_in_monitoring ? "monitoring" : "normal"}}));
   while (!shutdown.requested()) {
@@ -401,6 +494,7 @@ void Engine::State::wait_until(std::int64_t next_tick, const process::Shutdown& 
 Result<> Engine::State::stop() {
   agent.stopping();
   set_state("stopping");
+  if (unreadable) return {};
   gateway->set_permit({});
   next_checkpoint = 0;
   write_checkpoint();
@@ -410,6 +504,7 @@ Result<> Engine::State::stop() {
 
 Result<Json> Engine::check_only() {
   State& state = *state_;
+  if (state.unreadable) return *state.unreadable;
   const auto recovery = state.make_recovery(true);
   const recovery::ProcedureResult result = recovery->procedure().execute(state.clock);
   Json report = recovery->report();

@@ -6,7 +6,9 @@
 // then one loop: heartbeat, quotes, recovery's poll (fences, approvals, ramp), strategies within
 // what the ramp permits, fills and orders read back, checkpoints. While the venue cannot be reached
 // the engine stays up, trades nothing, and tries the ten steps again with back-off: a trading rule
-// or a dead venue never stops the process.
+// or a dead venue never stops the process. Nor does a damaged ledger: then the engine opens
+// nothing, shows the state "monitoring", says what is damaged and what to do, and waits to be
+// restarted (trading/damage.h).
 //
 // Thread rule: create() and run() on one thread.
 
@@ -22,6 +24,7 @@
 #include "defib/os/clock.h"
 #include "defib/process/agent.h"
 #include "defib/trading/config.h"
+#include "defib/trading/recovery_steps.h"
 #include "defib/wire/json.h"
 
 namespace defib::engine {
@@ -41,21 +44,30 @@ struct EngineConfig {
   std::optional<FaultPlan> fault;
   // All is recovered and watched, and no order leaves before a person has approved the plan.
   bool start_in_monitoring = false;
+  // Asks the supervisor's incident why the engine crashed; empty: nobody watches it.
+  trading::CrashCauseSource crash_cause;
+  // Where the incident of a damaged ledger is opened: the supervisor's state directory, and the
+  // engine's own where it is empty.
+  std::string incident_dir;
 };
+
+// For `defib status`: where orders go, since several accounts may be configured.
+std::string trading_text(const trading::TradingConfig& config);
 
 // [engine] of the file, beside [venue] and [trading]; the Config* errors name line and column.
 Result<EngineConfig> load_engine_config(const std::string& path);
 
 class Engine {
  public:
-  // Opens the store, makes the epoch durable, loads intents and ledger.
+  // Opens the store, makes the epoch durable, loads intents and ledger. Damage of these is no
+  // error: run() then trades nothing.
   static Result<std::unique_ptr<Engine>> create(EngineConfig config, process::Agent& agent,
                                                 const os::Clock& clock);
   ~Engine();
   // Until a shutdown is requested; leaves everything durable and the store cleanly closed.
   Result<> run(const process::Shutdown& shutdown);
   // `--no-trading`: the ten steps as a dry run, which correct, consume and resume nothing; their
-  // report. The error of the step that failed, or the gate's.
+  // report. The error of the step that failed, the gate's, or what is damaged.
   Result<wire::Json> check_only();
 
  private:

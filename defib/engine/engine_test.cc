@@ -157,6 +157,17 @@ TEST(StrategyTest, UnknownNameListsTheKnownOnes) {
   EXPECT_THAT(strategy.error().suggested_action(), HasSubstr("maker, trend, reversion"));
 }
 
+TEST(EngineConfigTest, TheStatusSaysWhichAccountIsTradedOn) {
+  trading::TradingConfig config;
+  config.venue.name = "binance";
+  EXPECT_EQ(trading_text(config), "trading");
+  config.others.resize(2);
+  config.others[0].name = "kraken";
+  config.others[1].name = "coinbase";
+  EXPECT_EQ(trading_text(config),
+            "trading on binance alone; the engine sends no order to kraken, coinbase");
+}
+
 TEST(EngineConfigTest, UnknownKeyNamesItsPlaceAndTheNearestOne) {
   char dir[] = "/tmp/defib-engine-XXXXXX";
   const std::string path = std::string(::mkdtemp(dir)) + "/defib.toml";

@@ -51,14 +51,14 @@ socklen_t notify_address(sockaddr_un& address) {
 
 // Retries a full queue until the patience is over. A UNIX datagram socket does not reliably report
 // room by POLLOUT, so the waits between attempts are short naps. `passed_fd` goes along; -1: none.
-bool send_patiently(int fd, const char* text, std::size_t size, int passed_fd) {
+bool send_patiently(int fd, const char* text, std::size_t size, int passed_fd, int patience_ms) {
   iovec part = {const_cast<char*>(text), size};
   FdRoom<1> room;
   msghdr message = {};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   if (passed_fd >= 0) attach_fds(message, room, &passed_fd, 1);
-  const std::int64_t deadline = now_ms() + kPatienceMs;
+  const std::int64_t deadline = now_ms() + patience_ms;
   while (true) {
     if (sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(size)) {
       return true;
@@ -72,11 +72,11 @@ bool send_patiently(int fd, const char* text, std::size_t size, int passed_fd) {
 }
 
 bool send_message(const sockaddr_un& address, socklen_t address_size, const char* text,
-                  std::size_t size, int passed_fd = -1) {
+                  std::size_t size, int passed_fd = -1, int patience_ms = kPatienceMs) {
   const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return false;
   const bool sent = connect(fd, reinterpret_cast<const sockaddr*>(&address), address_size) == 0 &&
-                    send_patiently(fd, text, size, passed_fd);
+                    send_patiently(fd, text, size, passed_fd, patience_ms);
   close(fd);
   return sent;
 }
@@ -130,7 +130,7 @@ std::size_t compose(char* to, const char* key, const char* value, std::size_t va
 
 }  // namespace
 
-bool send_field(const char* key, const char* value, std::size_t value_size) {
+bool send_field(const char* key, const char* value, std::size_t value_size, int patience_ms) {
   sockaddr_un address;
   const socklen_t address_size = notify_address(address);
   if (address_size == 0) return false;
@@ -142,7 +142,7 @@ bool send_field(const char* key, const char* value, std::size_t value_size) {
     char* text = static_cast<char*>(malloc(kMaxKey + 1 + value_size + kDropField));
     if (text != nullptr) {
       const std::size_t size = compose(text, key, value, value_size, tell ? lost : 0);
-      sent = send_message(address, address_size, text, size);
+      sent = send_message(address, address_size, text, size, -1, patience_ms);
       free(text);
     }
   }

@@ -2,7 +2,7 @@
 //   X_DEFIB_STATE=recovering|ramping|degraded|running|...   the service's state for `defib status`
 //   X_DEFIB_EVENT={"event":"stage_started",...}             one event for the open incident
 //
-// A message never blocks for longer than kPatienceMs: a full queue is retried that long, then the
+// A message never blocks for longer than its patience: a full queue is retried that long, then the
 // message is dropped and counted, and the next message that gets through tells the supervisor the
 // count (X_DEFIB_DROPPED). C only, as agent_core. Thread rule: every function from any thread.
 
@@ -19,7 +19,8 @@ inline constexpr std::size_t kMaxValue = 64 * 1024;
 
 // Sends "KEY=value" to NOTIFY_SOCKET. Line breaks, which would start another field, become spaces.
 // False where it was not delivered: nobody listens (nothing is lost then), or it was dropped.
-bool send_field(const char* key, const char* value, std::size_t value_size);
+bool send_field(const char* key, const char* value, std::size_t value_size,
+                int patience_ms = kPatienceMs);
 
 // "RELOADING=1" with the monotonic time, which the supervisor tells an old reload's end by.
 bool send_reloading();

@@ -22,13 +22,14 @@ constexpr std::array<std::pair<Belief, std::string_view>, 4> kBeliefs{
      {Belief::kNeverAccepted, "never_accepted"},
      {Belief::kUnknown, "unknown"}}};
 
-constexpr std::array<std::pair<FindingKind, std::string_view>, 7> kFindings{
+constexpr std::array<std::pair<FindingKind, std::string_view>, 8> kFindings{
     {{FindingKind::kLost, "lost"},
      {FindingKind::kDuplicated, "duplicated"},
      {FindingKind::kPhantom, "phantom"},
      {FindingKind::kUnresolved, "unresolved"},
      {FindingKind::kUnprovedRejection, "unproved_rejection"},
      {FindingKind::kRepeatedIntent, "repeated_intent"},
+     {FindingKind::kMisattributed, "misattributed"},
      {FindingKind::kLedgerBroken, "ledger_broken"}}};
 
 // What the ledger says about one client id.
@@ -59,6 +60,7 @@ class LedgerWitness {
     report_.digest = core_->digest();
   }
   Truths& truths() { return truths_; }
+  const Core* core() const { return core_.get(); }
 
  private:
   void replay(const Event& event) {
@@ -94,6 +96,7 @@ class LedgerWitness {
     ++truths_[refused.client_id].rejections;
   }
   void note(const Filled&) { ++report_.fills; }
+  void note(const Triggered&) {}
   void note(const OrderClosed&) { ++report_.closed; }
   void note(const Deposited&) {}
   void note(const StatusChanged&) {}
@@ -154,7 +157,33 @@ void judge(AuditReport& report, const Intent& intent, const Truth& truth) {
   }
 }
 
-void judge_all(AuditReport& report, const std::vector<Intent>& intents, Truths& truths) {
+std::string terms_text(std::string_view symbol, Side side, Decimal quantity, Decimal price,
+                       Decimal filled) {
+  return fmt::format("{} {} {} at {}, {} filled", to_string(side), quantity.to_string(), symbol,
+                     price.to_string(), filled.to_string());
+}
+
+// Is the order of this id the one that was intended, and has it all the fills that were booked?
+void compare_terms(AuditReport& report, const Intent& intent, const Truth& truth,
+                   const Core& core) {
+  if (!intent.terms || truth.accepted.empty()) return;
+  const Order& order = *core.find_order(truth.accepted.front());
+  const IntentTerms& terms = *intent.terms;
+  const std::string& symbol = core.symbols()[order.symbol].name;
+  if (symbol == terms.symbol && order.side == terms.side && order.quantity == terms.quantity &&
+      order.price == terms.price && terms.filled <= order.executed) {
+    return;
+  }
+  ++report.misattributed;
+  add(report, FindingKind::kMisattributed, intent.client_id,
+      fmt::format("intended {}; order {} is {}",
+                  terms_text(terms.symbol, terms.side, terms.quantity, terms.price, terms.filled),
+                  order.id,
+                  terms_text(symbol, order.side, order.quantity, order.price, order.executed)));
+}
+
+void judge_all(AuditReport& report, const std::vector<Intent>& intents, Truths& truths,
+               const Core* core) {
   report.with_intents = true;
   report.intents = intents.size();
   for (const Intent& intent : intents) {
@@ -165,6 +194,7 @@ void judge_all(AuditReport& report, const std::vector<Intent>& intents, Truths& 
     }
     truth.has_intent = true;
     judge(report, intent, truth);
+    if (core != nullptr) compare_terms(report, intent, truth, *core);
   }
   for (const auto& [client_id, truth] : truths) {
     if (truth.has_intent || truth.accepted.empty()) continue;
@@ -175,6 +205,36 @@ void judge_all(AuditReport& report, const std::vector<Intent>& intents, Truths& 
   }
 }
 
+std::vector<std::string_view> words_of(std::string_view line) {
+  constexpr std::string_view kSeparators = " \t,\r";
+  std::vector<std::string_view> words;
+  for (std::size_t at = line.find_first_not_of(kSeparators); at != std::string_view::npos;) {
+    const std::size_t end = std::min(line.find_first_of(kSeparators, at), line.size());
+    words.push_back(line.substr(at, end - at));
+    at = line.find_first_not_of(kSeparators, end);
+  }
+  return words;
+}
+
+std::optional<Intent> parse_intent(const std::vector<std::string_view>& words) {
+  constexpr std::size_t kBare = 2;
+  constexpr std::size_t kWithTerms = 7;
+  if (words.size() != kBare && words.size() != kWithTerms) return std::nullopt;
+  const auto belief =
+      std::ranges::find(kBeliefs, words[1], &decltype(kBeliefs)::value_type::second);
+  if (belief == kBeliefs.end()) return std::nullopt;
+  Intent intent{std::string(words[0]), belief->first};
+  if (words.size() == kBare) return intent;
+  const Result<Decimal> quantity = Decimal::parse(words[4]);
+  const Result<Decimal> price = Decimal::parse(words[5]);
+  const Result<Decimal> filled = Decimal::parse(words[6]);
+  const bool sells = words[3] == "sell";
+  if ((!sells && words[3] != "buy") || !quantity || !price || !filled) return std::nullopt;
+  intent.terms = {std::string(words[2]), sells ? Side::kSell : Side::kBuy, *quantity, *price,
+                  *filled};
+  return intent;
+}
+
 }  // namespace
 
 std::string_view to_string(FindingKind kind) {
@@ -182,29 +242,23 @@ std::string_view to_string(FindingKind kind) {
 }
 
 Result<std::vector<Intent>> parse_intents(std::string_view text) {
-  constexpr std::string_view kSeparators = " \t,";
   std::vector<Intent> intents;
   std::int64_t number = 0;
   while (!text.empty()) {
     const std::size_t end = std::min(text.find('\n'), text.size());
-    std::string_view line = text.substr(0, end);
+    const std::string_view line = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
     ++number;
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (line.empty() || line.front() == '#') continue;
-    const std::size_t id_end = line.find_first_of(kSeparators);
-    const std::size_t belief_begin =
-        id_end == std::string_view::npos ? id_end : line.find_first_not_of(kSeparators, id_end);
-    const std::string_view name =
-        belief_begin == std::string_view::npos ? std::string_view() : line.substr(belief_begin);
-    const auto belief = std::ranges::find(kBeliefs, name, &decltype(kBeliefs)::value_type::second);
-    if (id_end == 0 || belief == kBeliefs.end()) {
-      return Error(Code::kMalformed, fmt::format("line {} of the intents is not 'CLIENT_ID "
-                                                 "accepted|rejected|never_accepted|unknown'",
-                                                 number))
+    if (line.empty() || line == "\r" || line.front() == '#') continue;
+    std::optional<Intent> intent = parse_intent(words_of(line));
+    if (!intent) {
+      return Error(Code::kMalformed,
+                   fmt::format("line {} of the intents is not 'CLIENT_ID accepted|rejected|"
+                               "never_accepted|unknown [SYMBOL buy|sell QUANTITY PRICE FILLED]'",
+                               number))
           .with("line", number);
     }
-    intents.push_back({std::string(line.substr(0, id_end)), belief->first});
+    intents.push_back(std::move(*intent));
   }
   return intents;
 }
@@ -214,7 +268,7 @@ Json AuditReport::to_json() const {
   if (with_intents) {
     json.set("intents", intents).set("accepted", accepted).set("rejected", rejected);
     json.set("never_accepted", never_accepted).set("unresolved", unresolved);
-    json.set("lost", lost);
+    json.set("lost", lost).set("misattributed", misattributed);
   }
   json.set("duplicated", duplicated);
   json.set("orders", orders).set("external_orders", external_orders);
@@ -241,7 +295,8 @@ std::string AuditReport::to_text() const {
         "intents: {} accepted + {} rejected + {} never accepted = {} of {}; {} unresolved\n",
         accepted, rejected, never_accepted, accepted + rejected + never_accepted, intents,
         unresolved);
-    text += fmt::format("lost {}, duplicated {}\n", lost, duplicated);
+    text +=
+        fmt::format("lost {}, duplicated {}, misattributed {}\n", lost, duplicated, misattributed);
   } else {
     text += fmt::format("duplicated {}\n", duplicated);
   }
@@ -271,7 +326,7 @@ Result<AuditReport> audit(os::Files& files, const std::string& ledger_path,
         fmt::format("the venue accepted {} orders, the first two are {} and {}",
                     truth.accepted.size(), truth.accepted[0], truth.accepted[1]));
   }
-  if (intents) judge_all(report, *intents, witness.truths());
+  if (intents) judge_all(report, *intents, witness.truths(), witness.core());
   return report;
 }
 

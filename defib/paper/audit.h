@@ -24,12 +24,22 @@ namespace defib::paper {
 
 enum class Belief : std::uint8_t { kAccepted, kRejected, kNeverAccepted, kUnknown };
 
+// What the trader says that it asked for, and what it has booked as filled of it.
+struct IntentTerms {
+  std::string symbol;
+  Side side = Side::kBuy;
+  Decimal quantity;
+  Decimal price;  // zero: a market order
+  Decimal filled;
+};
 struct Intent {
   std::string client_id;
   Belief belief = Belief::kUnknown;
+  std::optional<IntentTerms> terms = {};
 };
-// One intent a line: the client id, white space or a comma, and accepted, rejected, never_accepted
-// or unknown. Empty lines and lines that start with '#' are skipped. The error names the line.
+// One intent a line: the client id, then accepted, rejected, never_accepted or unknown, then, where
+// the trader tells them, SYMBOL buy|sell QUANTITY PRICE FILLED; between them white space or a
+// comma. Empty lines and lines that start with '#' are skipped. The error names the line.
 Result<std::vector<Intent>> parse_intents(std::string_view text);
 
 enum class FindingKind : std::uint8_t {
@@ -39,6 +49,7 @@ enum class FindingKind : std::uint8_t {
   kUnresolved,         // the trader does not know what became of it
   kUnprovedRejection,  // believed rejected, but the venue never said so
   kRepeatedIntent,     // the trader logged two intents with one id
+  kMisattributed,      // the order of this id is not what was intended, or not all that was booked
   kLedgerBroken,       // the ledger contradicts itself
 };
 std::string_view to_string(FindingKind kind);
@@ -53,7 +64,7 @@ struct AuditReport {
   bool with_intents = false;
   // Intents, by the venue's truth where the trader's belief agrees with it.
   std::uint64_t intents = 0, accepted = 0, rejected = 0, never_accepted = 0;
-  std::uint64_t lost = 0, duplicated = 0, unresolved = 0;
+  std::uint64_t lost = 0, duplicated = 0, unresolved = 0, misattributed = 0;
   // The ledger's own content.
   std::uint64_t orders = 0, external_orders = 0, fills = 0, closed = 0;
   std::uint64_t refused = 0, duplicate_requests = 0, dropped = 0;

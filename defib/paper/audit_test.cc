@@ -114,6 +114,31 @@ TEST_F(AuditTest, FindsPhantomsUnresolvedUnprovedAndRepeatedIntents) {
   EXPECT_EQ(report.to_json()["findings"].size(), 5U);
 }
 
+TEST_F(AuditTest, FindsAnOrderThatIsNotWhatWasIntended) {
+  const Order& order = *core_.find_order("resting");
+  const std::string symbol = core_.symbols()[order.symbol].name;
+  const auto terms = [&](std::string_view side, Decimal quantity, Decimal price, Decimal filled) {
+    return "filled accepted\nrefused rejected\nresting accepted " + symbol + " " +
+           std::string(side) + " " + quantity.to_string() + " " + price.to_string() + " " +
+           filled.to_string() + "\n";
+  };
+  const bool buys = order.side == Side::kBuy;
+  const std::string_view side = buys ? "buy" : "sell";
+  const AuditReport honest = run(terms(side, order.quantity, order.price, order.executed));
+  EXPECT_TRUE(honest.ok()) << honest.to_text();
+  const Decimal bit = Decimal::from_units(1);
+  for (const std::string& wrong :
+       {terms(buys ? "sell" : "buy", order.quantity, order.price, order.executed),
+        terms(side, order.quantity + bit, order.price, order.executed),
+        terms(side, order.quantity, order.price + bit, order.executed),
+        terms(side, order.quantity, order.price, order.executed + bit)}) {
+    const AuditReport report = run(wrong);
+    EXPECT_FALSE(report.ok());
+    EXPECT_EQ(report.misattributed, 1U);
+    EXPECT_EQ(offenders(report, FindingKind::kMisattributed), Ids{"resting"});
+  }
+}
+
 TEST_F(AuditTest, ExternalOrdersAreNobodysIntent) {
   const AuditReport report = run(std::string(kHonest) + "web_3 accepted\n");
   EXPECT_EQ(offenders(report, FindingKind::kPhantom), Ids{"web_3"});
@@ -135,6 +160,10 @@ TEST(Intents, MalformedLinesAreNamed) {
   EXPECT_EQ(parse_intents("a\n").error().field("line"), "1");
   EXPECT_EQ(parse_intents(" accepted\n").error().field("line"), "1");
   EXPECT_EQ(parse_intents("a accepted\r\n\n").value().size(), 1U);
+  EXPECT_EQ(parse_intents("a accepted BTCUSDT buy 1 2\n").error().field("line"), "1");
+  EXPECT_EQ(parse_intents("a accepted BTCUSDT hold 1 2 0\n").error().field("line"), "1");
+  EXPECT_EQ(parse_intents("a accepted BTCUSDT buy 1 x 0\n").error().field("line"), "1");
+  EXPECT_TRUE(parse_intents("a accepted BTCUSDT sell 1 2 0\n").value()[0].terms.has_value());
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <charconv>
 
 #include "defib/paper/binance_call.h"
+#include "defib/paper/dialect.h"
 #include "defib/wire/json.h"
 
 namespace defib::paper {
@@ -193,7 +194,7 @@ Binance::Pending Binance::receive(const wire::HttpRequest& request, Micros now) 
     core_.record(
         FaultFired{rule.name, std::string(to_string(rule.kind)), request.method, pending.path});
   }
-  apply_standing_faults(pending);
+  apply_standing_faults(core_, pending.faults, skew_us_);
   if (answer_by_fault(pending)) return pending;
   Reply limited;
   if (const auto refused = check_limits(pending, now, limited)) {
@@ -350,7 +351,11 @@ Binance::Reply Binance::finish(Pending pending, Micros now) {
     reply.response.headers.emplace_back("X-MBX-ORDER-COUNT-1D",
                                         std::to_string(limits_.orders_1d()));
   }
-  spoil_reply(pending, reply);
+  constexpr std::string_view kGarbage = "<html><head><title>Welcome</title></head>{\"orderId\":";
+  const auto fault_reply = [this](const FaultRule& rule) {
+    return make_reply(fault_refusal(rule));
+  };
+  spoil_reply(pending.faults, kGarbage, fault_reply, reply);
   return reply;
 }
 
@@ -389,28 +394,7 @@ Binance::Reply Binance::make_reply(const Refused& refused) const {
 // ---- Faults.
 
 std::expected<Core::Placed, Reject> Binance::place_external(NewOrder order) {
-  order.origin = Origin::kExternal;
-  order.client_id = fmt::format("web_{}", core_.orders().size() + 1);
-  return core_.place(order);
-}
-
-// Faults that change the venue rather than this exchange.
-void Binance::apply_standing_faults(const Pending& pending) {
-  for (const FaultRule& rule : pending.faults) {
-    const std::optional<std::uint32_t> symbol = core_.find_symbol(rule.symbol);
-    if (rule.kind == FaultKind::kClockSkew) set_skew_ms(rule.skew_ms);
-    if (rule.kind == FaultKind::kHalt && symbol) core_.set_status(*symbol, rule.symbol_status);
-    if (rule.kind == FaultKind::kExternalOrder && symbol) {
-      NewOrder order;
-      order.symbol = *symbol;
-      order.side = rule.side;
-      order.type = rule.price.is_zero() ? OrderType::kMarket : OrderType::kLimit;
-      order.price = rule.price;
-      order.quantity = rule.quantity;
-      // What the filters or the balance refuse does not happen, as in the user interface.
-      static_cast<void>(place_external(std::move(order)));
-    }
-  }
+  return place_by_owner(core_, std::move(order));
 }
 
 // Faults that answer (or do not answer) in place of the venue. Delays are noted on the way.
@@ -459,50 +443,6 @@ Binance::Refused Binance::fault_refusal(const FaultRule& rule) {
           std::string(code == -1008   ? kOverloadedMessage
                       : code == -1007 ? kTimeoutMessage
                                       : kUnknownErrorMessage)};
-}
-
-void Binance::spoil_reply(const Pending& pending, Reply& reply) {
-  for (const FaultRule& rule : pending.faults) {
-    switch (rule.kind) {
-      case FaultKind::kDropReply:
-        reply.delivery = wire::HttpServer::Delivery::kDropConnection;
-        break;
-      case FaultKind::kCutReply:
-        reply.delivery = wire::HttpServer::Delivery::kCutBody;
-        break;
-      case FaultKind::kGarbageReply:
-        reply.response.body = "<html><head><title>Welcome</title></head>{\"orderId\":";
-        break;
-      case FaultKind::kUnknownFields:
-        reply.response.body = with_unknown_fields(reply.response.body);
-        break;
-      case FaultKind::kServerError:
-      case FaultKind::kTimeout:
-        if (rule.accepted) reply = make_reply(fault_refusal(rule));
-        break;
-      default:
-        break;
-    }
-  }
-}
-
-std::string with_unknown_fields(std::string_view json) {
-  constexpr std::string_view kMembers = "\"x-new\":[null,1.5e3],\"x-more\":\"\"";
-  std::string result;
-  bool in_string = false;
-  for (std::size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    result += c;
-    if (in_string && c == '\\' && i + 1 < json.size()) {
-      result += json[++i];
-    } else if (c == '"') {
-      in_string = !in_string;
-    } else if (c == '{' && !in_string) {
-      result += kMembers;
-      if (i + 1 < json.size() && json[i + 1] != '}') result += ',';
-    }
-  }
-  return result;
 }
 
 }  // namespace defib::paper

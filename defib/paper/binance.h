@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "defib/paper/core.h"
+#include "defib/paper/dialect.h"
 #include "defib/paper/faults.h"
 #include "defib/paper/parameters.h"
 #include "defib/paper/rate_limits.h"
@@ -93,7 +94,6 @@ class Binance {
   Answer my_trades(Call& call);
 
   static const Endpoint* find_endpoint(std::string_view method, std::string_view path);
-  void apply_standing_faults(const Pending& pending);
   std::optional<Refused> check_limits(const Pending& pending, Micros now, Reply& reply);
   std::optional<Refused> check_signature(Pending& pending, const wire::HttpRequest& request,
                                          std::string_view query);
@@ -101,7 +101,6 @@ class Binance {
   std::optional<Refused> check_time(const Pending& pending, Micros now) const;
   bool answer_by_fault(Pending& pending);
   static Refused fault_refusal(const FaultRule& rule);
-  void spoil_reply(const Pending& pending, Reply& reply);
   void refuse(Pending& pending, const Refused& refused, Refusal kind);
   void record_refusal(const Pending& pending, const Refused& refused, Refusal kind);
   Reply make_reply(int status, std::string body) const;
@@ -109,6 +108,7 @@ class Binance {
   static bool is_order_placement(const Pending& pending);
 
   std::expected<NewOrder, Refused> read_new_order(Call& call) const;
+  static void read_type(Call& call, NewOrder& order);
   std::expected<const Order*, Refused> find_order(Call& call, bool visible_only) const;
   void append_order(std::string& out, const Order& order) const;
   void append_cancelled(std::string& out, const Order& order, std::string_view cancel_id) const;
@@ -123,8 +123,5 @@ class Binance {
   RateLimits limits_;
   Micros skew_us_ = 0;
 };
-
-// Adds members that no document mentions to every object of a JSON text.
-std::string with_unknown_fields(std::string_view json);
 
 }  // namespace defib::paper

@@ -104,7 +104,8 @@ void Binance::append_symbol_info(std::string& out, std::uint32_t index) const {
       R"({{"symbol":"{}","status":"{}","baseAsset":"{}","baseAssetPrecision":8,)"
       R"("quoteAsset":"{}","quotePrecision":8,"quoteAssetPrecision":8,)"
       R"("baseCommissionPrecision":8,"quoteCommissionPrecision":8,)"
-      R"("orderTypes":["LIMIT","LIMIT_MAKER","MARKET"],"icebergAllowed":false,)"
+      R"("orderTypes":["LIMIT","LIMIT_MAKER","MARKET","STOP_LOSS","STOP_LOSS_LIMIT",)"
+      R"("TAKE_PROFIT","TAKE_PROFIT_LIMIT"],"icebergAllowed":false,)"
       R"("ocoAllowed":false,"otoAllowed":false,"quoteOrderQtyMarketAllowed":true,)"
       R"("allowTrailingStop":false,"cancelReplaceAllowed":false,"isSpotTradingAllowed":true,)"
       R"("isMarginTradingAllowed":false,"filters":[)",

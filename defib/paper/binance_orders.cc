@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 
 #include "defib/base/assert.h"
@@ -29,6 +30,35 @@ Binance::Refused invalid(int code, std::string_view message) {
   return {400, code, std::string(message)};
 }
 
+// The conditional types; the others are the core's own.
+struct Conditional {
+  std::string_view name;
+  OrderType type;
+  bool stop;
+};
+constexpr std::array<Conditional, 4> kConditional = {{
+    {"STOP_LOSS", OrderType::kMarket, true},
+    {"STOP_LOSS_LIMIT", OrderType::kLimit, true},
+    {"TAKE_PROFIT", OrderType::kMarket, false},
+    {"TAKE_PROFIT_LIMIT", OrderType::kLimit, false},
+}};
+
+std::string_view type_name(const Order& order) {
+  for (const Conditional& one : kConditional) {
+    if (order.trigger && one.type == order.type && one.stop == order.is_stop()) return one.name;
+  }
+  return to_string(order.type);
+}
+
+Decimal stop_price(const Order& order) {
+  return order.trigger ? order.trigger->price : Decimal();
+}
+
+// Since when it can trade, in milliseconds; -1: not yet.
+std::int64_t working_time(const Order& order) {
+  return order.waits ? -1 : millis(order.working_us);
+}
+
 // The members that all renderings of an order's state share.
 void append_state(std::string& out, const Order& order) {
   fmt::format_to(
@@ -37,7 +67,7 @@ void append_state(std::string& out, const Order& order) {
       R"("cummulativeQuoteQty":"{}","status":"{}","timeInForce":"{}","type":"{}","side":"{}",)",
       fixed(order.price), fixed(order.quantity), fixed(order.executed), fixed(order.quote_quantity),
       fixed(order.executed_quote), to_string(order.status), to_string(order.time_in_force),
-      to_string(order.type), to_string(order.side));
+      type_name(order), to_string(order.side));
 }
 
 }  // namespace
@@ -68,11 +98,28 @@ Binance::Refused Binance::refusal_of(Reject reject) {
 
 // ---- Placing.
 
+void Binance::read_type(Call& call, NewOrder& order) {
+  const Refused unknown = invalid(-1116, "Invalid orderType.");
+  const std::string_view name = call.text("type");
+  const auto conditional = std::ranges::find(kConditional, name, &Conditional::name);
+  if (conditional == kConditional.end()) {
+    const std::optional<OrderType> plain = from_string<OrderType>(name);
+    if (!plain) call.fail(unknown);
+    order.type = plain.value_or(OrderType::kLimit);
+    call.forbid("stopPrice");
+    return;
+  }
+  order.type = conditional->type;
+  call.forbid("quoteOrderQty");
+  order.trigger =
+      Trigger{call.decimal("stopPrice"), conditional->stop == (order.side == Side::kBuy), false};
+}
+
 std::expected<NewOrder, Binance::Refused> Binance::read_new_order(Call& call) const {
   NewOrder order;
   order.symbol = *call.symbol();
   order.side = call.choice<Side>("side", invalid(-1117, "Invalid side."));
-  order.type = call.choice<OrderType>("type", invalid(-1116, "Invalid orderType."));
+  read_type(call, order);
   const Refused bad_time_in_force = invalid(-1115, "Invalid timeInForce.");
   if (order.type == OrderType::kMarket) {
     call.forbid("price");
@@ -113,6 +160,9 @@ std::expected<NewOrder, Binance::Refused> Binance::read_new_order(Call& call) co
       order.quote_quantity.is_zero()) {
     return std::unexpected(refusal_of(Reject::kLotSize));
   }
+  if (core_.would_trigger(order)) {
+    return std::unexpected(invalid(-2010, "Stop price would trigger immediately."));
+  }
   order.fault = call.fault();
   order.visible_after_us = call.visible_after_us();
   return order;
@@ -123,10 +173,10 @@ Binance::Answer Binance::new_order(Call& call) {
   if (!order) return std::unexpected(std::move(order.error()));
   const std::string response_type(
       call.optional_text("newOrderRespType").value_or(std::string_view()));
-  const OrderType type = order->type;
+  const bool brief = order->type == OrderType::kLimitMaker || order->trigger.has_value();
   const std::expected<Core::Placed, Reject> placed = core_.place(*std::move(order));
   if (!placed) return std::unexpected(refusal_of(placed.error()));
-  const std::string_view usual = type == OrderType::kLimitMaker ? "ACK" : "FULL";
+  const std::string_view usual = brief ? "ACK" : "FULL";
   return placed_body(*placed, response_type.empty() ? usual : std::string_view(response_type));
 }
 
@@ -138,8 +188,11 @@ std::string Binance::placed_body(const Core::Placed& placed, std::string_view re
   if (response_type == "ACK") return out + "}";
   out += ',';
   append_state(out, order);
+  if (order.trigger) {
+    fmt::format_to(std::back_inserter(out), R"("stopPrice":"{}",)", fixed(stop_price(order)));
+  }
   fmt::format_to(std::back_inserter(out), R"("workingTime":{},"selfTradePreventionMode":"NONE")",
-                 millis(order.created_us));
+                 working_time(order));
   if (response_type == "RESULT") return out + "}";
   out += R"(,"fills":[)";
   const std::vector<Trade>& trades = core_.trades(order.symbol);
@@ -217,9 +270,10 @@ void Binance::append_order(std::string& out, const Order& order) const {
                  core_.symbols()[order.symbol].name, order.id, order.client_id);
   append_state(out, order);
   fmt::format_to(std::back_inserter(out),
-                 R"("stopPrice":"0.00000000","icebergQty":"0.00000000","time":{},"updateTime":{},)"
-                 R"("isWorking":true,"workingTime":{},"selfTradePreventionMode":"NONE"}})",
-                 millis(order.created_us), millis(order.updated_us), millis(order.created_us));
+                 R"("stopPrice":"{}","icebergQty":"0.00000000","time":{},"updateTime":{},)"
+                 R"("isWorking":{},"workingTime":{},"selfTradePreventionMode":"NONE"}})",
+                 fixed(stop_price(order)), millis(order.created_us), millis(order.updated_us),
+                 !order.waits, working_time(order));
 }
 
 void Binance::append_cancelled(std::string& out, const Order& order,

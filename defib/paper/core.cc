@@ -56,11 +56,15 @@ std::vector<Event> Core::take_events() {
 void Core::start(Micros now) {
   DEFIB_ASSERT(!started_);
   now_us_ = std::max(now, now_us_);
-  // Orders rest again in the priority of their ids.
-  for (std::uint32_t symbol = 0; symbol < markets_.size(); ++symbol) {
-    for (const std::uint64_t id : markets_[symbol].open) {
+  // Orders rest again in the order in which they came to the market.
+  for (Market& market : markets_) {
+    std::map<std::uint64_t, const Order*> resting;
+    for (const std::uint64_t id : market.open) {
       const Order& order = orders_[id - 1];
-      markets_[symbol].book.rest(order.side, order.price, id, order.remaining());
+      if (!order.waits) resting.emplace(order.priority, &order);
+    }
+    for (const auto& [priority, order] : resting) {
+      market.book.rest(order->side, order->price, order->id, order->remaining());
     }
   }
   started_ = true;
@@ -118,6 +122,7 @@ void Core::run_step() {
     if (move.taker) {
       execute(index, {kMarketOrder, move.taker->side, std::nullopt, move.taker->quantity});
     }
+    run_triggers(index);
   }
 }
 
@@ -130,6 +135,11 @@ void Core::anchor_prices() {
 // ---- Orders.
 
 std::optional<Reject> Core::check_filters(const NewOrder& order, const Symbol& symbol) const {
+  if (order.trigger &&
+      (order.trigger->price < symbol.tick || order.trigger->price > symbol.max_price ||
+       !is_multiple(order.trigger->price, symbol.tick))) {
+    return Reject::kPriceFilter;
+  }
   if (order.type == OrderType::kMarket) {
     if (!order.quote_quantity.is_zero()) {
       const bool fits = order.quote_quantity >= symbol.min_notional &&
@@ -144,8 +154,9 @@ std::optional<Reject> Core::check_filters(const NewOrder& order, const Symbol& s
       !is_multiple(order.quantity, symbol.step)) {
     return Reject::kLotSize;
   }
-  const Decimal price =
-      order.type == OrderType::kMarket ? markets_[order.symbol].price : order.price;
+  const Decimal price = order.type != OrderType::kMarket ? order.price
+                        : order.trigger                  ? order.trigger->price
+                                                         : markets_[order.symbol].price;
   if (price * order.quantity < symbol.min_notional) return Reject::kNotional;
   return std::nullopt;
 }
@@ -162,6 +173,9 @@ std::optional<Reject> Core::check_balance(const NewOrder& order, const Symbol& s
   Decimal money = order.price * quantity;
   if (order.type == OrderType::kMarket) {
     money = markets_[order.symbol].book.sweep(order.side, std::nullopt, quantity).quote;
+  }
+  if (order.side == Side::kBuy && options_.fees_in_quote) {
+    money += money * std::max(options_.maker_fee, options_.taker_fee);
   }
   const Balance& base = balances_.find(symbol.base)->second;
   const Balance& quote = balances_.find(symbol.quote)->second;
@@ -185,13 +199,14 @@ std::optional<Reject> Core::check(const NewOrder& order) const {
     const std::optional<Decimal> best = market.book.best(opposite(order.side));
     if (best && crosses(order.side, order.price, *best)) return Reject::kWouldTake;
   }
+  // What a market order needs is known when it comes to the market.
+  if (order.trigger && order.type == OrderType::kMarket) return std::nullopt;
   return check_balance(order, symbol);
 }
 
 std::expected<Core::Placed, Reject> Core::place(const NewOrder& request) {
   DEFIB_ASSERT(started_ && !request.client_id.empty());
   if (const auto reject = check(request)) return std::unexpected(*reject);
-  const bool market_order = request.type == OrderType::kMarket;
   Order order;
   order.id = orders_.size() + 1;
   order.client_id = request.client_id;
@@ -205,25 +220,81 @@ std::expected<Core::Placed, Reject> Core::place(const NewOrder& request) {
   order.quote_quantity = request.quote_quantity;
   order.created_us = order.updated_us = now_us_;
   order.visible_us = now_us_ + request.visible_after_us;
-  const Placed placed{order.id, next_trade_id_};
-  const std::optional<Decimal> limit =
-      market_order ? std::nullopt : std::optional<Decimal>(request.price);
-  const Taker taker{order.id, order.side, limit, order.quantity};
-  Book& book = markets_[request.symbol].book;
-  const bool killed = request.time_in_force == TimeInForce::kFok &&
-                      book.sweep(taker.side, limit, taker.quantity).quantity < taker.quantity;
-  commit(OrderAccepted{std::move(order), request.fault});
-
-  const Decimal rest =
-      killed || taker.quantity.is_zero() ? taker.quantity : execute(request.symbol, taker);
-  const Order& now = orders_[placed.order_id - 1];
-  if (!is_open(now.status)) return placed;
-  if (market_order || request.time_in_force != TimeInForce::kGtc) {
-    close(now, OrderStatus::kExpired, {});
-  } else {
-    book.rest(now.side, now.price, now.id, rest);
+  order.trigger = request.trigger;
+  order.waits = request.trigger.has_value();
+  if (options_.fees_in_quote && order.side == Side::kBuy) {
+    order.fee_reserve = std::max(options_.maker_fee, options_.taker_fee);
   }
+  const Placed placed{order.id, next_trade_id_};
+  const bool waits = order.waits;
+  commit(OrderAccepted{std::move(order), request.fault});
+  if (!waits) enter_market(placed.order_id);
+  run_triggers(request.symbol);
   return placed;
+}
+
+void Core::enter_market(std::uint64_t order_id) {
+  const Order& order = orders_[order_id - 1];
+  const bool market_order = order.type == OrderType::kMarket;
+  const std::optional<Decimal> limit =
+      market_order ? std::nullopt : std::optional<Decimal>(order.price);
+  const Taker taker{order.id, order.side, limit, order.quantity};
+  Book& book = markets_[order.symbol].book;
+  const bool killed = order.time_in_force == TimeInForce::kFok &&
+                      book.sweep(taker.side, limit, taker.quantity).quantity < taker.quantity;
+  const Decimal rest =
+      killed || taker.quantity.is_zero() ? taker.quantity : execute(order.symbol, taker);
+  if (!is_open(order.status)) return;
+  if (market_order || order.time_in_force != TimeInForce::kGtc) {
+    close(order, OrderStatus::kExpired, {});
+  } else {
+    book.rest(order.side, order.price, order.id, rest);
+  }
+}
+
+// ---- Conditional orders.
+
+Decimal Core::last_price(std::uint32_t symbol) const {
+  const Market& market = markets_[symbol];
+  return market.last.is_zero() ? market.price : market.last;
+}
+
+bool Core::is_reached(const Trigger& trigger, std::uint32_t symbol) const {
+  const Decimal price = trigger.by_mark ? markets_[symbol].price : last_price(symbol);
+  return trigger.up ? price >= trigger.price : price <= trigger.price;
+}
+
+bool Core::would_trigger(const NewOrder& order) const {
+  return order.trigger && is_reached(*order.trigger, order.symbol);
+}
+
+void Core::run_triggers(std::uint32_t symbol) {
+  const Market& market = markets_[symbol];
+  if (market.status != SymbolStatus::kTrading) return;
+  for (;;) {
+    const auto reached = std::ranges::find_if(market.waiting, [&](std::uint64_t id) {
+      return is_reached(*orders_[id - 1].trigger, symbol);
+    });
+    if (reached == market.waiting.end()) return;
+    trigger(*reached);
+  }
+}
+
+void Core::trigger(std::uint64_t order_id) {
+  const Order& order = orders_[order_id - 1];
+  const bool by_mark = order.trigger->by_mark;
+  commit(Triggered{order_id, by_mark ? reference_price(order.symbol) : last_price(order.symbol)});
+  NewOrder now;
+  now.symbol = order.symbol;
+  now.side = order.side;
+  now.type = order.type;
+  now.quantity = order.quantity;
+  // A limit order has held what it needs since it was placed.
+  if (order.type == OrderType::kMarket && check_balance(now, symbols()[order.symbol])) {
+    close(order, OrderStatus::kExpired, {});
+    return;
+  }
+  enter_market(order_id);
 }
 
 bool Core::cancel(std::uint64_t order_id, std::string_view cancel_id) {
@@ -250,6 +321,7 @@ Decimal Core::execute(std::uint32_t symbol, const Taker& taker) {
     book.take_front(resting, quantity);
     if (maker.order_id != kMarketOrder) fill(maker.order_id, true, *price, quantity);
     if (taker.order_id != kMarketOrder) fill(taker.order_id, false, *price, quantity);
+    markets_[symbol].last = *price;
     remaining -= quantity;
   }
   return remaining;
@@ -268,9 +340,10 @@ void Core::fill(std::uint64_t order_id, bool maker, Decimal price, Decimal quant
   trade.price = price;
   trade.quantity = quantity;
   trade.quote = price * quantity;
+  const bool in_base = buys && !options_.fees_in_quote;
   trade.commission =
-      (buys ? quantity : trade.quote) * (maker ? options_.maker_fee : options_.taker_fee);
-  trade.commission_asset = buys ? symbol.base : symbol.quote;
+      (in_base ? quantity : trade.quote) * (maker ? options_.maker_fee : options_.taker_fee);
+  trade.commission_asset = in_base ? symbol.base : symbol.quote;
   trade.time_us = now_us_;
   commit(Filled{std::move(trade)});
 }
@@ -307,6 +380,7 @@ Result<> Core::set_price(std::uint32_t symbol, Decimal price) {
   }
   markets_[symbol].book.remove_market_orders();
   commit(PriceAnchored{symbol, step_, price});
+  run_triggers(symbol);
   return {};
 }
 
@@ -325,6 +399,19 @@ void Core::record(FaultFired fired) {
 }
 
 // ---- Queries.
+
+Decimal Core::fees_held(std::string_view asset) const {
+  Decimal held;
+  for (std::uint32_t index = 0; index < markets_.size(); ++index) {
+    if (symbols()[index].quote != asset) continue;
+    for (const std::uint64_t id : markets_[index].open) {
+      const Order& order = orders_[id - 1];
+      if (order.fee_reserve.is_zero()) continue;
+      held += locked_amount(order) - locked_money(order);
+    }
+  }
+  return held;
+}
 
 std::optional<std::uint32_t> Core::find_symbol(std::string_view name) const {
   for (std::uint32_t index = 0; index < symbols().size(); ++index) {

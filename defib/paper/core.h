@@ -44,6 +44,7 @@ struct NewOrder {
   Decimal quantity;        // zero where quote_quantity says how much
   Decimal quote_quantity;  // market orders only
   Decimal price;           // limit orders only
+  std::optional<Trigger> trigger;
   Origin origin = Origin::kApi;
   Micros visible_after_us = 0;  // how long queries do not show it
   std::string fault;            // goes into the ledger
@@ -68,6 +69,8 @@ class Core {
     std::vector<Symbol> symbols = default_symbols();
     Decimal maker_fee = Decimal::from_units(100'000);  // 0.001 = 10 basis points
     Decimal taker_fee = Decimal::from_units(100'000);
+    // Fees are paid in the quote asset; else in what is received.
+    bool fees_in_quote = false;
     Micros market_step_us = kMarketStepUs;
   };
   explicit Core(Options options);
@@ -88,6 +91,8 @@ class Core {
     std::uint64_t first_trade_id;  // its immediate trades are those from here on
   };
   std::expected<Placed, Reject> place(const NewOrder& order);
+  // Whether the price that its trigger asks for is reached already.
+  bool would_trigger(const NewOrder& order) const;
   // False where the order is not open.
   bool cancel(std::uint64_t order_id, std::string_view cancel_id);
 
@@ -109,6 +114,8 @@ class Core {
   std::optional<std::uint32_t> find_symbol(std::string_view name) const;
   SymbolStatus status(std::uint32_t symbol) const { return markets_[symbol].status; }
   Decimal reference_price(std::uint32_t symbol) const { return markets_[symbol].price; }
+  // Of the last trade, also of others; the reference price before the first one.
+  Decimal last_price(std::uint32_t symbol) const;
   const Book& book(std::uint32_t symbol) const { return markets_[symbol].book; }
   // nullptr where there is none. An open order goes before ended ones of the same client id.
   const Order* find_order(std::uint64_t order_id) const;
@@ -125,6 +132,8 @@ class Core {
   const std::vector<Trade>& trades(std::uint32_t symbol) const { return markets_[symbol].trades; }
   std::uint64_t trade_count() const { return next_trade_id_ - 1; }
   const std::map<std::string, Balance, std::less<>>& balances() const { return balances_; }
+  // The part of what is locked that open orders hold back for their fees.
+  Decimal fees_held(std::string_view asset) const;
   std::uint64_t last_seq() const { return next_seq_ - 1; }
 
   // SHA-256 over all durable state of the account, in hexadecimal.
@@ -136,9 +145,11 @@ class Core {
   struct Market {
     SymbolStatus status = SymbolStatus::kTrading;
     Decimal price;  // after `step`
+    Decimal last;   // of the last trade; zero: there was none since the start
     std::uint64_t step = 0;
     Book book;
     std::set<std::uint64_t> open;
+    std::set<std::uint64_t> waiting;  // those of them that wait for their trigger
     std::vector<std::uint64_t> history;
     std::vector<Trade> trades;
   };
@@ -157,6 +168,7 @@ class Core {
   void apply_body(const Event& event, const OrderAccepted& accepted);
   void apply_body(const Event& event, const OrderRefused& refused);
   void apply_body(const Event& event, const Filled& filled);
+  void apply_body(const Event& event, const Triggered& triggered);
   void apply_body(const Event& event, const OrderClosed& closed);
   void apply_body(const Event& event, const Deposited& deposited);
   void apply_body(const Event& event, const StatusChanged& changed);
@@ -168,6 +180,12 @@ class Core {
   std::optional<Reject> check_filters(const NewOrder& order, const Symbol& symbol) const;
   std::optional<Reject> check_balance(const NewOrder& order, const Symbol& symbol) const;
   Decimal market_quantity(const NewOrder& order) const;
+  // Trades with what is there, and rests or ends.
+  void enter_market(std::uint64_t order_id);
+  bool is_reached(const Trigger& trigger, std::uint32_t symbol) const;
+  // Brings to the market whatever is reached; each order once, so this ends.
+  void run_triggers(std::uint32_t symbol);
+  void trigger(std::uint64_t order_id);
   // Trades until nothing crosses; returns what remains.
   Decimal execute(std::uint32_t symbol, const Taker& taker);
   void fill(std::uint64_t order_id, bool maker, Decimal price, Decimal quantity);
@@ -178,6 +196,7 @@ class Core {
   void anchor_prices();
   Balance& balance(std::string_view asset);
   static Decimal locked_amount(const Order& order);
+  static Decimal locked_money(const Order& order);  // of a buy, without what is held for fees
 
   Options options_;
   Micros now_us_ = 0;

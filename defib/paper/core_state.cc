@@ -23,11 +23,20 @@ Balance& Core::balance(std::string_view asset) {
   return found->second;
 }
 
-// What an open order holds back: money for a limit buy, the asset for a limit sell. Market orders
-// are over within the call that accepts them and hold nothing.
+Decimal Core::locked_money(const Order& order) {
+  if (order.type == OrderType::kMarket || !is_open(order.status)) return Decimal();
+  return order.price * order.remaining();
+}
+
+// What an open order holds back: money and its fees for a limit buy, the asset for a limit sell,
+// also while they wait for a trigger. Market orders are over within the call that brings them to
+// the market and hold nothing. Products are cut off, never rounded up, so that the parts of an
+// order never need more than the whole has held.
 Decimal Core::locked_amount(const Order& order) {
   if (order.type == OrderType::kMarket || !is_open(order.status)) return Decimal();
-  return order.side == Side::kBuy ? order.price * order.remaining() : order.remaining();
+  if (order.side == Side::kSell) return order.remaining();
+  const Decimal money = locked_money(order);
+  return money + money * order.fee_reserve;
 }
 
 Result<> Core::replay(const Event& event) {
@@ -60,12 +69,19 @@ std::string Core::contradiction(const Event& event) const {
         order.price < Decimal() || order.price > symbol.max_price) {
       return "the order is out of its symbol's bounds";
     }
+    const Decimal whole = Decimal::from_integer(1);
+    if (order.fee_reserve < Decimal() || order.fee_reserve > whole) return "the fee is no part";
+    if (order.trigger &&
+        (order.trigger->price <= Decimal() || order.trigger->price > symbol.max_price)) {
+      return "the trigger is out of its symbol's bounds";
+    }
     const std::string& asset = order.side == Side::kBuy ? symbol.quote : symbol.base;
     if (balances_.find(asset)->second.free < locked_amount(order)) return "the balance is too low";
   } else if (const auto* filled = std::get_if<Filled>(&event.body)) {
     const Trade& trade = filled->trade;
     const Order* order = find_order(trade.order_id);
     if (order == nullptr || !is_open(order->status)) return "the order is not open";
+    if (order->waits) return "the order still waits for its trigger";
     if (trade.id != next_trade_id_) return fmt::format("trade id {} is out of turn", trade.id);
     if (trade.symbol != order->symbol || trade.side != order->side) return "not the order's side";
     if (trade.quantity <= Decimal() || trade.quantity > order->remaining()) {
@@ -81,6 +97,10 @@ std::string Core::contradiction(const Event& event) const {
     if (order->type != OrderType::kMarket && !crosses(order->side, order->price, trade.price)) {
       return "the price is worse than the order's limit";
     }
+  } else if (const auto* triggered = std::get_if<Triggered>(&event.body)) {
+    const Order* order = find_order(triggered->order_id);
+    if (order == nullptr || !is_open(order->status)) return "the order is not open";
+    if (!order->waits) return "the order waits for no trigger";
   } else if (const auto* closed = std::get_if<OrderClosed>(&event.body)) {
     const Order* order = find_order(closed->order_id);
     if (order == nullptr || !is_open(order->status)) return "the order is not open";
@@ -115,14 +135,18 @@ void Core::apply_body(const Event& event, const Started& started) {
   base_step_ = step;
 }
 
-void Core::apply_body(const Event&, const OrderAccepted& accepted) {
+void Core::apply_body(const Event& event, const OrderAccepted& accepted) {
   const Order& order = accepted.order;
   DEFIB_ASSERT(order.id == orders_.size() + 1);
   orders_.push_back(order);
+  orders_.back().waits = order.trigger.has_value();
+  orders_.back().working_us = order.trigger ? 0 : event.at_us;
+  orders_.back().priority = event.seq;
   open_by_client_id_[order.client_id] = order.id;
   last_by_client_id_[order.client_id] = order.id;
   Market& market = markets_[order.symbol];
   market.open.insert(market.open.end(), order.id);
+  if (order.trigger) market.waiting.insert(market.waiting.end(), order.id);
   market.history.push_back(order.id);
   const Symbol& symbol = symbols()[order.symbol];
   Balance& spent = balance(order.side == Side::kBuy ? symbol.quote : symbol.base);
@@ -149,8 +173,9 @@ void Core::apply_body(const Event& event, const Filled& filled) {
   Balance& spent = balance(buys ? symbol.quote : symbol.base);
   spent.locked -= released;
   spent.free += released - (buys ? trade.quote : trade.quantity);
-  balance(buys ? symbol.base : symbol.quote).free +=
-      (buys ? trade.quantity : trade.quote) - trade.commission;
+  balance(buys ? symbol.base : symbol.quote).free += buys ? trade.quantity : trade.quote;
+  balance(trade.commission_asset).free -= trade.commission;
+  order.fees += trade.commission;
   fees_[trade.commission_asset] += trade.commission;
   market_[symbol.base] += buys ? -trade.quantity : trade.quantity;
   market_[symbol.quote] += buys ? trade.quote : -trade.quote;
@@ -160,6 +185,14 @@ void Core::apply_body(const Event& event, const Filled& filled) {
   if (order.status != OrderStatus::kFilled) return;
   market.open.erase(order.id);
   open_by_client_id_.erase(order.client_id);
+}
+
+void Core::apply_body(const Event& event, const Triggered& triggered) {
+  Order& order = orders_[triggered.order_id - 1];
+  order.waits = false;
+  order.working_us = order.updated_us = event.at_us;
+  order.priority = event.seq;
+  markets_[order.symbol].waiting.erase(order.id);
 }
 
 void Core::apply_body(const Event& event, const OrderClosed& closed) {
@@ -172,6 +205,7 @@ void Core::apply_body(const Event& event, const OrderClosed& closed) {
   order.status = closed.status;
   order.updated_us = event.at_us;
   markets_[order.symbol].open.erase(order.id);
+  markets_[order.symbol].waiting.erase(order.id);
   open_by_client_id_.erase(order.client_id);
 }
 
@@ -199,6 +233,11 @@ std::string Core::digest() const {
                    order.price.units(), order.quantity.units(), order.quote_quantity.units(),
                    order.executed.units(), order.executed_quote.units(), order.created_us,
                    order.updated_us, order.visible_us, locked_amount(order).units());
+    fmt::format_to(out, "state {} {} {} {} {}\n", order.waits, order.working_us, order.priority,
+                   order.fee_reserve.units(), order.fees.units());
+    if (!order.trigger) continue;
+    fmt::format_to(out, "trigger {} {} {}\n", order.trigger->price.units(), order.trigger->up,
+                   order.trigger->by_mark);
   }
   for (const Market& market : markets_) {
     fmt::format_to(out, "market {} {}\n", to_string(market.status), market.open.size());
@@ -228,6 +267,9 @@ std::string Core::check_invariants() const {
     for (const std::uint64_t id : market.open) {
       const Order& order = orders_[id - 1];
       if (!is_open(order.status)) return fmt::format("ended order {} is listed as open", id);
+      if (order.waits != market.waiting.contains(id)) {
+        return fmt::format("order {} and the list of waiting orders differ", id);
+      }
       const Symbol& symbol = symbols()[index];
       locked[order.side == Side::kBuy ? symbol.quote : symbol.base] += locked_amount(order);
     }

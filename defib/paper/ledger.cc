@@ -53,6 +53,11 @@ struct Encoder {
     json.set("price", order.price.to_string()).set("quantity", order.quantity.to_string());
     json.set("quote_quantity", order.quote_quantity.to_string());
     json.set("origin", to_string(order.origin)).set("visible_us", order.visible_us);
+    if (order.trigger) {
+      json.set("trigger", order.trigger->price.to_string()).set("trigger_up", order.trigger->up);
+      json.set("trigger_by_mark", order.trigger->by_mark);
+    }
+    if (!order.fee_reserve.is_zero()) json.set("fee_reserve", order.fee_reserve.to_string());
     if (!accepted.fault.empty()) json.set("fault", accepted.fault);
   }
   void operator()(const OrderRefused& refused) {
@@ -69,6 +74,10 @@ struct Encoder {
     json.set("quantity", trade.quantity.to_string()).set("quote", trade.quote.to_string());
     json.set("commission", trade.commission.to_string());
     json.set("commission_asset", trade.commission_asset);
+  }
+  void operator()(const Triggered& triggered) {
+    json.set("event", "trigger").set("order_id", triggered.order_id);
+    json.set("price", triggered.price.to_string());
   }
   void operator()(const OrderClosed& closed) {
     json.set("event", "cancel").set("order_id", closed.order_id);
@@ -115,6 +124,10 @@ class Decoder {
     if (!value) fail(key);
     return value ? *value : Decimal();
   }
+  bool flag(std::string_view key) {
+    if (!json_[key].is_bool()) fail(key);
+    return json_[key].as_bool();
+  }
   std::uint32_t symbol() {
     const std::string_view name = json_["symbol"].as_string();
     for (std::uint32_t index = 0; index < symbols_.size(); ++index) {
@@ -154,6 +167,12 @@ OrderAccepted decode_accepted(Decoder& in, const Json& json, Micros at_us) {
   order.quote_quantity = in.decimal("quote_quantity");
   order.origin = in.choice<Origin>("origin");
   order.visible_us = in.integer("visible_us");
+  if (json.has("trigger")) {
+    order.trigger =
+        Trigger{in.decimal("trigger"), in.flag("trigger_up"), in.flag("trigger_by_mark")};
+    order.waits = true;
+  }
+  if (json.has("fee_reserve")) order.fee_reserve = in.decimal("fee_reserve");
   order.created_us = order.updated_us = at_us;
   accepted.fault = json["fault"].as_string();
   return accepted;
@@ -164,14 +183,13 @@ OrderRefused decode_refused(Decoder& in, const Json& json) {
           in.text("message"), std::string(json["fault"].as_string())};
 }
 
-Filled decode_filled(Decoder& in, const Json& json, Micros at_us) {
+Filled decode_filled(Decoder& in, Micros at_us) {
   Trade trade;
   trade.id = in.count("trade_id");
   trade.order_id = in.count("order_id");
   trade.symbol = in.symbol();
   trade.side = in.choice<Side>("side");
-  if (!json["maker"].is_bool()) in.fail("maker");
-  trade.maker = json["maker"].as_bool();
+  trade.maker = in.flag("maker");
   trade.price = in.decimal("price");
   trade.quantity = in.decimal("quantity");
   trade.quote = in.decimal("quote");
@@ -188,7 +206,9 @@ void decode_body(Decoder& in, const Json& json, Event& event) {
   } else if (kind == "order") {
     event.body = decode_refused(in, json);
   } else if (kind == "fill") {
-    event.body = decode_filled(in, json, event.at_us);
+    event.body = decode_filled(in, event.at_us);
+  } else if (kind == "trigger") {
+    event.body = Triggered{in.count("order_id"), in.decimal("price")};
   } else if (kind == "cancel") {
     event.body =
         OrderClosed{in.count("order_id"), in.choice<OrderStatus>("status"), in.text("cancel_id")};

@@ -80,6 +80,11 @@ TEST_F(LedgerTest, EveryKindOfEventSurvivesEncoding) {
   ASSERT_TRUE(core.place(testing::limit("a", Side::kBuy, "61000", "0.1")).has_value());
   ASSERT_TRUE(core.place(testing::limit("b", Side::kBuy, "50000", "0.1")).has_value());
   core.cancel(2, "c");
+  NewOrder waiting =
+      testing::stop(testing::limit("d", Side::kSell, "59000", "0.1"), "59500", false);
+  ASSERT_TRUE(core.place(waiting).has_value());
+  ASSERT_TRUE(core.set_price(0, testing::dec("59400")).has_value());
+  core.advance(kStart + 60'000'000);
   std::set<std::size_t> kinds;
   for (const Event& event : core.take_events()) {
     kinds.insert(event.body.index());

@@ -1,9 +1,5 @@
 #include "defib/paper/parameters.h"
 
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
-
 #include <algorithm>
 #include <cctype>
 
@@ -104,23 +100,6 @@ std::optional<std::string> Parameters::signed_payload(std::string_view query,
   if (in_query == Cut::kNotLast || in_body == Cut::kNotLast) return std::nullopt;
   if ((in_query == Cut::kDone) == (in_body == Cut::kDone)) return std::nullopt;
   return std::string(query).append(body);
-}
-
-std::string hmac_sha256_hex(std::string_view secret, std::string_view payload) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  const auto* data = reinterpret_cast<const unsigned char*>(payload.data());
-  const unsigned char* done = HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
-                                   data, payload.size(), digest, &size);
-  DEFIB_ASSERT_MESSAGE(done != nullptr && size == 32, "HMAC-SHA256 cannot fail on memory ranges");
-  return to_hex(as_bytes({reinterpret_cast<const char*>(digest), size}));
-}
-
-bool same_signature(std::string_view expected_hex, std::string_view sent_hex) {
-  if (expected_hex.size() != sent_hex.size()) return false;
-  std::string lower(sent_hex);
-  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return CRYPTO_memcmp(expected_hex.data(), lower.data(), lower.size()) == 0;
 }
 
 }  // namespace defib::paper

@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "defib/paper/crypto.h"
+
 namespace defib::paper {
 
 constexpr std::size_t kMaxParameters = 64;
@@ -44,10 +46,5 @@ class Parameters {
   std::vector<Item> items_;
   Problem problem_ = Problem::kNone;
 };
-
-// Lower-case hexadecimal HMAC-SHA256 (RFC 2104).
-std::string hmac_sha256_hex(std::string_view secret, std::string_view payload);
-// Compares in constant time; upper and lower case are the same.
-bool same_signature(std::string_view expected_hex, std::string_view sent_hex);
 
 }  // namespace defib::paper

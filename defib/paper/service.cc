@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "defib/base/assert.h"
+#include "defib/paper/binance_dialect.h"
 
 namespace defib::paper {
 namespace {
@@ -28,10 +29,16 @@ Result<Decimal> decimal_of(const Json& body, std::string_view key) {
 }  // namespace
 
 Service::Service(Options options, const os::Clock& clock)
-    : clock_(clock),
-      core_(options.core),
-      faults_(options.core.seed),
-      binance_(core_, faults_, options.binance) {
+    : clock_(clock), core_(options.core), faults_(options.core.seed) {
+  if (options.dialect == "kraken") {
+    dialect_ = std::make_unique<Kraken>(core_, faults_, options.kraken);
+  } else if (options.dialect == "binance_futures") {
+    dialect_ = std::make_unique<BinanceFutures>(core_, faults_, options.futures);
+  } else if (options.dialect == "coinbase") {
+    dialect_ = std::make_unique<Coinbase>(core_, faults_, options.coinbase);
+  } else {
+    dialect_ = std::make_unique<BinanceDialect>(core_, faults_, options.binance);
+  }
   for (FaultRule& rule : options.faults) faults_.add(std::move(rule));
 }
 
@@ -72,30 +79,29 @@ void Service::tick() {
   const std::lock_guard lock(mutex_);
   if (failed_) return;
   core_.advance(now());
+  dialect_->tick(now());
   flush();
 }
 
 Service::Reply Service::trade(const wire::HttpRequest& request) {
   Reply reply;
-  Binance::Pending pending;
+  std::unique_ptr<Dialect::Pending> pending;
+  std::int64_t delay_ms = 0;
+  std::int64_t reply_delay_ms = 0;
   {
     const std::lock_guard lock(mutex_);
     if (failed_) return drop_connection();
-    pending = binance_.receive(request, now());
-    if (pending.delay_ms == 0) {
-      const std::int64_t reply_delay_ms = pending.reply_delay_ms;
-      reply = binance_.finish(std::move(pending), now());
-      pending = {};
-      pending.reply_delay_ms = reply_delay_ms;
-    }
+    pending = dialect_->receive(request, now());
+    delay_ms = pending->delay_ms;
+    reply_delay_ms = pending->reply_delay_ms;
+    if (delay_ms == 0) reply = dialect_->finish(std::move(pending), now());
     if (!flush()) return drop_connection();
   }
-  const std::int64_t reply_delay_ms = pending.reply_delay_ms;
-  if (pending.delay_ms > 0) {
-    clock_.sleep_for(std::chrono::milliseconds(pending.delay_ms));
+  if (delay_ms > 0) {
+    clock_.sleep_for(std::chrono::milliseconds(delay_ms));
     const std::lock_guard lock(mutex_);
     if (failed_) return drop_connection();
-    reply = binance_.finish(std::move(pending), now());
+    reply = dialect_->finish(std::move(pending), now());
     if (!flush()) return drop_connection();
   }
   if (reply_delay_ms > 0) clock_.sleep_for(std::chrono::milliseconds(reply_delay_ms));
@@ -156,10 +162,10 @@ Json Service::state() const {
          {"open_orders", static_cast<std::uint64_t>(core_.open_orders(index).size())}}));
   }
   Json json = Json::object({{"schema", "defib.paper_state/1"}});
-  json.set("time", os::format_time(core_.now() * 1000)).set("skew_ms", binance_.skew_ms());
+  json.set("time", os::format_time(core_.now() * 1000)).set("skew_ms", dialect_->skew_ms());
   json.set("seq", core_.last_seq()).set("seed", core_.options().seed);
   json.set("orders", static_cast<std::uint64_t>(core_.orders().size())).set("open_orders", open);
-  json.set("trades", core_.trade_count()).set("used_weight_1m", binance_.limits().used_weight());
+  json.set("trades", core_.trade_count()).set("used_weight_1m", dialect_->used_weight());
   json.set("balances", std::move(balances)).set("symbols", std::move(symbols));
   return json.set("faults", fault_list()).set("digest", core_.digest());
 }
@@ -210,9 +216,9 @@ Result<Json> Service::place_external(const Json& body) {
   if (body.has("price")) {
     DEFIB_TRY_ASSIGN(order.price, decimal_of(body, "price"));
   }
-  const auto placed = binance_.place_external(std::move(order));
+  const auto placed = dialect_->place_external(std::move(order));
   if (!placed) {
-    return Error(Code::kInvalidArgument, Binance::refusal_of(placed.error()).message);
+    return Error(Code::kInvalidArgument, dialect_->text_of(placed.error()));
   }
   const Order& result = *core_.find_order(placed->order_id);
   return Json::object({{"order_id", result.id},
@@ -241,7 +247,7 @@ Result<Json> Service::change(std::string_view path, const Json& body) {
     if (skew_ms < -kDayMs || skew_ms > kDayMs) {
       return Error(Code::kInvalidArgument, "skew_ms must be within a day");
     }
-    binance_.set_skew_ms(skew_ms);
+    dialect_->set_skew_ms(skew_ms);
   } else {
     return Error(Code::kNotFound, fmt::format("there is no POST {}", path));
   }

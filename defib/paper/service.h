@@ -18,8 +18,12 @@
 #include "defib/os/clock.h"
 #include "defib/os/files.h"
 #include "defib/paper/binance.h"
+#include "defib/paper/binance_futures.h"
+#include "defib/paper/coinbase.h"
 #include "defib/paper/core.h"
+#include "defib/paper/dialect.h"
 #include "defib/paper/faults.h"
+#include "defib/paper/kraken.h"
 #include "defib/paper/ledger.h"
 #include "defib/wire/http.h"
 
@@ -29,7 +33,11 @@ class Service {
  public:
   struct Options {
     Core::Options core;
+    std::string dialect = "binance";  // or "kraken", "coinbase", "binance_futures"
     Binance::Options binance;
+    Kraken::Options kraken;
+    Coinbase::Options coinbase;
+    BinanceFutures::Options futures;
     std::string ledger_path;
     // Made once, when the ledger is new.
     std::vector<std::pair<std::string, Decimal>> deposits;
@@ -68,7 +76,7 @@ class Service {
   mutable std::mutex mutex_;  // guards all below
   Core core_;
   FaultPlan faults_;
-  Binance binance_;
+  std::unique_ptr<Dialect> dialect_;
   std::unique_ptr<Ledger> ledger_;
   bool failed_ = false;
 };

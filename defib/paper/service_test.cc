@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "defib/os/pass_through_files.h"
 #include "defib/paper/audit.h"
 #include "defib/paper/testing.h"
 
@@ -19,51 +20,28 @@ namespace {
 using testing::dec;
 
 // The kernel's files, until told that the disk is full.
-class FailingFiles : public os::Files {
+class FailingFiles : public os::PassThroughFiles {
  public:
+  FailingFiles() : PassThroughFiles(os::real_files()) {}
   Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
-    DEFIB_TRY_ASSIGN(auto file, real_.open(path, mode));
+    DEFIB_TRY_ASSIGN(auto file, files_.open(path, mode));
     return std::unique_ptr<os::File>(new FailingFile(std::move(file), full));
-  }
-  Result<> rename(const std::string& a, const std::string& b) override {
-    return real_.rename(a, b);
-  }
-  Result<> remove(const std::string& path) override { return real_.remove(path); }
-  Result<> create_dirs(const std::string& path) override { return real_.create_dirs(path); }
-  Result<> sync_dir(const std::string& path) override { return real_.sync_dir(path); }
-  Result<std::vector<std::string>> list(const std::string& path) override {
-    return real_.list(path);
-  }
-  bool exists(const std::string& path) override { return real_.exists(path); }
-  bool is_dir(const std::string& path) override { return real_.is_dir(path); }
-  Result<std::uint64_t> free_space(const std::string& path) override {
-    return real_.free_space(path);
   }
   std::atomic<bool> full = false;
 
  private:
-  class FailingFile : public os::File {
+  class FailingFile : public os::PassThroughFile {
    public:
     FailingFile(std::unique_ptr<os::File> file, const std::atomic<bool>& full)
-        : file_(std::move(file)), full_(full) {}
-    Result<std::size_t> read_at(std::uint64_t offset, char* to, std::size_t size) override {
-      return file_->read_at(offset, to, size);
-    }
+        : PassThroughFile(std::move(file)), full_(full) {}
     Result<> write_at(std::uint64_t offset, std::string_view bytes) override {
       if (full_) return Error(Code::kNoSpace, "the disk is full");
       return file_->write_at(offset, bytes);
     }
-    Result<> sync() override { return file_->sync(); }
-    Result<> truncate(std::uint64_t size) override { return file_->truncate(size); }
-    Result<std::uint64_t> size() override { return file_->size(); }
-    Result<> drop_cache() override { return file_->drop_cache(); }
-    Result<> try_lock() override { return file_->try_lock(); }
 
    private:
-    std::unique_ptr<os::File> file_;
     const std::atomic<bool>& full_;
   };
-  os::Files& real_ = os::real_files();
 };
 
 class ServiceTest : public ::testing::Test {

@@ -41,9 +41,14 @@ inline NewOrder market(std::string_view id, Side side, std::string_view quantity
   return order;
 }
 
-inline Core make_core(std::uint64_t seed = 1) {
+inline Core make_core(std::uint64_t seed = 1, bool fees_in_quote = false) {
   Core::Options options;
   options.seed = seed;
+  options.fees_in_quote = fees_in_quote;
+  if (fees_in_quote) {
+    options.maker_fee = dec("0.0025");
+    options.taker_fee = dec("0.004");
+  }
   Core core(options);
   core.start(kStart);
   for (const auto& [asset, amount] :
@@ -52,6 +57,12 @@ inline Core make_core(std::uint64_t seed = 1) {
     DEFIB_ASSERT(done.has_value());
   }
   return core;
+}
+
+// The order, waiting for a trigger.
+inline NewOrder stop(NewOrder order, std::string_view price, bool up, bool by_mark = false) {
+  order.trigger = Trigger{dec(price), up, by_mark};
+  return order;
 }
 
 // One random call of the kind that clients and administrators make. Ids repeat now and then.
@@ -91,6 +102,13 @@ inline void random_operation(Core& core, os::Random& random, Micros& now) {
     } else {
       const auto ticks = static_cast<std::int64_t>(random.below(2001)) - 1000;
       order.price = core.reference_price(symbol) + Decimal::from_units(rules.tick.units() * ticks);
+    }
+    if (order.type != OrderType::kLimitMaker && order.quote_quantity.is_zero() &&
+        random.below(5) == 0) {
+      const auto ticks = static_cast<std::int64_t>(random.below(1001)) - 500;
+      order.trigger =
+          Trigger{core.reference_price(symbol) + Decimal::from_units(rules.tick.units() * ticks),
+                  random.below(2) == 0, random.below(3) == 0};
     }
     static_cast<void>(core.place(order));
   }

@@ -72,6 +72,13 @@ struct Symbol {
 // BTCUSDT, ETHUSDT, SOLUSDT.
 std::vector<Symbol> default_symbols();
 
+// What a conditional order waits for: that the price comes to `price` from below (`up`) or above.
+struct Trigger {
+  Decimal price;
+  bool up = false;
+  bool by_mark = false;  // the reference price, in place of the last trade's
+};
+
 struct Order {
   std::uint64_t id = 0;  // 1, 2, 3 ... over all symbols; also the time priority
   std::string client_id;
@@ -89,7 +96,15 @@ struct Order {
   Micros created_us = 0;
   Micros updated_us = 0;
   Micros visible_us = 0;  // queries do not show the order before this time
+  std::optional<Trigger> trigger;
+  bool waits = false;          // for its trigger: until then it stands in no book
+  Micros working_us = 0;       // since when it does not wait; 0: it does
+  std::uint64_t priority = 0;  // number of the event by which it came to the market
+  Decimal fee_reserve;         // a buy that pays fees in money holds back this part of it besides
+  Decimal fees;                // of its trades
   Decimal remaining() const { return quantity - executed; }
+  // A stop limits a loss; else the trigger takes a profit.
+  bool is_stop() const { return trigger && trigger->up == (side == Side::kBuy); }
 };
 
 // One side of an execution: a trade of the client with the market, or with itself (two Trades).
@@ -142,6 +157,11 @@ struct OrderRefused {
 struct Filled {
   Trade trade;
 };
+// A conditional order's price was reached; it came to the market.
+struct Triggered {
+  std::uint64_t order_id = 0;
+  Decimal price;  // that reached it
+};
 // Cancelled by request, or expired because an order that may not rest found no more to trade with.
 struct OrderClosed {
   std::uint64_t order_id = 0;
@@ -172,8 +192,8 @@ struct FaultFired {
 struct Event {
   std::uint64_t seq = 0;
   Micros at_us = 0;
-  std::variant<Started, OrderAccepted, OrderRefused, Filled, OrderClosed, Deposited, StatusChanged,
-               PriceAnchored, FaultFired>
+  std::variant<Started, OrderAccepted, OrderRefused, Filled, Triggered, OrderClosed, Deposited,
+               StatusChanged, PriceAnchored, FaultFired>
       body;
 };
 

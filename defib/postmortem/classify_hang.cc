@@ -66,6 +66,10 @@ bool calls(const ThreadFacts& thread, std::initializer_list<std::string_view> fu
   return std::ranges::any_of(thread.functions, [&](std::string_view name) {
     name = name.substr(0, name.find_first_of("@("));
     while (name.starts_with('_')) name.remove_prefix(1);
+    // With glibc's debug information installed its functions have their inner names.
+    constexpr std::string_view kInner = "GI_";
+    if (name.starts_with(kInner)) name.remove_prefix(kInner.size());
+    while (name.starts_with('_')) name.remove_prefix(1);
     return std::ranges::find(functions, name) != functions.end();
   });
 }
@@ -112,7 +116,7 @@ std::optional<Classification> busy_loop(const CrashFacts& facts) {
 // variable that is destroyed.
 std::optional<Classification> exit_hang(const CrashFacts& facts) {
   for (const ThreadFacts& thread : facts.threads) {
-    if (!calls(thread, {"run_exit_handlers", "GI_exit", "exit", "cxa_finalize", "dl_fini"})) {
+    if (!calls(thread, {"run_exit_handlers", "exit", "cxa_finalize", "dl_fini"})) {
       continue;
     }
     std::vector<std::string> evidence = {fmt::format("{} has called exit() and waits in it{}",

@@ -245,10 +245,18 @@ std::vector<Row> exit_rows() {
               f.cpu_limit_ns = 1'000'000'000;
             }),
        Cause::resource_limit, "cpu_time"},
+      // Where others use the processor, too, the kernel's ticks are ahead of what it measured.
+      {"cpu_hard_limit_by_ticks",
+       with(ended(SIGKILL),
+            [](CrashFacts& f) {
+              f.cpu_ns = 878'000'000;
+              f.cpu_limit_ns = 1'000'000'000;
+            }),
+       Cause::resource_limit, "cpu_time"},
       {"kill_below_the_cpu_limit",
        with(ended(SIGKILL),
             [](CrashFacts& f) {
-              f.cpu_ns = 900'000'000;
+              f.cpu_ns = 700'000'000;
               f.cpu_limit_ns = 1'000'000'000;
             }),
        Cause::killed_externally, "SIGKILL"},

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/openat2.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -25,8 +26,9 @@ constexpr std::size_t kMaxFiles = 4096;
 constexpr std::size_t kStackBytes = 64 * 1024;
 constexpr std::size_t kCrashedStackBytes = 256 * 1024;
 constexpr std::size_t kMaxVdsoBytes = 64 * 1024;
-// struct elf_prstatus: pr_info.si_signo, pr_pid, pr_reg; the same on both machines.
+// struct elf_prstatus: pr_info.si_signo, pr_cursig, pr_pid, pr_reg; the same on both machines.
 constexpr std::size_t kPrstatusSignal = 0;
+constexpr std::size_t kPrstatusCurrentSignal = 12;  // 16 bits
 constexpr std::size_t kPrstatusPid = 32;
 constexpr std::size_t kPrstatusRegisters = 112;
 // struct elf_prpsinfo: pr_pid, pr_fname, pr_psargs.
@@ -41,6 +43,10 @@ constexpr std::size_t kSiginfoBytes = 24;
 
 Error unreadable(std::string_view what) {
   return Error(Code::kCoreUnreadable, fmt::format("the core file {}", what));
+}
+
+Error no_core(std::string_view what) {
+  return unreadable(what).suggest("give a core file or a PID; `file PATH` tells what this one is");
 }
 
 template <typename T>
@@ -63,6 +69,8 @@ class CoreReader {
   Result<> read_notes();
   void take_note(std::uint32_t type, std::string_view value);
   void take_thread(std::string_view value);
+  void take_signal(std::string_view value);
+  void find_crashed();
   void take_files(std::string_view value);
   void take_auxv(std::string_view value);
   void make_maps();
@@ -77,7 +85,14 @@ class CoreReader {
   Machine machine_ = Machine::kUnknown;
   std::uint64_t vdso_ = 0;
   std::uint64_t entry_ = 0;
-  std::vector<std::string> regsets_;  // one a thread
+  // What the notes say of a thread.
+  struct ThreadNotes {
+    std::string regset;
+    int kernel_signal = 0;   // a debugger leaves it out
+    int current_signal = 0;  // what the process was dumped for; the same of all threads
+    SignalInfo info;         // of the thread itself; signal 0: there is none
+  };
+  std::vector<ThreadNotes> notes_;  // one a thread
   Snapshot snapshot_;
 };
 
@@ -85,17 +100,17 @@ Result<> CoreReader::read_segments() {
   char head[sizeof(Elf64_Ehdr)];
   DEFIB_TRY_ASSIGN(const std::size_t size, file_.read_at(0, head, sizeof head));
   if (size < sizeof head || std::memcmp(head, ELFMAG, SELFMAG) != 0) {
-    return unreadable("is not an ELF file");
+    return no_core("is not an ELF file");
   }
   const auto elf = load<Elf64_Ehdr>(head);
   if (elf.e_ident[EI_CLASS] != ELFCLASS64 || elf.e_type != ET_CORE) {
-    return unreadable("is an ELF file, but not a 64-bit core");
+    return no_core("is an ELF file, but not a 64-bit core");
   }
   machine_ = elf.e_machine == EM_X86_64    ? Machine::kX86_64
              : elf.e_machine == EM_AARCH64 ? Machine::kAArch64
                                            : Machine::kUnknown;
   if (machine_ == Machine::kUnknown) {
-    return unreadable(fmt::format("is of an unknown machine ({})", elf.e_machine));
+    return no_core(fmt::format("is of an unknown machine ({})", elf.e_machine));
   }
   if (elf.e_phentsize != sizeof(Elf64_Phdr)) return unreadable("has a strange segment table");
   std::size_t count = elf.e_phnum;
@@ -135,7 +150,7 @@ Result<> CoreReader::read_notes() {
       if (name.starts_with("CORE")) take_note(type, value);
     }
   }
-  if (regsets_.empty()) return unreadable("has no threads");
+  if (notes_.empty()) return unreadable("has no threads");
   return {};
 }
 
@@ -149,19 +164,8 @@ void CoreReader::take_note(std::uint32_t type, std::string_view value) {
       snapshot_.comm = text_field(value, kPrpsinfoName, 16);
       snapshot_.command_line = redact_command_line({text_field(value, kPrpsinfoArguments, 80)});
       return;
-    case NT_SIGINFO: {
-      if (value.size() < kSiginfoBytes) return;
-      SignalInfo& signal = snapshot_.signal;
-      signal.signal = field<std::int32_t>(value, 0);
-      signal.code = field<std::int32_t>(value, kSiginfoCode);
-      if (signal.has_address()) {
-        signal.fault_address = field<std::uint64_t>(value, kSiginfoAddress);
-      } else {
-        signal.sender_pid = field<std::int32_t>(value, kSiginfoAddress);
-        signal.sender_uid = field<std::int32_t>(value, kSiginfoAddress + 4);
-      }
-      return;
-    }
+    case NT_SIGINFO:
+      return take_signal(value);
     case NT_FILE:
       return take_files(value);
     case NT_AUXV:
@@ -177,10 +181,51 @@ void CoreReader::take_thread(std::string_view value) {
   thread.tid = field<std::int32_t>(value, kPrstatusPid);
   const std::string_view regset = value.substr(kPrstatusRegisters);
   if (!registers_from_regset(machine_, regset, thread.registers)) return;
-  // The kernel writes the thread that caused the dump first.
-  thread.crashed = snapshot_.threads.empty() && field<std::int32_t>(value, kPrstatusSignal) != 0;
   snapshot_.threads.push_back(std::move(thread));
-  regsets_.emplace_back(regset);
+  notes_.push_back({std::string(regset),
+                    field<std::int32_t>(value, kPrstatusSignal),
+                    field<std::int16_t>(value, kPrstatusCurrentSignal),
+                    {}});
+}
+
+// It belongs to the thread before it.
+void CoreReader::take_signal(std::string_view value) {
+  if (value.size() < kSiginfoBytes || notes_.empty()) return;
+  SignalInfo& signal = notes_.back().info;
+  signal.signal = field<std::int32_t>(value, 0);
+  signal.code = field<std::int32_t>(value, kSiginfoCode);
+  if (signal.has_address()) {
+    signal.fault_address = field<std::uint64_t>(value, kSiginfoAddress);
+  } else {
+    signal.sender_pid = field<std::int32_t>(value, kSiginfoAddress);
+    signal.sender_uid = field<std::int32_t>(value, kSiginfoAddress + 4);
+  }
+}
+
+// The kernel writes the thread that caused the dump first, with the only siginfo. A debugger has a
+// siginfo of each, which of the others is the stop that it caused itself, and it also dumps
+// processes that it has merely stopped.
+void CoreReader::find_crashed() {
+  const auto is_of_the_dump = [](const ThreadNotes& notes) {
+    return notes.info.signal != 0 &&
+           notes.info.signal ==
+               (notes.kernel_signal != 0 ? notes.kernel_signal : notes.current_signal);
+  };
+  const auto found = std::ranges::find_if(notes_, is_of_the_dump);
+  const std::ptrdiff_t index = found == notes_.end() ? 0 : found - notes_.begin();
+  const ThreadNotes& notes = notes_[static_cast<std::size_t>(index)];
+  const bool by_debugger = notes.kernel_signal == 0;
+  const int signal = by_debugger ? notes.current_signal : notes.kernel_signal;
+  if (signal == 0) return;
+  if (by_debugger && (signal == SIGSTOP || signal == SIGTRAP || signal == SIGINT)) return;
+  snapshot_.signal = notes.info;
+  snapshot_.signal.signal = signal;
+  const auto to_front = [index](auto& list) {
+    std::rotate(list.begin(), list.begin() + index, list.begin() + index + 1);
+  };
+  to_front(snapshot_.threads);
+  to_front(notes_);
+  snapshot_.threads.front().crashed = true;
 }
 
 // u64 count, u64 page size, count times {start, end, offset in pages}, then the names.
@@ -341,6 +386,7 @@ void CoreReader::note_what_is_missing() {
 Result<Snapshot> CoreReader::read(const CoreOptions& options) {
   DEFIB_TRY(read_segments());
   DEFIB_TRY(read_notes());
+  find_crashed();
   note_what_is_missing();
   make_maps();
   make_modules(options);
@@ -350,7 +396,7 @@ Result<Snapshot> CoreReader::read(const CoreOptions& options) {
   for (std::size_t i = 0; i < snapshot_.threads.size(); ++i) {
     ThreadSnapshot& thread = snapshot_.threads[i];
     if (!thread.crashed) {
-      thread.system_call = system_call_in(regsets_[i], thread.registers, read);
+      thread.system_call = system_call_in(notes_[i].regset, thread.registers, read);
     }
     collect_stack(snapshot_, thread, thread.crashed ? kCrashedStackBytes : kStackBytes, read);
   }
@@ -365,20 +411,32 @@ Result<Snapshot> read_core(os::File& file, const CoreOptions& options) {
   return CoreReader(file).read(options);
 }
 
+namespace {
+
+// What cannot be used is named, whatever is wrong with it.
+Error unusable(const std::string& path, const Error& why) {
+  return Error(Code::kCoreUnreadable, fmt::format("{}: {}", path, why.message()))
+      .with("path", path)
+      .suggest(why.suggested_action());
+}
+
+}  // namespace
+
 Result<Snapshot> read_core(const std::string& path, const CoreOptions& options) {
   // Opening a pipe would wait for its writer.
   struct stat status;
   if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
-    return unreadable("is not a regular file").with("path", path);
+    return unusable(path, no_core("is not a regular file"));
   }
   auto file = os::real_files().open(path, os::OpenMode::kRead);
   if (!file) {
     return Error(Code::kCoreUnreadable, fmt::format("cannot open the core file {}", path))
         .with("path", path)
-        .because(std::move(file.error()));
+        .because(std::move(file.error()))
+        .suggest("give the path of a core file, or a PID");
   }
   auto snapshot = read_core(**file, options);
-  if (!snapshot) return std::move(snapshot.error()).with("path", path);
+  if (!snapshot) return unusable(path, snapshot.error());
   return snapshot;
 }
 

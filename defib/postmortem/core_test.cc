@@ -47,29 +47,39 @@ std::string note(std::uint32_t type, std::string value) {
   return bytes + value;
 }
 
+std::string thread_note(std::uint16_t machine, std::int32_t tid, std::int32_t signal) {
+  const bool arm = machine == EM_AARCH64;
+  std::string status(112 + (arm ? 34 : 27) * 8 + 8, '\0');
+  put<std::int32_t>(status, 0, signal);
+  put<std::int16_t>(status, 12, SIGSEGV);
+  put<std::int32_t>(status, 32, tid);
+  // user_regs_struct: rip 16, rsp 19; user_pt_regs: x0.. 31 sp, 32 pc.
+  put<std::uint64_t>(status, 112 + (arm ? 32 : 16) * 8, kCodeStart + 0x10);
+  put<std::uint64_t>(status, 112 + (arm ? 31 : 19) * 8, kStackStart + 0x100);
+  put<std::uint64_t>(status, 112 + (arm ? 5 : 5) * 8, 0xabcd);  // x5, or rbx
+  return note(NT_PRSTATUS, status);
+}
+
+std::string signal_note(std::int32_t signal, std::int32_t code, std::uint64_t address) {
+  std::string info(24, '\0');
+  put<std::int32_t>(info, 0, signal);
+  put<std::int32_t>(info, 8, code);
+  put<std::uint64_t>(info, 16, address);
+  return note(NT_SIGINFO, info);
+}
+
 // A core with one thread at kCodeStart + 0x10, whose program is mapped from `exe`.
 struct CoreShape {
   std::uint16_t machine = EM_X86_64;
   std::string exe = "/srv/engine";
   std::string code = std::string(kCodeBytes, '\x90');
   std::uint64_t stack_at = 0;  // in the file; 0: behind the code
+  std::string threads = {};    // their notes; empty: of one that crashed
 };
 std::string make_core(const CoreShape& shape) {
-  const bool arm = shape.machine == EM_AARCH64;
-  std::string status(112 + (arm ? 34 : 27) * 8 + 8, '\0');
-  put<std::int32_t>(status, 0, SIGSEGV);
-  put<std::int32_t>(status, 32, 4711);
-  // user_regs_struct: rip 16, rsp 19; user_pt_regs: x0.. 31 sp, 32 pc.
-  put<std::uint64_t>(status, 112 + (arm ? 32 : 16) * 8, kCodeStart + 0x10);
-  put<std::uint64_t>(status, 112 + (arm ? 31 : 19) * 8, kStackStart + 0x100);
-  put<std::uint64_t>(status, 112 + (arm ? 5 : 5) * 8, 0xabcd);  // x5, or rbx
   std::string info(136, '\0');
   put<std::int32_t>(info, 24, 4711);
   info.replace(40, 6, "engine");
-  std::string signal(24, '\0');
-  put<std::int32_t>(signal, 0, SIGSEGV);
-  put<std::int32_t>(signal, 8, SEGV_MAPERR);
-  put<std::uint64_t>(signal, 16, 8);
   std::string files;
   put<std::uint64_t>(files, 0, 1);
   put<std::uint64_t>(files, 8, 4096);
@@ -80,8 +90,11 @@ std::string make_core(const CoreShape& shape) {
   std::string auxv;
   put<std::uint64_t>(auxv, 0, AT_ENTRY);
   put<std::uint64_t>(auxv, 8, kCodeStart);
-  const std::string notes = note(NT_PRSTATUS, status) + note(NT_PRPSINFO, info) +
-                            note(NT_SIGINFO, signal) + note(NT_FILE, files) + note(NT_AUXV, auxv);
+  const std::string threads = shape.threads.empty() ? thread_note(shape.machine, 4711, SIGSEGV) +
+                                                          signal_note(SIGSEGV, SEGV_MAPERR, 8)
+                                                    : shape.threads;
+  const std::string notes =
+      threads + note(NT_PRPSINFO, info) + note(NT_FILE, files) + note(NT_AUXV, auxv);
   constexpr std::size_t kTable = sizeof(Elf64_Ehdr), kNotes = kTable + 3 * sizeof(Elf64_Phdr);
   const std::uint64_t code_at = (kNotes + notes.size() + 4095) / 4096 * 4096;
   const std::uint64_t stack_at = shape.stack_at != 0 ? shape.stack_at : code_at + kCodeBytes;
@@ -132,6 +145,36 @@ TEST_F(AnyCore, OfThisMachineIsWhole) {
   EXPECT_EQ(snapshot->comm, "engine");
   EXPECT_THAT(snapshot->gaps, Contains(HasSubstr("/srv/engine: not readable")));
   EXPECT_EQ(snapshot->gaps.size(), 1U);
+}
+
+// What gdb writes: each thread's siginfo, and no signal but the current one. The one that crashed
+// need not be the first.
+TEST_F(AnyCore, OfADebuggerNamesTheThreadThatCrashed) {
+  CoreShape shape;
+  const auto thread = [](std::int32_t tid) { return thread_note(EM_X86_64, tid, 0); };
+  shape.threads = thread(1) + signal_note(SIGSTOP, SI_TKILL, 0) + thread(2) +
+                  signal_note(SIGSEGV, SEGV_MAPERR, 8) + thread(3) +
+                  signal_note(SIGSTOP, SI_TKILL, 0);
+  const auto snapshot = read_core(write(make_core(shape)));
+  ASSERT_TRUE(snapshot) << snapshot.error().to_text();
+  ASSERT_EQ(snapshot->threads.size(), 3U);
+  EXPECT_EQ(snapshot->threads[0].tid, 2);
+  EXPECT_TRUE(snapshot->threads[0].crashed);
+  EXPECT_FALSE(snapshot->threads[1].crashed || snapshot->threads[2].crashed);
+  EXPECT_EQ(snapshot->signal.signal, SIGSEGV);
+  EXPECT_EQ(snapshot->signal.fault_address, 8U);
+}
+
+// It has stopped the process, which did not crash.
+TEST_F(AnyCore, OfADebuggersStopIsOfALivingProcess) {
+  CoreShape shape;
+  std::string status = thread_note(EM_X86_64, 1, 0);
+  put<std::int16_t>(status, 20 + 12, SIGTRAP);  // behind the note's own head
+  shape.threads = status + signal_note(SIGTRAP, TRAP_BRKPT, 0);
+  const auto snapshot = read_core(write(make_core(shape)));
+  ASSERT_TRUE(snapshot) << snapshot.error().to_text();
+  EXPECT_FALSE(snapshot->threads.at(0).crashed);
+  EXPECT_EQ(snapshot->signal.signal, 0);
 }
 
 TEST_F(AnyCore, OfAnotherMachineGivesRegistersAndMapsAndSaysWhatItNeeds) {

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -179,6 +180,8 @@ void report(CrashPage& page, int tid, int signal, const siginfo_t& info, void* c
   fill(page, tid, signal, info, context);
   constexpr auto kCrashed = static_cast<uint32_t>(CrashState::kCrashed);
   page.state.store(kCrashed, std::memory_order_release);
+  // Who waits for the crash itself, and not for the descriptor.
+  syscall(SYS_futex, &page.state, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
   const int event_fd = hook.event_fd.load(std::memory_order_relaxed);
   if (event_fd >= 0) {
     const uint64_t one = 1;

@@ -4,7 +4,7 @@
 // the process. The crash handler, in the dying process, fills it and then waits, bounded, for the
 // capture helper to copy registers, stacks and maps:
 //
-//   handler: fields, state = kCrashed, eventfd +1   -> shim: starts defib-capture
+//   handler: fields, state = kCrashed, FUTEX_WAKE, eventfd +1   -> shim: starts defib-capture
 //   capture: copies, state = kCaptured, FUTEX_WAKE  -> handler: re-raises, the process dies
 //   capture: unwinds, symbolizes, classifies the copy; writes its report
 //

@@ -63,6 +63,22 @@ std::uint32_t crc_of(int fd) {
   }
 }
 
+// Whether there is more in it than in a program that was stripped: beside a debug file mostly lies
+// the program that it was split off.
+bool tells_names(int fd) {
+  const std::unique_ptr<Elf, ElfCloser> elf(elf_begin(fd, ELF_C_READ_MMAP, nullptr));
+  std::size_t names = 0;
+  if (!elf || elf_getshdrstrndx(elf.get(), &names) != 0) return false;
+  for (Elf_Scn* part = nullptr; (part = elf_nextscn(elf.get(), part)) != nullptr;) {
+    GElf_Shdr section;
+    if (gelf_getshdr(part, &section) == nullptr) continue;
+    if (section.sh_type == SHT_SYMTAB) return true;
+    const char* name = elf_strptr(elf.get(), names, section.sh_name);
+    if (name != nullptr && std::string_view(name).ends_with("debug_info")) return true;
+  }
+  return false;
+}
+
 // Takes the first candidate that fits.
 class Search {
  public:
@@ -135,7 +151,9 @@ DebugFile find_debug_file(const Module& module, const DebugLink& link, const Sym
   const std::string name(base_name(module.path));
   for (const std::string& place : options.debug_dirs) {
     if (module.build_id.empty() || name.empty()) break;
-    if (search.try_path(os::join_path(place, name))) return std::move(search.found());
+    if (search.try_path(os::join_path(place, name)) && tells_names(search.found().fd.get())) {
+      return std::move(search.found());
+    }
     if (search.try_path(os::join_path(place, name + ".debug"))) return std::move(search.found());
   }
   if (link.name.empty() || link.name.find('/') != std::string::npos) return {};

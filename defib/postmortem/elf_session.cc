@@ -8,6 +8,7 @@
 
 #include "defib/postmortem/debug_files.h"
 #include "defib/postmortem/module_file.h"
+#include "defib/postmortem/unpacked_file.h"
 
 namespace defib::postmortem {
 
@@ -86,8 +87,10 @@ int ElfSession::find_debug(Dwfl_Module* dwfl, void** userdata, const char* name,
   }
   DebugFile found = find_debug_file(*entry->module, {link != nullptr ? link : "", crc},
                                     entry->session->options_, entry->session->refused_);
-  if (found.fd.valid()) *path = ::strdup(found.path.c_str());
-  return found.fd.release();
+  if (!found.fd.valid()) return -1;
+  *path = ::strdup(found.path.c_str());
+  os::Fd unpacked = unpacked_file(found.fd.get());
+  return unpacked.valid() ? unpacked.release() : found.fd.release();
 }
 
 }  // namespace defib::postmortem

@@ -14,9 +14,10 @@ bool is_system_library(std::string_view path) {
 }
 
 std::string place_of(const Frame& frame) {
-  std::string text = frame.function.empty()
-                         ? fmt::format("{}+{:#x}", base_name(frame.module), frame.offset)
-                         : frame.function;
+  std::string text = !frame.function.empty() ? frame.function
+                     : frame.module.empty()
+                         ? fmt::format("{:#x}", frame.pc)
+                         : fmt::format("{}+{:#x}", base_name(frame.module), frame.offset);
   if (!frame.file.empty()) text += fmt::format(" at {}:{}", base_name(frame.file), frame.line);
   return text;
 }

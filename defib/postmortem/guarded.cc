@@ -62,10 +62,11 @@ void confine(const GuardLimits& limits, pid_t parent) {
   if (limits.low_priority) ::setpriority(PRIO_PROCESS, 0, kLowNice);
 }
 
-void read_records(int fd, std::uint64_t max_bytes, std::vector<std::string>& records) {
+void read_records(int fd, std::uint64_t max_bytes, GuardResult& result) {
   const off_t end = ::lseek(fd, 0, SEEK_END);
   if (end <= 0) return;
-  std::string bytes(std::min<std::uint64_t>(static_cast<std::uint64_t>(end), max_bytes), '\0');
+  std::vector<char>& bytes = result.bytes;
+  bytes.resize(std::min<std::uint64_t>(static_cast<std::uint64_t>(end), max_bytes));
   std::size_t got = 0;
   while (got < bytes.size()) {
     const ssize_t size =
@@ -73,18 +74,17 @@ void read_records(int fd, std::uint64_t max_bytes, std::vector<std::string>& rec
     if (size <= 0) break;
     got += static_cast<std::size_t>(size);
   }
-  Reader in(std::string_view(bytes).substr(0, got));
+  Reader in(std::string_view(bytes.data(), got));
   while (in.remaining() > 0) {
     const std::string_view record = in.text();
     if (!in.ok()) return;  // The last one was cut.
-    records.emplace_back(record);
+    result.records.push_back(record);
   }
 }
 
 // False where the child had to be killed.
-bool wait_until(pid_t child, int& status, std::chrono::milliseconds time) {
+bool wait_until(pid_t child, int& status, std::int64_t deadline) {
   const os::Clock& clock = os::real_clock();
-  const std::int64_t deadline = clock.mono_ns() + std::chrono::nanoseconds(time).count();
   const auto pidfd = os::open_pidfd(child);
   while (true) {
     const pid_t ended = ::waitpid(child, &status, WNOHANG);
@@ -131,7 +131,7 @@ void GuardOutput::write(std::string_view record) const {
 }
 
 Result<GuardResult> run_guarded(const std::function<void(const GuardOutput&)>& work,
-                                const GuardLimits& limits) {
+                                const GuardLimits& limits, const std::function<void()>& meanwhile) {
   const os::Fd output(::memfd_create("defib-guarded", MFD_CLOEXEC));
   if (!output.valid()) return os::system_error("memfd_create");
   void* memory = ::mmap(nullptr, sizeof(std::atomic<std::uint32_t>), PROT_READ | PROT_WRITE,
@@ -154,10 +154,13 @@ Result<GuardResult> run_guarded(const std::function<void(const GuardOutput&)>& w
     }
     ::_exit(kFinished);
   }
+  const std::int64_t deadline =
+      os::real_clock().mono_ns() + std::chrono::nanoseconds(limits.time).count();
+  if (meanwhile) meanwhile();
   int status = 0;
-  const bool overdue = !wait_until(child, status, limits.time);
+  const bool overdue = !wait_until(child, status, deadline);
   GuardResult result;
-  read_records(output.get(), limits.output_bytes, result.records);
+  read_records(output.get(), limits.output_bytes, result);
   result.mark = mark->load(std::memory_order_relaxed);
   ::munmap(memory, sizeof *mark);
   result.finished = !overdue && WIFEXITED(status) && WEXITSTATUS(status) == kFinished;
@@ -167,7 +170,8 @@ Result<GuardResult> run_guarded(const std::function<void(const GuardOutput&)>& w
 
 std::vector<GuardLoss> run_guarded_parts(
     std::size_t parts, const GuardedParts& work, const GuardLimits& limits,
-    const std::function<void(const std::vector<std::string>&)>& take) {
+    const std::function<void(const std::vector<std::string_view>&)>& take,
+    const std::function<void()>& meanwhile) {
   const os::Clock& clock = os::real_clock();
   const std::int64_t deadline = clock.mono_ns() + std::chrono::nanoseconds(limits.time).count();
   std::vector<GuardLoss> losses;
@@ -177,9 +181,10 @@ std::vector<GuardLoss> run_guarded_parts(
     GuardLimits attempt_limits = limits;
     // Half of what is left, so that a hang leaves time for another attempt.
     attempt_limits.time = std::chrono::milliseconds(left_ms / 2);
-    const auto result =
-        run_guarded([&](const GuardOutput& output) { work(left_out, output); }, attempt_limits);
+    const auto result = run_guarded([&](const GuardOutput& output) { work(left_out, output); },
+                                    attempt_limits, attempt == 0 ? meanwhile : nullptr);
     if (!result) {
+      if (attempt == 0 && meanwhile) meanwhile();
       losses.push_back({kNoMark, result.error().to_line()});
       return losses;
     }

@@ -47,15 +47,19 @@ class GuardOutput {
 inline constexpr std::uint32_t kNoMark = UINT32_MAX;
 
 struct GuardResult {
-  std::vector<std::string> records;
-  bool finished = false;         // the work returned
+  // All that the child wrote; no string, whose bytes would move with it.
+  std::vector<char> bytes;
+  std::vector<std::string_view> records;  // in `bytes`
+  bool finished = false;                  // the work returned
   std::string failure;           // else why not: "signal 11 (SIGSEGV)", "did not end in 10 s"
   std::uint32_t mark = kNoMark;  // the last one
 };
 
-// An Error where there is no child at all: no memory, no processes.
+// An Error where there is no child at all: no memory, no processes. `meanwhile` is called once,
+// here, while the child works; its time counts as the child's.
 Result<GuardResult> run_guarded(const std::function<void(const GuardOutput&)>& work,
-                                const GuardLimits& limits);
+                                const GuardLimits& limits,
+                                const std::function<void()>& meanwhile = {});
 
 // Work over parts of which each may be the hostile one. The part that it fails in, by its mark, is
 // left out and the work begun anew, a few times, all within the limit of time.
@@ -64,9 +68,11 @@ struct GuardLoss {
   std::string failure;
 };
 using GuardedParts = std::function<void(const std::set<std::size_t>& left_out, const GuardOutput&)>;
-// `take` gets the records of each attempt, those of a failed one too.
+// `take` gets the records of each attempt, those of a failed one too; `meanwhile` is called once,
+// in any case.
 std::vector<GuardLoss> run_guarded_parts(
     std::size_t parts, const GuardedParts& work, const GuardLimits& limits,
-    const std::function<void(const std::vector<std::string>&)>& take);
+    const std::function<void(const std::vector<std::string_view>&)>& take,
+    const std::function<void()>& meanwhile = {});
 
 }  // namespace defib::postmortem

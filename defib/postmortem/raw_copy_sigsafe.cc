@@ -11,8 +11,9 @@ namespace defib::postmortem::raw {
 namespace {
 
 constexpr size_t kRedZone = 128;  // below the stack pointer (System V ABI, 3.2.2)
-constexpr size_t kLockBytes = 64;
-constexpr size_t kCodeBytes = 192;  // half of them before the fault
+constexpr size_t kLockBytes = 80;
+constexpr uint64_t kBeforeFutex = 16;  // of a read-write lock the head lies before its futexes
+constexpr size_t kCodeBytes = 192;     // half of them before the fault
 constexpr size_t kPage = 4096;
 constexpr size_t kMaxVdso = 64 * 1024;
 constexpr size_t kMaxMaps = 16u << 20;
@@ -90,7 +91,8 @@ class Copier {
   Copier& operator=(const Copier&) = delete;
   void threads(const Stopped& stopped);
   void maps();
-  void stacks();
+  void crashed_stack();
+  void other_stacks();
   void modules();
   void link_map();
   void names(const Stopped& stopped);
@@ -106,6 +108,7 @@ class Copier {
   };
   void memory(Kind kind, uint64_t address, size_t size);
   void stack(uint64_t sp, size_t max);
+  void lock(uint64_t futex);
   void module_file(const Map& map);
   uint64_t word_at(uint64_t address) {
     uint64_t value = 0;
@@ -119,6 +122,7 @@ class Copier {
   const char* maps_end_ = nullptr;
   Range* ranges_ = nullptr;  // what can be read, ascending
   size_t range_count_ = 0;
+  size_t records_end_ = 0;  // of the threads
 };
 
 void Copier::memory(Kind kind, uint64_t address, size_t size) {
@@ -180,14 +184,26 @@ void Copier::stack(uint64_t sp, size_t max) {
   memory(Kind::kMemory, start, size < max ? static_cast<size_t>(size) : max);
 }
 
-void Copier::stacks() {
+// At the beginning of what is mapped there is nothing before it.
+void Copier::lock(uint64_t futex) {
+  const uint64_t start = futex - kBeforeFutex;
+  char* to = buffer_.begin(Kind::kMemory, 0, start, kLockBytes);
+  if (to == nullptr) return;
+  const size_t size = read_memory(pid_, start, to, kLockBytes);
+  if (size == 0) return memory(Kind::kMemory, futex, kLockBytes);
+  buffer_.finish(size);
+}
+
+void Copier::crashed_stack() {
+  records_end_ = buffer_.size();
+  if (buffer_.header().crashed_tid == 0 || options_.crashed_registers == nullptr) return;
+  stack(options_.crashed_registers[kDwarfSp], options_.crashed_stack_bytes);
+}
+
+void Copier::other_stacks() {
   const pid_t crashed = buffer_.header().crashed_tid;
-  if (crashed != 0 && options_.crashed_registers != nullptr) {
-    stack(options_.crashed_registers[kDwarfSp], options_.crashed_stack_bytes);
-  }
   // The records of the threads lie first of all; the buffer grows behind them.
-  const size_t records_end = buffer_.size();
-  for (size_t at = sizeof(Header); at + sizeof(Record) <= records_end;) {
+  for (size_t at = sizeof(Header); at + sizeof(Record) <= records_end_;) {
     Record record;
     memcpy(&record, buffer_.bytes() + at, sizeof record);
     const char* set = buffer_.bytes() + at + sizeof record;
@@ -201,7 +217,7 @@ void Copier::stacks() {
     memcpy(&call, set + kSetCall * 8, 8);
     memcpy(&argument, set + kSetArgument * 8, 8);
     stack(sp, is_crashed ? options_.crashed_stack_bytes : options_.stack_bytes);
-    if (call == SYS_futex && argument != 0) memory(Kind::kMemory, argument, kLockBytes);
+    if (call == SYS_futex && argument > kBeforeFutex) lock(argument);
   }
 }
 
@@ -470,14 +486,16 @@ void Buffer::gap(Kind kind, const char* what, int64_t number, const char* why) {
 void copy_stopped(Buffer& buffer, pid_t pid, const Stopped& stopped, const CopyOptions& options) {
   buffer.header().crashed_tid = find_crashed(pid, stopped, options.crashed_tid);
   Copier copier(buffer, pid, options);
+  // Without these there is no stack with names, and they take microseconds: never too late.
   copier.threads(stopped);
   copier.maps();
-  copier.stacks();
+  copier.crashed_stack();
   if (options.crashed_registers != nullptr) {
     copy_code(buffer, pid, options.crashed_registers[kDwarfPc]);
   }
-  if (copier.late("modules, and the names of the threads")) return;
   copier.modules();
+  copier.other_stacks();
+  if (copier.late("the names of the threads, and of the program")) return;
   if (options.link_map && !copier.late("the list of the libraries")) copier.link_map();
   copier.names(stopped);
   copy_identity(buffer, pid, options.deadline_ns);

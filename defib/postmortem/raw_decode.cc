@@ -4,14 +4,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "defib/base/bytes.h"
 #include "defib/os/files.h"
 #include "defib/postmortem/collect.h"
+#include "defib/postmortem/module_file.h"
+#include "defib/postmortem/raw_copy_sigsafe.h"
 
 namespace defib::postmortem {
 namespace {
@@ -100,6 +104,8 @@ class SnapshotDecoder {
   void thread(const RawRecord& record);
   void module(const RawRecord& record);
   void file(const RawRecord& record);
+  void modules_without_pages();
+  bool is_still_there(const Mapping& mapping) const;
   os::Fd open_module(const Mapping& mapping);
 
   const raw::Header& header_;
@@ -108,6 +114,7 @@ class SnapshotDecoder {
   os::Fd root_, exe_;
   std::map<std::uint64_t, os::Fd> nameless_;  // by the address at which the file is mapped
   std::map<std::string, std::size_t> modules_;
+  std::set<std::string> copied_;  // paths of files whose first page was copied, modules or not
   std::optional<ThreadSnapshot> crashed_;
 };
 
@@ -152,6 +159,7 @@ void SnapshotDecoder::module(const RawRecord& record) {
         {mapping->start, mapping->end, mapping->path, {}, {}, std::string(record.bytes)});
     return;
   }
+  copied_.insert(mapping->path);
   // Data files are mapped too; only what has an ELF header in memory is a module.
   if (!record.bytes.starts_with(ELFMAG) || modules_.contains(mapping->path)) return;
   Module module{mapping->start, mapping->end, mapping->path, {}, {}, {}};
@@ -165,6 +173,41 @@ void SnapshotDecoder::module(const RawRecord& record) {
   }
   modules_.emplace(mapping->path, snapshot_.modules.size());
   snapshot_.modules.push_back(std::move(module));
+}
+
+// Whether the name is that of the mapped file, and of no device, which is not opened on a guess.
+bool SnapshotDecoder::is_still_there(const Mapping& mapping) const {
+  struct stat status;
+  const int found = root_.valid() ? ::fstatat(root_.get(), mapping.path.c_str() + 1, &status, 0)
+                                  : ::stat(mapping.path.c_str(), &status);
+  return found == 0 && S_ISREG(status.st_mode) && status.st_dev == mapping.device &&
+         status.st_ino == mapping.inode;
+}
+
+// Of a copy that was ended before it came to them: each file of which a part is executable, and the
+// file that is there now where it has the same device and inode.
+void SnapshotDecoder::modules_without_pages() {
+  std::map<std::string_view, const Mapping*> first;
+  std::size_t count = 0, named = 0;
+  for (const Mapping& mapping : snapshot_.maps) {
+    if (!mapping.path.starts_with('/') || copied_.contains(mapping.path)) continue;
+    const Mapping& start = *first.try_emplace(mapping.path, &mapping).first->second;
+    if (!mapping.executable || modules_.contains(mapping.path)) continue;
+    if (++count > raw::kMaxModules) break;
+    Module module{start.start, mapping.end, mapping.path, {}, {}, {}};
+    if (is_still_there(start)) module.file = open_module(start);
+    if (module.file.valid()) {
+      module.build_id = build_id_in_file(module.file.get());
+      ++named;
+    }
+    modules_.emplace(mapping.path, snapshot_.modules.size());
+    snapshot_.modules.push_back(std::move(module));
+  }
+  if (count == 0) return;
+  snapshot_.gaps.push_back(fmt::format(
+      "the first pages of {} modules: the copy ended before them; {} have names, from files with "
+      "the same device and inode",
+      count, named));
 }
 
 void SnapshotDecoder::file(const RawRecord& record) {
@@ -220,6 +263,7 @@ void SnapshotDecoder::decode(const std::vector<RawRecord>& records) {
       }
     }
   }
+  modules_without_pages();
   for (const Mapping& mapping : snapshot_.maps) {
     const auto found = modules_.find(mapping.path);
     if (found == modules_.end()) continue;
@@ -251,6 +295,10 @@ Result<> decode_snapshot(std::string_view bytes, RawFiles files, Snapshot& snaps
   snapshot.captured_mono_ns = header.released_mono_ns;
   const bool ordered =
       header.started_mono_ns >= 0 && header.released_mono_ns >= header.started_mono_ns;
+  if (header.released_mono_ns == 0) {
+    snapshot.gaps.emplace_back(
+        "the copy is not whole: what makes it was ended (out of time, killed, or no memory)");
+  }
   snapshot.stopped_ns = ordered ? header.released_mono_ns - header.started_mono_ns : 0;
   SnapshotDecoder(header, files, snapshot).decode(records_of(bytes));
   return {};

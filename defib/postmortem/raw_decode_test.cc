@@ -2,14 +2,23 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <barrier>
+#include <cstring>
+#include <thread>
+
 #include "defib/base/bytes.h"
+#include "defib/postmortem/capture.h"
 #include "defib/postmortem/core.h"
+#include "defib/postmortem/locks.h"
 #include "defib/postmortem/minicore.h"
 #include "defib/postmortem/raw_copy_sigsafe.h"
+#include "defib/postmortem/unwind.h"
 
 namespace defib::postmortem {
 namespace {
@@ -67,8 +76,45 @@ TEST_F(RawSnapshot, ThatHadNoTimeSaysWhatIsMissing) {
   Snapshot snapshot;
   ASSERT_TRUE(decode_snapshot(bytes(), RawFiles::kTake, snapshot));
   EXPECT_EQ(snapshot.threads.size(), 1U);
-  EXPECT_THAT(snapshot.gaps, Contains(HasSubstr("modules")));
-  EXPECT_TRUE(snapshot.modules.empty());
+  EXPECT_THAT(snapshot.gaps, Contains(HasSubstr("the names of the threads")));
+  EXPECT_GT(snapshot.modules.size(), 2U);
+}
+
+// As after the copier's death: the mappings are there, and nothing behind them.
+TEST_F(RawSnapshot, ThatEndsBehindTheMappingsHasModulesAndNames) {
+  ASSERT_TRUE(copy());
+  Snapshot whole;
+  ASSERT_TRUE(decode_snapshot(bytes(), RawFiles::kLeave, whole));
+  std::string part = bytes();
+  auto header = load<raw::Header>(part.data());
+  header.released_mono_ns = 0;
+  header.exe_fd = header.root_fd = -1;
+  std::memcpy(part.data(), &header, sizeof header);
+  std::size_t at = sizeof header;
+  for (bool maps = false; !maps;) {
+    ASSERT_LE(at + sizeof(raw::Record), part.size());
+    const auto record = load<raw::Record>(part.data() + at);
+    maps = record.kind == raw::Kind::kFile &&
+           record.number == static_cast<std::int32_t>(raw::File::kMaps);
+    at += sizeof record + (record.size + 7) / 8 * 8;
+  }
+  part.resize(at);
+  Snapshot snapshot;
+  ASSERT_TRUE(decode_snapshot(part, RawFiles::kTake, snapshot));
+  EXPECT_THAT(snapshot.gaps, Contains(HasSubstr("is not whole")));
+  EXPECT_THAT(snapshot.gaps, Contains(HasSubstr("the first pages of")));
+  EXPECT_EQ(snapshot.modules.size() + 1, whole.modules.size());  // but for the vDSO
+  for (const Module& module : snapshot.modules) {
+    const auto known = std::ranges::find(whole.modules, module.path, &Module::path);
+    ASSERT_NE(known, whole.modules.end()) << module.path;
+    EXPECT_EQ(module.start, known->start) << module.path;
+    EXPECT_EQ(module.end, known->end) << module.path;
+    EXPECT_EQ(module.build_id, known->build_id) << module.path;
+    EXPECT_TRUE(module.file.valid()) << module.path;
+  }
+  const Unwound unwound = unwind(snapshot);
+  ASSERT_FALSE(unwound.stacks.at(0).frames.empty());
+  EXPECT_NE(unwound.stacks[0].frames[0].function, "") << unwound.stacks[0].frames[0].module;
 }
 
 TEST_F(RawSnapshot, OfAProcessThatIsGoneSaysSo) {
@@ -115,10 +161,51 @@ TEST(RawSnapshots, OfAnotherVersionAreRefused) {
   EXPECT_EQ(decoded.error().code(), Code::kInvalidArgument);
 }
 
+pthread_rwlock_t ledger = PTHREAD_RWLOCK_INITIALIZER, book = PTHREAD_RWLOCK_INITIALIZER;
+
+[[noreturn]] void deadlock_writers() {
+  std::barrier both(2);
+  ::pthread_rwlock_wrlock(&ledger);
+  std::thread other([&] {
+    ::pthread_rwlock_wrlock(&book);
+    both.arrive_and_wait();
+    ::pthread_rwlock_wrlock(&ledger);
+  });
+  both.arrive_and_wait();
+  ::pthread_rwlock_wrlock(&book);
+  ::_exit(1);
+}
+
+// Their heads lie before the futexes that are waited at, and on no stack.
+TEST(LiveLocks, OfWritersAreACycleToo) {
+  const pid_t child = ::fork();
+  if (child == 0) deadlock_writers();
+  std::vector<LockWait> cycle;
+  for (int i = 0; i < 500 && cycle.empty(); ++i) {
+    const auto snapshot = capture_live(child, {});
+    ASSERT_TRUE(snapshot) << snapshot.error().to_text();
+    cycle = find_lock_cycle(find_lock_waits(*snapshot));
+    ::usleep(10'000);
+  }
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  ASSERT_EQ(cycle.size(), 2U);
+  EXPECT_EQ(cycle[0].kind, WaitKind::kWriter);
+  EXPECT_EQ(cycle[1].kind, WaitKind::kWriter);
+  EXPECT_EQ(cycle[0].owner, cycle[1].waiter);
+}
+
 TEST_F(RawSnapshot, BecomesACoreOfItsThreadsAndStacks) {
   ASSERT_TRUE(copy());
   Snapshot snapshot;
   ASSERT_TRUE(decode_snapshot(bytes(), RawFiles::kTake, snapshot));
+  // Each register has a value of its own, so that none can stand for another.
+  Registers& registers = snapshot.threads[0].registers;
+  for (std::size_t i = 0; i < registers.values.size(); ++i) {
+    if (i != registers.sp_index() && !registers.name(i).empty() && i != kCrashPcRegister) {
+      registers.values[i] = 0x1000 + i;
+    }
+  }
   const std::string path = testing::TempDir() + "defib-minicore-test";
   ASSERT_TRUE(write_minicore(snapshot, path));
   const auto core = read_core(path);

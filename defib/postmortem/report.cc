@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
+#include "defib/base/assert.h"
 #include "defib/base/text.h"
 #include "defib/base/visible_text.h"
 #include "defib/postmortem/frame_text.h"
+#include "defib/wire/json_writer.h"
 
 namespace defib::postmortem {
 namespace {
@@ -18,28 +20,32 @@ std::string hex(std::uint64_t value) {
   return fmt::format("{:#x}", value);
 }
 
-wire::Json frame_json(const Frame& frame) {
-  wire::Json json = wire::Json::object({{"pc", hex(frame.pc)}});
-  json.set("module", frame.module);
-  json.set("offset", hex(frame.offset));
-  json.set("function", frame.function);
-  json.set("file", frame.file);
-  json.set("line", frame.line);
-  json.set("inlined", frame.inlined);
-  json.set("kind", to_string(frame.kind));
-  json.set("build_id", frame.build_id);
-  return json;
+void write_frame(wire::JsonWriter& json, const Frame& frame) {
+  json.open_object();
+  json.member("pc", hex(frame.pc));
+  json.member("module", frame.module);
+  json.member("offset", hex(frame.offset));
+  json.member("function", frame.function);
+  json.member("file", frame.file);
+  json.member("line", frame.line);
+  json.member("inlined", frame.inlined);
+  json.member("kind", to_string(frame.kind));
+  json.member("build_id", frame.build_id);
+  json.close();
 }
 
-wire::Json thread_json(const ThreadStack& stack) {
-  wire::Json json = wire::Json::object({{"tid", stack.tid}, {"name", stack.name}});
-  json.set("crashed", stack.crashed);
-  wire::Json frames = wire::Json::array();
-  for (const Frame& frame : stack.frames) frames.push(frame_json(frame));
-  json.set("frames", std::move(frames));
-  json.set("truncated", stack.truncated);
-  if (!stack.error.empty()) json.set("unwind_error", stack.error);
-  return json;
+void write_thread(wire::JsonWriter& json, const ThreadStack& stack) {
+  json.open_object();
+  json.member("tid", stack.tid);
+  json.member("name", stack.name);
+  json.member("crashed", stack.crashed);
+  json.key("frames");
+  json.open_array();
+  for (const Frame& frame : stack.frames) write_frame(json, frame);
+  json.close();
+  json.member("truncated", stack.truncated);
+  if (!stack.error.empty()) json.member("unwind_error", stack.error);
+  json.close();
 }
 
 std::vector<SignatureFrame> signature_frames(const ThreadStack& stack) {
@@ -157,8 +163,14 @@ CrashFacts facts_from(const Snapshot& snapshot, const std::vector<ThreadStack>& 
 }
 
 Report make_report(Snapshot snapshot, CrashFacts more, const SymbolOptions& symbols) {
+  return make_report_asking(std::move(snapshot), [&more] { return std::move(more); }, symbols);
+}
+
+Report make_report_asking(Snapshot snapshot, const std::function<CrashFacts()>& ask_more,
+                          const SymbolOptions& symbols) {
   Report report;
-  Unwound unwound = unwind(snapshot, symbols);
+  CrashFacts more;
+  Unwound unwound = unwind(snapshot, symbols, [&] { more = ask_more(); });
   report.threads = std::move(unwound.stacks);
   std::ranges::move(unwound.gaps, std::back_inserter(snapshot.gaps));
   CrashFacts facts = facts_from(snapshot, report.threads);
@@ -201,36 +213,57 @@ wire::Json to_json(const Signature& signature) {
   return wire::Json::object({{"id", signature.id}, {"text", signature.text}});
 }
 
-wire::Json to_json(const Report& report) {
-  const Snapshot& snapshot = report.snapshot;
-  wire::Json json = wire::Json::object({{"schema", "defib.crash/1"}, {"pid", snapshot.pid}});
-  json.set("comm", snapshot.comm);
-  json.set("exe", snapshot.exe);
-  json.set("command_line", texts_json(snapshot.command_line));
-  json.set("classification", to_json(report.classification));
-  json.set("signature", to_json(report.signature));
-  json.set("signal", snapshot.signal.signal);
-  json.set("signal_code", snapshot.signal.code);
-  json.set("fault_address", report.classification.fault_address
-                                ? wire::Json(hex(*report.classification.fault_address))
-                                : wire::Json());
-  json.set("message", snapshot.message);
-  if (const ThreadSnapshot* thread = snapshot.crashed_thread(); thread != nullptr) {
-    json.set("registers", registers_json(thread->registers));
+std::string to_json_text(const Report& report) {
+  // The names of a C++ program's functions are most of it.
+  constexpr std::size_t kBytesBesides = 16 << 10, kBytesOfFrame = 256;
+  std::size_t bytes = kBytesBesides + report.log_tail.size();
+  for (const ThreadStack& stack : report.threads) {
+    for (const Frame& frame : stack.frames) {
+      bytes += kBytesOfFrame + frame.module.size() + frame.function.size() + frame.file.size();
+    }
   }
-  wire::Json threads = wire::Json::array();
-  for (const ThreadStack& stack : report.threads) threads.push(thread_json(stack));
-  json.set("threads", std::move(threads));
-  json.set("modules", modules_json(snapshot.modules));
-  json.set("crashed_mono_ns", snapshot.crashed_mono_ns);
+  const Snapshot& snapshot = report.snapshot;
+  wire::JsonWriter json(2, bytes);
+  json.open_object();
+  json.member("schema", "defib.crash/1");
+  json.member("pid", snapshot.pid);
+  json.member("comm", snapshot.comm);
+  json.member("exe", snapshot.exe);
+  json.member("classification", to_json(report.classification));
+  json.member("signature", to_json(report.signature));
+  json.member("signal", snapshot.signal.signal);
+  json.member("signal_code", snapshot.signal.code);
+  json.member("fault_address", report.classification.fault_address
+                                   ? wire::Json(hex(*report.classification.fault_address))
+                                   : wire::Json());
+  json.member("message", snapshot.message);
+  if (const ThreadSnapshot* thread = snapshot.crashed_thread(); thread != nullptr) {
+    json.member("registers", registers_json(thread->registers));
+  }
+  json.member("crashed_mono_ns", snapshot.crashed_mono_ns);
   const bool timed = snapshot.crashed_mono_ns != 0 && snapshot.captured_mono_ns != 0;
-  json.set("captured_in_ns",
-           timed ? wire::Json(snapshot.captured_mono_ns - snapshot.crashed_mono_ns) : wire::Json());
-  json.set("stopped_ns", snapshot.stopped_ns);
-  json.set("gaps", texts_json(snapshot.gaps));
-  if (!report.log_tail.empty()) json.set("log_tail", report.log_tail);
-  if (report.capture_error) json.set("capture_error", wire::to_json(*report.capture_error));
-  return json;
+  json.member(
+      "captured_in_ns",
+      timed ? wire::Json(snapshot.captured_mono_ns - snapshot.crashed_mono_ns) : wire::Json());
+  json.member("stopped_ns", snapshot.stopped_ns);
+  if (report.capture_error) json.member("capture_error", wire::to_json(*report.capture_error));
+  // From here on it may be long: a supervisor reads only the beginning.
+  json.key("threads");
+  json.open_array();
+  for (const ThreadStack& stack : report.threads) write_thread(json, stack);
+  json.close();
+  json.member("command_line", texts_json(snapshot.command_line));
+  json.member("modules", modules_json(snapshot.modules));
+  json.member("gaps", texts_json(snapshot.gaps));
+  if (!report.log_tail.empty()) json.member("log_tail", report.log_tail);
+  json.close();
+  return json.take();
+}
+
+wire::Json to_json(const Report& report) {
+  auto json = wire::Json::parse(to_json_text(report));
+  DEFIB_ASSERT(json.has_value());
+  return std::move(*json);
 }
 
 namespace {
@@ -247,7 +280,9 @@ std::string frame_text(const Frame& frame, int number, const TextOptions& option
   std::string line =
       fmt::format("  #{:<3} {} ", number, styled(fmt::format("{:#018x}", frame.pc), kDim, options));
   const bool own = !frame.module.empty() && !is_system_library(frame.module);
-  if (frame.function.empty()) {
+  if (frame.function.empty() && frame.module.empty()) {
+    line += "??";
+  } else if (frame.function.empty()) {
     line += visible_text(fmt::format("{}+{:#x}", base_name(frame.module), frame.offset));
   } else {
     line += styled(visible_text(frame.function), own ? kBold : "", options);
@@ -272,9 +307,10 @@ std::string source_text(const SourceView& view, const TextOptions& options) {
 }
 
 std::string thread_text(const ThreadStack& stack, const TextOptions& options) {
-  std::string text = fmt::format("\n{} {} ({}){}\n", styled("thread", kBold, options), stack.tid,
-                                 visible_text(stack.name),
-                                 stack.crashed ? styled(", crashed", kRed, options) : "");
+  std::string text = fmt::format("\n{} {}", styled("thread", kBold, options), stack.tid);
+  // A core file does not tell it.
+  if (!stack.name.empty()) text += fmt::format(" ({})", visible_text(stack.name));
+  text += stack.crashed ? styled(", crashed", kRed, options) + "\n" : "\n";
   int number = 0;
   for (const Frame& frame : stack.frames) text += frame_text(frame, number++, options);
   if (stack.truncated) text += "       and more\n";
@@ -307,18 +343,33 @@ std::string to_text(const Report& report, const TextOptions& options) {
   return text;
 }
 
+namespace {
+
+// Of the innermost frame that is meant and whose source is here.
+template <typename IsMeant>
+std::optional<SourceView> source_view(const ThreadStack& stack, IsMeant is_meant,
+                                      const std::string& sysroot) {
+  for (const Frame& frame : stack.frames) {
+    if (frame.file.empty() || !is_meant(frame)) continue;
+    if (auto view = read_source(frame.file, frame.line, frame.module, sysroot)) return view;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 std::vector<SourceView> source_views(const Report& report, const std::string& sysroot) {
   std::vector<SourceView> views;
   for (const ThreadStack& stack : report.threads) {
     if (std::ranges::find(report.guilty, stack.tid) == report.guilty.end()) continue;
-    for (const Frame& frame : stack.frames) {
-      if (frame.file.empty() || is_runtime_module(frame.module)) continue;
-      auto view = read_source(frame.file, frame.line, frame.module, sysroot);
-      if (!view) continue;
-      view->tid = stack.tid;
-      views.push_back(std::move(*view));
-      break;
+    auto view = source_view(stack, is_own, sysroot);
+    if (!view) {
+      const auto of_program = [](const Frame& one) { return !is_runtime_module(one.module); };
+      view = source_view(stack, of_program, sysroot);
     }
+    if (!view) continue;
+    view->tid = stack.tid;
+    views.push_back(std::move(*view));
   }
   return views;
 }

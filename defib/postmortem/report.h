@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,12 +33,16 @@ struct Report {
 CrashFacts facts_from(const Snapshot& snapshot, const std::vector<ThreadStack>& stacks);
 
 // Unwinds and classifies. `more` brings exit status, log and kernel evidence, and of its threads
-// the hot frames.
+// the hot frames. The function that brings it is called once, while the stacks are walked.
 Report make_report(Snapshot snapshot, CrashFacts more, const SymbolOptions& symbols = {});
+Report make_report_asking(Snapshot snapshot, const std::function<CrashFacts()>& ask_more,
+                          const SymbolOptions& symbols = {});
 
 wire::Json to_json(const Classification& classification);
 wire::Json to_json(const Signature& signature);  // {"id","text"}, or null
 wire::Json to_json(const Report& report);
+// The same as text, indented by 2; to build the value first would take several times as long.
+std::string to_json_text(const Report& report);
 
 struct TextOptions {
   bool colours = false;             // for a terminal

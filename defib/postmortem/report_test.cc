@@ -64,7 +64,7 @@ TEST(RealSignature, IsOneForABugAndAnotherForEachOther) {
       "use_after_free",    "abort",       "stack_overflow",      "write_to_read_only",
       "assertion_failure", "double_free", "uncaught_exception",  "arithmetic_fault",
       "bus_error",         "stack_smash", "illegal_instruction", "heap_smash",
-      "all_threads",       "inlined",     "bad_system_call"};
+      "all_threads",       "inlined",     "bad_system_call",     "in_signal_handler"};
   std::map<std::string, std::map<std::string, int>> by_victim;  // signature, so often
   std::map<std::string, std::set<std::string>> victims_of;
   int same = 0, all = 0;
@@ -143,6 +143,54 @@ TEST(ReportText, ShowsTheSourceAndNoColoursUnlessAsked) {
   EXPECT_EQ(plain.find('\x1b'), plain.npos);
   options.colours = true;
   EXPECT_THAT(to_text(report, options), HasSubstr("\x1b[31m"));
+}
+
+// The line that waits for a lock lies in the C++ library's headers, compiled into the program.
+TEST(ReportText, TheSourceShownIsTheProgramsOwn) {
+  const std::string own = DEFIB_VICTIM_SOURCE_DIR "/deadlock.cc";
+  Frame lock, transfer;
+  lock.module = transfer.module = "/opt/bank";
+  lock.file = "/usr/include/stdio.h";
+  transfer.file = own;
+  lock.line = transfer.line = 3;
+  Report report;
+  report.guilty = {7};
+  report.threads.resize(1);
+  report.threads[0].tid = 7;
+  report.threads[0].frames = {lock, transfer};
+  ASSERT_TRUE(read_source(lock.file, lock.line, lock.module, "")) << "it could be shown";
+  const auto views = source_views(report);
+  ASSERT_EQ(views.size(), 1U);
+  EXPECT_EQ(views[0].file, own);
+  report.threads[0].frames.pop_back();
+  ASSERT_EQ(source_views(report).size(), 1U) << "better than nothing";
+}
+
+// Of a report of megabytes a supervisor reads the beginning.
+TEST(ReportJson, BeginsWithWhatASupervisorNeeds) {
+  Report report;
+  report.capture_error = Error(Code::kCaptureFailed, "late");
+  report.threads.resize(1);
+  report.threads[0].crashed = true;
+  const std::string text = to_json_text(report);
+  const std::size_t threads = text.find("\"threads\":");
+  for (const char* name : {"crashed_mono_ns", "captured_in_ns", "capture_error"}) {
+    EXPECT_LT(text.find(fmt::format("\"{}\":", name)), threads) << name;
+  }
+  for (const char* name : {"command_line", "modules", "gaps"}) {
+    EXPECT_LT(threads, text.find(fmt::format("\"{}\":", name))) << name;
+  }
+  EXPECT_LT(text.find("\"crashed\":"), text.find("\"frames\":"));
+}
+
+TEST(ReportText, AThreadWithoutANameHasNoParentheses) {
+  Report report;
+  report.threads.resize(1);
+  report.threads[0].tid = 7;
+  report.threads[0].crashed = true;
+  EXPECT_THAT(to_text(report), HasSubstr("thread 7, crashed\n"));
+  report.threads[0].name = "engine";
+  EXPECT_THAT(to_text(report), HasSubstr("thread 7 (engine), crashed\n"));
 }
 
 TEST(ReportText, NamesOfThreadsSteerNoTerminal) {

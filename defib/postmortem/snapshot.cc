@@ -2,6 +2,7 @@
 
 #include <elf.h>
 #include <signal.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <cctype>
@@ -43,8 +44,15 @@ bool parse_mapping(std::string_view line, Mapping& out) {
       std::errc()) {
     return false;
   }
-  take_word(line);  // device
-  take_word(line);  // inode
+  const std::string_view device = take_word(line), inode = take_word(line);
+  unsigned major = 0, minor = 0;
+  const std::size_t colon = std::min(device.find(':'), device.size());
+  std::from_chars(device.data(), device.data() + colon, major, 16);
+  if (colon < device.size()) {
+    std::from_chars(device.data() + colon + 1, device.data() + device.size(), minor, 16);
+  }
+  out.device = makedev(major, minor);
+  std::from_chars(inode.data(), inode.data() + inode.size(), out.inode);
   line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
   constexpr std::string_view kDeleted = " (deleted)";
   if (line.ends_with(kDeleted)) {

@@ -59,6 +59,8 @@ struct Mapping {
   bool executable = false;
   std::string path;      // "[stack]", "[heap]", "/usr/lib/x.so", or empty; without " (deleted)"
   bool deleted = false;  // the file was removed or replaced since it was mapped
+  dev_t device = 0;      // of the file, with its inode; 0: not known
+  std::uint64_t inode = 0;
   bool contains(std::uint64_t address) const { return address >= start && address < end; }
 };
 

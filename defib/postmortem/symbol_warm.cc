@@ -51,7 +51,7 @@ Result<std::string> make_table(const Module& module, const std::string& key,
   if (!SymbolTable::open(result.records[0], key)) {
     return Error(Code::kCaptureFailed, "the symbol table that was made of it is none");
   }
-  return result.records[0];
+  return std::string(result.records[0]);
 }
 
 }  // namespace

@@ -239,9 +239,9 @@ Symbolized symbolize(const std::vector<SymbolQuery>& queries, const SymbolOption
         symbolize_here(queries, plan, options, left_out, output);
       },
       limits_of(options),
-      [&](const std::vector<std::string>& records) {
+      [&](const std::vector<std::string_view>& records) {
         symbolized.gaps.clear();
-        for (const std::string& record : records) decode(record, symbolized);
+        for (const std::string_view record : records) decode(record, symbolized);
       });
   for (const GuardLoss& loss : losses) {
     symbolized.gaps.push_back(fmt::format(

@@ -18,6 +18,7 @@
 #include "defib/postmortem/stack_records.h"
 #include "defib/postmortem/symbol_table.h"
 #include "defib/postmortem/symbolize.h"
+#include "defib/postmortem/unpacked_file.h"
 #include "defib/postmortem/unwind.h"
 
 namespace {
@@ -41,9 +42,9 @@ void fuzz_table(std::string bytes) {
 }
 
 void fuzz_records(std::string_view bytes) {
-  if (const auto stack = decode_stack(bytes)) {
-    const std::string again = encode_stack(stack->thread, stack->stack);
-    if (!decode_stack(again)) std::abort();
+  if (const auto stack = StackDecoder().stack(bytes)) {
+    const std::string again = StackEncoder().stack(stack->thread, stack->stack);
+    if (!StackDecoder().stack(again)) std::abort();
   }
   static_cast<void>(decode_gap(bytes));
 }
@@ -68,6 +69,7 @@ void fuzz_elf(std::string_view bytes) {
   module.file = defib::os::Fd(::memfd_create("program", MFD_CLOEXEC));
   if (::write(module.file.get(), bytes.data(), bytes.size()) < 0) return;
   static_cast<void>(load_bias(module));
+  static_cast<void>(unpacked_file(module.file.get()));
   ThreadSnapshot thread;
   thread.tid = 1;
   thread.crashed = true;

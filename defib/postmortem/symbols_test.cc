@@ -23,7 +23,7 @@
 #include "defib/postmortem/symbol_cache.h"
 #include "defib/postmortem/symbolize.h"
 #include "defib/postmortem/symbolizer.h"
-#include "defib/postmortem/testcases/run_victim.h"
+#include "defib/postmortem/symbols_test_util.h"
 #include "defib/postmortem/unwind.h"
 
 namespace defib::postmortem {
@@ -35,27 +35,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-constexpr int kToolTimeoutMs = 60'000;
-
-const ThreadStack& crashed_stack(const std::vector<ThreadStack>& stacks) {
-  static const ThreadStack kNone;
-  const auto found = std::ranges::find_if(stacks, &ThreadStack::crashed);
-  if (found == stacks.end()) ADD_FAILURE() << "no thread is marked as crashed";
-  return found == stacks.end() ? kNone : *found;
-}
-
-// All that two reports of one program have in common, wherever it was loaded.
-std::string text_of(const std::vector<ThreadStack>& stacks) {
-  std::string text;
-  for (const ThreadStack& stack : stacks) {
-    text += fmt::format("thread {}{}\n", stack.crashed, stack.error);
-    for (const Frame& frame : stack.frames) {
-      text += fmt::format("  {} {:#x} {} {} {} {} {}\n", to_string(frame.kind), frame.offset,
-                          frame.function, frame.file, frame.line, frame.inlined, frame.build_id);
-    }
-  }
-  return text;
-}
 // Of the crashed thread: where the others are at that moment differs from run to run.
 std::string text_of(const wire::Json& threads) {
   std::string text;
@@ -72,53 +51,6 @@ std::string text_of(const wire::Json& threads) {
   }
   return text;
 }
-
-class InDirectory : public ::testing::Test {
- protected:
-  void SetUp() override { ASSERT_NE(::mkdtemp(dir_), nullptr); }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
-  std::string at(const std::string& name) const { return fmt::format("{}/{}", dir_, name); }
-  static void tool(const std::vector<std::string>& arguments) {
-    const auto output = os::run_command(arguments, kToolTimeoutMs);
-    ASSERT_TRUE(output) << output.error().to_text();
-    ASSERT_TRUE(output->status.success()) << output->text;
-  }
-  // A copy of a victim without its debug information, which lies in `debug`.
-  std::string split(const std::string& victim, const std::string& debug) {
-    const std::string program = at("program");
-    std::filesystem::create_directories(std::filesystem::path(debug).parent_path());
-    std::filesystem::copy_file(victim_path(victim), program);
-    tool({"objcopy", "--only-keep-debug", program, debug});
-    tool({"strip", program});
-    return program;
-  }
-  static std::string id_of(const std::string& path) {
-    const os::Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    return build_id_of(fd.get());
-  }
-  static Unwound unwound(const std::string& program, const SymbolOptions& options = {}) {
-    RunningVictim victim(program);
-    const auto snapshot = victim.capture();
-    EXPECT_TRUE(snapshot);
-    return snapshot ? unwind(*snapshot, options) : Unwound();
-  }
-  static void expect_named(const Unwound& unwound) {
-    const Frame& frame = crashed_stack(unwound.stacks).frames.at(0);
-    EXPECT_THAT(frame.function, HasSubstr("fill_order")) << text_of(unwound.stacks);
-    EXPECT_THAT(frame.file, HasSubstr("null_dereference.cc"));
-    EXPECT_EQ(frame.line, marked_line("null_dereference"));
-  }
-  static void expect_nameless(const Unwound& unwound) {
-    const Frame& frame = crashed_stack(unwound.stacks).frames.at(0);
-    EXPECT_EQ(frame.function, "") << text_of(unwound.stacks);
-    EXPECT_EQ(frame.file, "");
-    EXPECT_THAT(frame.module, HasSubstr("program"));
-    EXPECT_GT(frame.offset, 0U);
-  }
-
-  char dir_[32] = "/tmp/defib-symbols-XXXXXX";
-};
 
 class DebugFiles : public InDirectory {};
 
@@ -151,6 +83,21 @@ TEST_F(DebugFiles, AreFoundByDebugLinkBesideTheProgramAndInDotDebug) {
   expect_named(unwound(program));
   std::filesystem::remove(at(".debug/program.sym"));
   expect_nameless(unwound(program));
+}
+
+// As they lie where a program was stripped: `objcopy --only-keep-debug x x.debug && strip x`.
+TEST_F(DebugFiles, AreFoundBesideACopyOfTheStrippedProgram) {
+  const std::string program = split("null_dereference", at("kept/program.debug"));
+  std::filesystem::copy_file(program, at("kept/program"));
+  SymbolOptions options;
+  options.debug_dirs = {at("kept")};
+  const Unwound result = unwound(program, options);
+  expect_named(result);
+  EXPECT_THAT(result.gaps, IsEmpty());
+  // Of two that have names the whole program is as good.
+  std::filesystem::copy_file(victim_path("null_dereference"), at("kept/program"),
+                             std::filesystem::copy_options::overwrite_existing);
+  expect_named(unwound(program, options));
 }
 
 TEST_F(DebugFiles, OfAProgramWithoutBuildIdAreCheckedByTheLinksChecksum) {
@@ -658,6 +605,25 @@ TEST(Guarded, KeepsWhatWasWrittenBeforeACrash) {
   EXPECT_EQ(result->mark, 7U);
 }
 
+TEST(Guarded, WhatIsDoneMeanwhileIsDoneOnceWhateverBecomesOfTheChild) {
+  for (const bool fails : {false, true}) {
+    int calls = 0;
+    std::vector<std::size_t> records;
+    const auto losses = run_guarded_parts(
+        2,
+        [&](const std::set<std::size_t>& left_out, const GuardOutput& output) {
+          output.mark(1);
+          if (fails && !left_out.contains(1)) ::abort();
+          output.write("done");
+        },
+        {}, [&](const auto& given) { records.push_back(given.size()); }, [&] { ++calls; });
+    EXPECT_EQ(calls, 1);
+    EXPECT_EQ(losses.size(), fails ? 1U : 0U);
+    ASSERT_FALSE(records.empty());
+    EXPECT_EQ(records.back(), 1U);
+  }
+}
+
 TEST(Guarded, EndsAHangAtTheDeadline) {
   GuardLimits limits;
   limits.time = std::chrono::milliseconds(50);
@@ -711,7 +677,7 @@ TEST(Guarded, ThePartThatFailsIsLeftOut) {
           output.write(std::to_string(part));
         }
       },
-      {}, [&](const std::vector<std::string>& records) { last = records; });
+      {}, [&](const auto& records) { last.assign(records.begin(), records.end()); });
   ASSERT_EQ(losses.size(), 2U);
   EXPECT_EQ(losses[0].part, 1U);
   EXPECT_EQ(losses[1].part, 2U);

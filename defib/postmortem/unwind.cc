@@ -51,9 +51,10 @@ std::uint64_t lookup_of(const Step& step) {
 }
 
 // What the child has said so far, the last word counts.
-void take(std::string_view record, Unwound& unwound, std::vector<bool>& known) {
+void take(std::string_view record, StackDecoder& decoder, Unwound& unwound,
+          std::vector<bool>& known) {
   if (auto gap = decode_gap(record)) unwound.gaps.push_back(std::move(*gap));
-  auto stack = decode_stack(record);
+  auto stack = decoder.stack(record);
   if (!stack || stack->thread >= unwound.stacks.size()) return;
   unwound.stacks[stack->thread] = std::move(stack->stack);
   known[stack->thread] = true;
@@ -65,6 +66,7 @@ void unwind_here(const Snapshot& snapshot, const SymbolOptions& options,
   const auto mark = [&](std::size_t module) { output.mark(static_cast<std::uint32_t>(module)); };
   ElfSession session(snapshot.modules, options, left_out, mark);
   StackWalker walker(snapshot, session, mark);
+  StackEncoder encoder;
   std::vector<Walk> walks;
   for (std::size_t i = 0; i < snapshot.threads.size(); ++i) {
     walks.push_back(walker.walk(i));
@@ -77,7 +79,7 @@ void unwind_here(const Snapshot& snapshot, const SymbolOptions& options,
       stack.frames.push_back(frame_of(snapshot, step, module ? &snapshot.modules[*module] : nullptr,
                                       module ? session.bias(*module) : 0));
     }
-    output.write(encode_stack(static_cast<std::uint32_t>(i), stack));
+    output.write(encoder.stack(static_cast<std::uint32_t>(i), stack));
   }
   Symbolizer symbolizer(session, options);
   for (std::size_t i = 0; i < walks.size(); ++i) {
@@ -105,7 +107,7 @@ void unwind_here(const Snapshot& snapshot, const SymbolOptions& options,
         stack.frames.push_back(frame);
       }
     }
-    output.write(encode_stack(static_cast<std::uint32_t>(i), stack));
+    output.write(encoder.stack(static_cast<std::uint32_t>(i), stack));
   }
   for (const std::string& line : session.refused()) output.write(encode_gap(line));
   for (const std::string& line : symbolizer.gaps()) output.write(encode_gap(line));
@@ -136,7 +138,8 @@ FrameKind frame_kind_from(std::string_view text) {
                                    : static_cast<FrameKind>(found - std::begin(kKinds));
 }
 
-Unwound unwind(const Snapshot& snapshot, const SymbolOptions& options) {
+Unwound unwind(const Snapshot& snapshot, const SymbolOptions& options,
+               const std::function<void()>& meanwhile) {
   Unwound unwound;
   unwound.stacks.resize(snapshot.threads.size());
   std::vector<bool> known(snapshot.threads.size());
@@ -146,10 +149,12 @@ Unwound unwind(const Snapshot& snapshot, const SymbolOptions& options) {
         unwind_here(snapshot, options, left_out, output);
       },
       limits_of(options),
-      [&](const std::vector<std::string>& records) {
+      [&](const std::vector<std::string_view>& records) {
         unwound.gaps.clear();
-        for (const std::string& record : records) take(record, unwound, known);
-      });
+        StackDecoder decoder;
+        for (const std::string_view record : records) take(record, decoder, unwound, known);
+      },
+      meanwhile);
   for (const GuardLoss& loss : losses) {
     unwound.gaps.push_back(
         loss.part == kNoMark

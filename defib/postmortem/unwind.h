@@ -16,6 +16,7 @@
 
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -70,6 +71,8 @@ struct Unwound {
   std::vector<std::string> gaps;  // what could not be had, and why
 };
 
-Unwound unwind(const Snapshot& snapshot, const SymbolOptions& options = {});
+// `meanwhile` is called once, here, while the child works.
+Unwound unwind(const Snapshot& snapshot, const SymbolOptions& options = {},
+               const std::function<void()>& meanwhile = {});
 
 }  // namespace defib::postmortem

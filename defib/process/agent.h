@@ -12,12 +12,14 @@
 
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
+#include "defib/os/notify.h"
 #include "defib/process/agent_core.h"
 #include "defib/process/agent_page.h"
 #include "defib/process/persisted_state.h"
@@ -124,8 +126,10 @@ class Agent {
   // ramping awaiting_approval standby.
   bool state(std::string_view state);
   // An event of the open incident: an object with an "event" member. "recovery_closed" ends the
-  // incident with its "outcome".
-  bool event(const wire::Json& event);
+  // incident with its "outcome". It is evidence: off the order path it may wait longer for a
+  // supervisor that is behind.
+  bool event(const wire::Json& event,
+             os::Duration patience = std::chrono::milliseconds(os::notify::kPatienceMs));
   // Whether this process may act on the outside world: not a standby (spec.standby) that waits.
   bool active() const { return agent_core::is_active(); }
   // For a standby, once it is initialised: returns when it is promoted, at once where it is active.

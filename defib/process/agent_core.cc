@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "defib/os/life_lock.h"
 #include "defib/postmortem/crash_hook_sigsafe.h"
 
 namespace defib::process::agent_core {
@@ -76,18 +77,7 @@ void free_all_stages(AgentPage* page) {
 void hold_life(AgentPage* page) {
   const auto tid = static_cast<pid_t>(syscall(SYS_gettid));
   if (tid != getpid()) return;
-  static_assert(sizeof(pthread_mutex_t) <= sizeof page->life);
-  auto* lock = reinterpret_cast<pthread_mutex_t*>(page->life);
-  pthread_mutexattr_t attributes;
-  if (pthread_mutexattr_init(&attributes) != 0) return;
-  // Made anew: an image before this one, which is gone, may have held it. Nobody waits for it, so
-  // it is tried: a service under the thread sanitizer would be told of a lock that it holds for
-  // ever.
-  const bool held = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0 &&
-                    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&
-                    pthread_mutex_init(lock, &attributes) == 0 && pthread_mutex_trylock(lock) == 0;
-  pthread_mutexattr_destroy(&attributes);
-  if (!held) return;
+  if (!os::hold_life_lock(page->life)) return;
   page->life_tid.store(tid, std::memory_order_release);
   ring();
 }

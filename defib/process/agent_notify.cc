@@ -85,8 +85,11 @@ bool Agent::state(std::string_view state) {
   agent_core::note_state(state.data(), state.size());
   return send_field("X_DEFIB_STATE", state);
 }
-bool Agent::event(const wire::Json& event) {
-  return send_field("X_DEFIB_EVENT", event.dump());
+bool Agent::event(const wire::Json& event, os::Duration patience) {
+  const std::string text = event.dump();
+  const auto patience_ms = std::chrono::ceil<std::chrono::milliseconds>(patience).count();
+  return notify::send_field("X_DEFIB_EVENT", text.data(), text.size(),
+                            static_cast<int>(patience_ms));
 }
 std::uint64_t Agent::dropped_messages() const {
   return notify::drops();

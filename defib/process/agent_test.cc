@@ -15,6 +15,7 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "defib/os/fd.h"
@@ -378,6 +379,19 @@ TEST(Notify, AFullQueueDropsWithinItsPatienceAndTellsTheCountLater) {
   EXPECT_EQ(shim.receive(), "READY=1\nX_DEFIB_DROPPED=" + std::to_string(before + 2));
   EXPECT_TRUE(agent.ready());
   EXPECT_EQ(shim.receive(), "READY=1");
+}
+
+TEST(Notify, AnEventMayWaitLongerForASupervisorThatIsBehind) {
+  Shim shim;
+  shim.listen();
+  Agent agent;
+  int sent = 0;
+  while (agent.status("x")) ASSERT_LT(++sent, 100'000);
+  std::jthread later([&] {
+    std::this_thread::sleep_for(4 * std::chrono::milliseconds(os::notify::kPatienceMs));
+    for (int i = 0; i < sent; ++i) shim.receive();
+  });
+  EXPECT_TRUE(agent.event(wire::Json::object({{"event", "late"}}), std::chrono::seconds(20)));
 }
 
 TEST(Notify, ATooLongMessageIsCountedAndNotSent) {

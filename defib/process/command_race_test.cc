@@ -1,15 +1,23 @@
 // Operator's commands, crashes, and deaths of shim and supervisor in random order and at random
 // moments: whatever crosses what, the last command wins, and there are never two copies.
 //
+// The orders that were once found to go wrong come first, each by itself.
+//
 // DEFIB_RACE_ROUNDS says how many rounds of commands (60 by default), DEFIB_SEED which.
 
 #include <fmt/core.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 
+#include "defib/os/files.h"
 #include "defib/os/random.h"
+#include "defib/process/state_dir.h"
 #include "defib/process/supervisor_test_util.h"
 
 namespace defib::process {
@@ -87,6 +95,70 @@ class CommandRace : public SupervisorTest {
   bool wanted_ = false;
   bool commanded_ = false;  // since it was settled
 };
+
+// The first start and its stop lie unread. What that start began must end, however its shim ends.
+TEST_F(CommandRace, AStartAfterAStopIsNotAnsweredByTheStartBeforeIt) {
+  ServiceSpec spec = victim({"run"});
+  spec.stop_signal = SIGWINCH;  // without effect
+  spec.stop_timeout = 300ms;
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(spec));
+  const pid_t shim = status().shim_pid;
+  kill_one(shim, SIGSTOP);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(supervisor_->start("victim"));
+    ASSERT_TRUE(supervisor_->stop("victim"));
+  }
+  ASSERT_TRUE(supervisor_->start("victim"));
+  EXPECT_EQ(status().state, ServiceState::kStarting);
+  kill_one(shim, SIGCONT);
+  run_until([&] { return status().pid > 0; });
+  EXPECT_EQ(status().state, ServiceState::kStopping);
+  const pid_t first = status().pid;
+  kill_one(shim, SIGKILL);
+  run_until([&] { return status().state == ServiceState::kRunning && status().pid > 0; });
+  EXPECT_NE(status().pid, first);
+  EXPECT_EQ(seen_->starts.size(), 2u);
+  EXPECT_EQ(seen_->exits.at(0).reason, StopReason::kRequested);
+  EXPECT_FALSE(duplicated());
+}
+
+TEST_F(CommandRace, TheFailureOfAStartThatWasCalledOffIsNoFailureOfTheService) {
+  ServiceSpec spec = victim({});
+  spec.argv = {dir_ + "/program"};
+  std::ofstream(spec.argv[0]) << "#!/bin/sh\n";
+  ASSERT_EQ(::chmod(spec.argv[0].c_str(), 0755), 0);
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(spec));
+  kill_one(status().shim_pid, SIGSTOP);
+  ASSERT_TRUE(supervisor_->start("victim"));
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  ASSERT_TRUE(std::filesystem::remove(spec.argv[0]));
+  kill_one(status().shim_pid, SIGCONT);
+  run_until([&] { return seen_->start_failures.size() == 1; });
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+}
+
+// The shim cannot say that its service had ended already: its socket is full of output.
+TEST_F(CommandRace, AStopIsAnsweredHoweverFullTheConnectionIs) {
+  make_supervisor();
+  ServiceSpec spec = victim({"log", "40000", "1000"});
+  ASSERT_TRUE(supervisor_->add(spec));
+  ASSERT_TRUE(supervisor_->feed_log("victim", true));
+  ASSERT_TRUE(supervisor_->start("victim"));
+  run_until([&] { return status().pid > 0; });
+  const auto ended = [&] {
+    const auto record = read_status(os::real_files(), service_dir());
+    return record && *record && (*record)->exit_number == 1;
+  };
+  for (int i = 0; i < 2000 && !ended(); ++i) ::usleep(10'000);  // The supervisor reads nothing.
+  ASSERT_TRUE(ended());
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  ASSERT_TRUE(supervisor_->start("victim"));
+  ::usleep(100'000);  // It is heard while there is no room yet for its answer.
+  run_until([&] { return seen_->starts.size() == 2; });
+  EXPECT_TRUE(seen_->new_shims.empty());
+}
 
 TEST_F(CommandRace, TheLastCommandWinsWhateverItCrosses) {
   const char* asked = std::getenv("DEFIB_RACE_ROUNDS");

@@ -62,6 +62,21 @@ TEST_F(DyingService, TheReplacementMayStartBeforeTheEnd) {
   }
 }
 
+// The shim has promised to start the next one, and called that off before the end.
+TEST_F(DyingService, AStopBetweenTheFenceAndTheEndIsKept) {
+  ServiceSpec spec = agent_victim({"run", kLargeMb});
+  spec.restart_when = RestartWhen::kDying;
+  spec.restart_delay = std::chrono::seconds(100);
+  start_ready(spec);
+  kill_service(SIGKILL);
+  run_until([&] { return seen_->exits.size() == 1 && status().ready && status().restart_ready; });
+  kill_service(SIGKILL);
+  run_until([&] { return seen_->deaths.size() == 2; });
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  run_until([&] { return seen_->exits.size() == 2; });
+  run_until([&] { return status().state == ServiceState::kStopped; });
+}
+
 TEST_F(DyingService, WithoutATicketTheEndIsAwaited) {
   ServiceSpec spec = agent_victim({"run", kLargeMb});
   spec.restart_when = RestartWhen::kDying;

@@ -91,6 +91,20 @@ TEST_P(Family, AReplacementMeetsNoneOfThoseThatLeftTheServiceBeforeIt) {
   }
 }
 
+// Each of them is the child of the one before: killed one by one they would outlive the start.
+TEST_P(Family, AReplacementMeetsNoneOfALineOfDescendants) {
+  start(launched({"line", "8"}));
+  for (std::size_t round = 1; round <= 3; ++round) {
+    run_until([&] { return text_of("line") == "done\n"; });
+    std::filesystem::remove(dir_ + "/line");
+    kill_service(SIGKILL);
+    run_until([&] { return seen_->starts.size() == round + 1; });
+    run_until([&] { return text_of("line") == "done\n"; });
+    EXPECT_EQ(processes().size(), 10u);
+    ASSERT_EQ(text_of("met"), "");
+  }
+}
+
 TEST_P(Family, AForkBombWithinItsLimitIsKilledToTheLast) {
   ServiceSpec spec = launched({"bomb"});
   spec.stop_timeout = std::chrono::milliseconds(50);
@@ -123,6 +137,21 @@ TEST_P(Family, AForkBombWithinItsLimitIsKilledToTheLast) {
   ASSERT_TRUE(supervisor_->stop("victim"));
   run_until([&] { return status().state == ServiceState::kStopped; });
   run_until([&] { return processes().size() == 1; });
+}
+
+TEST_P(Family, AStopThatCrossesTheStartSendsItsSignalOnce) {
+  ServiceSpec spec = launched({"signals", dir_ + "/signals"});
+  spec.stop_sequence = {{SIGINT, std::chrono::milliseconds(300)}};
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(spec));
+  ASSERT_TRUE(supervisor_->start("victim"));
+  // The supervisor has not heard of the start.
+  for (int i = 0; i < 2000 && text_of("signals") != "ready\n"; ++i) ::usleep(10'000);
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  for (int i = 0; i < 2000 && text_of("signals") == "ready\n"; ++i) ::usleep(10'000);
+  run_until([&] { return seen_->exits.size() == 1; });
+  EXPECT_EQ(text_of("signals"), "ready\nSIGINT\n");
+  EXPECT_EQ(status().state, ServiceState::kStopped);
 }
 
 TEST_P(Family, AStopSequenceSendsOneSignalAfterTheOtherAndThenKills) {

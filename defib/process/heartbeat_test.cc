@@ -49,6 +49,8 @@ class HeartbeatTest : public testing::Test {
       if (!silent.empty()) return silent.front();
       const auto due = watch_.next_due();
       if (!due || *due > end) break;
+      EXPECT_GT(*due, now_) << "looks without end";
+      if (*due <= now_) break;
       now_ = *due;
     }
     now_ = end;

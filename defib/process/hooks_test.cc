@@ -198,8 +198,8 @@ TEST_F(HookTest, AShimKilledInTheMiddleOfPreStartNeitherLosesNorDoublesTheStart)
   run_until([&] { return told("pre_start") == 2; });
   const auto now = processes();
   EXPECT_EQ(now.size(), before.size());
-  std::ofstream(dir_ + "/go") << "\n";
   kill_shim();
+  std::ofstream(dir_ + "/go") << "\n";
   run_until([&] { return told("service") == 1; });
   run_until([&] { return status().restart_ready; });
   EXPECT_EQ(seen_->starts.size(), 1u);
@@ -224,8 +224,8 @@ TEST_F(HookTest, AShimKilledInTheMiddleOfCleanupIsFollowedByOneThatDoesItAgain) 
   run_until([&] { return told("service") == 1 && status().pid > 0; });
   ASSERT_TRUE(supervisor_->stop("victim"));
   run_until([&] { return told("cleanup") == 1; });
-  std::ofstream(dir_ + "/go") << "\n";
   kill_shim();
+  std::ofstream(dir_ + "/go") << "\n";
   run_until([&] { return !seen_->hooks.empty() && seen_->hooks.back().ok; });
   EXPECT_EQ(told("cleanup"), 2);
   EXPECT_NE(seen_->hooks.at(0).error->message().find("its shim had died"), std::string::npos);
@@ -234,8 +234,9 @@ TEST_F(HookTest, AShimKilledInTheMiddleOfCleanupIsFollowedByOneThatDoesItAgain) 
 
 TEST_F(HookTest, ASupervisorKilledInTheMiddleOfPreStartFindsTheServiceStartedOnce) {
   ServiceSpec spec = launched("stamp");
-  spec.pre_start = {"/bin/sh", "-c",
-                    "echo pre_start >> " + file() + "; [ -e " + dir_ + "/go ] || sleep 1000"};
+  spec.pre_start = {
+      "/bin/sh", "-c",
+      "echo pre_start >> " + file() + "; until [ -e " + dir_ + "/go ]; do sleep 0.02; done"};
   std::ofstream(dir_ + "/go") << "\n";
   start(spec);
   run_until([&] { return told("service") == 1 && status().restart_ready; });
@@ -249,13 +250,6 @@ TEST_F(HookTest, ASupervisorKilledInTheMiddleOfPreStartFindsTheServiceStartedOnc
   ASSERT_TRUE(supervisor_->start("victim"));  // As a daemon does; the hook still runs.
   EXPECT_EQ(told("pre_start"), 2);
   std::ofstream(dir_ + "/go") << "\n";
-  // sleep does not look at the file: the hook is told by its end.
-  for (const pid_t pid : processes()) {
-    std::ifstream in("/proc/" + std::to_string(pid) + "/comm");
-    std::string name;
-    in >> name;
-    if (name == "sleep") kill_one(pid, SIGTERM);
-  }
   run_until([&] { return told("service") == 2 && status().pid > 0; });
   EXPECT_FALSE(duplicated());
   EXPECT_LE(told("pre_start"), 3);

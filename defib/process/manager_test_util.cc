@@ -6,33 +6,27 @@ namespace defib::process {
 namespace {
 
 // Opening goes well; the disk is full, or dying, when something is written.
-class FailingFile : public os::File {
+class FailingFile : public os::PassThroughFile {
  public:
   FailingFile(std::unique_ptr<os::File> real, const FailingFiles& files)
-      : real_(std::move(real)), files_(files) {}
+      : PassThroughFile(std::move(real)), files_(files) {}
   Result<std::size_t> read_at(std::uint64_t offset, char* to, std::size_t size) override {
     if (files_.fail_reads) return os::system_error("pread", {}, EIO);
-    return real_->read_at(offset, to, size);
+    return file_->read_at(offset, to, size);
   }
   Result<> write_at(std::uint64_t offset, std::string_view bytes) override {
     if (auto may = files_.change(); !may) {
-      static_cast<void>(real_->write_at(offset, bytes.substr(0, bytes.size() / 2)).has_value());
+      static_cast<void>(file_->write_at(offset, bytes.substr(0, bytes.size() / 2)).has_value());
       return may;
     }
-    return real_->write_at(offset, bytes);
+    return file_->write_at(offset, bytes);
   }
   Result<> sync() override {
     DEFIB_TRY(files_.change());
-    return real_->sync();
+    return file_->sync();
   }
-  Result<> truncate(std::uint64_t size) override { return real_->truncate(size); }
-  Result<std::uint64_t> size() override { return real_->size(); }
-  Result<> drop_cache() override { return real_->drop_cache(); }
-  Result<std::unique_ptr<os::FileView>> map() override { return real_->map(); }
-  Result<> try_lock() override { return real_->try_lock(); }
 
  private:
-  std::unique_ptr<os::File> real_;
   const FailingFiles& files_;
 };
 
@@ -46,18 +40,18 @@ Result<> FailingFiles::change() const {
 
 Result<std::unique_ptr<os::File>> FailingFiles::open(const std::string& path, os::OpenMode mode) {
   if (mode != os::OpenMode::kRead && fault.load() == EROFS) DEFIB_TRY(change());
-  DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, real_.open(path, mode));
+  DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files_.open(path, mode));
   return std::unique_ptr<os::File>(std::make_unique<FailingFile>(std::move(file), *this));
 }
 
 Result<> FailingFiles::rename(const std::string& from, const std::string& to) {
   DEFIB_TRY(change());
-  return real_.rename(from, to);
+  return files_.rename(from, to);
 }
 
 Result<> FailingFiles::sync_dir(const std::string& path) {
   DEFIB_TRY(change());
-  return real_.sync_dir(path);
+  return files_.sync_dir(path);
 }
 
 bool in_child(const std::function<bool()>& body) {

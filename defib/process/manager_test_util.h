@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "defib/os/files.h"
+#include "defib/os/pass_through_files.h"
 
 namespace defib::process {
 
@@ -39,28 +39,16 @@ class TemporaryDirectory {
 };
 
 // The kernel's files, of which every change fails while `fault` is set.
-class FailingFiles : public os::Files {
+class FailingFiles : public os::PassThroughFiles {
  public:
+  FailingFiles() : PassThroughFiles(os::real_files()) {}
   std::atomic<int> fault{0};  // an errno value; 0: none
   std::atomic<bool> fail_reads{false};
 
   Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override;
   Result<> rename(const std::string& from, const std::string& to) override;
-  Result<> remove(const std::string& path) override { return real_.remove(path); }
-  Result<> create_dirs(const std::string& path) override { return real_.create_dirs(path); }
   Result<> sync_dir(const std::string& path) override;
-  Result<std::vector<std::string>> list(const std::string& path) override {
-    return real_.list(path);
-  }
-  bool exists(const std::string& path) override { return real_.exists(path); }
-  bool is_dir(const std::string& path) override { return real_.is_dir(path); }
-  Result<std::uint64_t> free_space(const std::string& path) override {
-    return real_.free_space(path);
-  }
   Result<> change() const;
-
- private:
-  os::Files& real_ = os::real_files();
 };
 
 // Runs `body` in a forked process; true when it says so.

@@ -8,6 +8,7 @@
 #include <charconv>
 
 #include "defib/base/assert.h"
+#include "defib/wire/json_parts.h"
 
 namespace defib::process {
 namespace {
@@ -277,19 +278,20 @@ CrashPrint crash_print(const os::ExitStatus& status, shim::StopReason reason, in
   return print;
 }
 
-std::string stack_print(const wire::Json& report) {
+std::string stack_print(std::string_view report) {
   std::string text;
-  for (const wire::Json& thread : report["threads"].items()) {
-    if (!thread["crashed"].as_bool()) continue;
+  for (const std::string_view item : wire::json_items(wire::json_member_text(report, "threads"))) {
+    if (wire::json_member_text(item, "crashed") != "true") continue;
     std::size_t count = 0;
-    for (const wire::Json& frame : thread["frames"].items()) {
-      if (frame["inlined"].as_bool()) continue;
+    for (const std::string_view part : wire::json_items(wire::json_member_text(item, "frames"))) {
+      const auto frame = wire::Json::parse(part);
+      if (!frame || (*frame)["inlined"].as_bool()) continue;
       if (count++ == kFramesOfPrint) break;
-      const std::string_view module = frame["module"].as_string();
+      const std::string_view module = (*frame)["module"].as_string();
       if (module.empty()) continue;  // An address without a module means nothing the next time.
       if (!text.empty()) text += ' ';
-      text +=
-          fmt::format("{}+{}", module.substr(module.rfind('/') + 1), frame["offset"].as_string());
+      text += fmt::format("{}+{}", module.substr(module.rfind('/') + 1),
+                          (*frame)["offset"].as_string());
     }
     break;
   }

@@ -65,7 +65,7 @@ struct CrashPrint {
 CrashPrint crash_print(const os::ExitStatus& status, shim::StopReason reason, int pid,
                        const postmortem::CrashPage* page);
 // The top frames of the crashed thread in a report of defib-capture; empty where there are none.
-std::string stack_print(const wire::Json& report);
+std::string stack_print(std::string_view report);
 // The same crash, as far as both know it.
 bool same_crash(const CrashPrint& one, const CrashPrint& other);
 

@@ -170,16 +170,16 @@ TEST(Fingerprint, AnAbortIsKnownByItsMessageAndAStackOutdoesThePlace) {
 }
 
 TEST(Fingerprint, AStackIsTheTopFramesOfTheThreadThatCrashed) {
-  const auto report = wire::Json::parse(R"({"threads":[
+  constexpr std::string_view kReport = R"({"threads":[
     {"crashed":false,"frames":[{"module":"/lib/other.so","offset":"0x1"}]},
     {"crashed":true,"frames":[
       {"module":"/opt/engine","offset":"0x12a4","inlined":true},
       {"module":"/opt/engine","offset":"0x12a4"},{"module":"","offset":"0x5"},
       {"module":"/lib/libc.so.6","offset":"0x20"},{"module":"/opt/engine","offset":"0x9"},
-      {"module":"/opt/engine","offset":"0xdd"}]}]})");
-  ASSERT_TRUE(report);
-  EXPECT_EQ(stack_print(*report), "engine+0x12a4 libc.so.6+0x20 engine+0x9");
-  EXPECT_EQ(stack_print(wire::Json::object()), "");
+      {"module":"/opt/engine","offset":"0xdd"}]}]})";
+  EXPECT_EQ(stack_print(kReport), "engine+0x12a4 libc.so.6+0x20 engine+0x9");
+  EXPECT_EQ(stack_print("{}"), "");
+  EXPECT_EQ(stack_print(""), "");
 }
 
 class Planner : public testing::Test {
@@ -422,6 +422,22 @@ TEST_F(Planner, ADelayThatAnEarlierSupervisorBeganIsWaitedToItsEnd) {
   EXPECT_EQ(open().pending(generation_)->delay, 3min);
   clock_.advance(10min);
   EXPECT_EQ(open().pending(generation_)->delay, 0s);
+}
+
+TEST_F(Planner, ADelayedRestartIsWaitedForByTheNextSupervisorToo) {
+  spec_.same_crash_limit = 0;
+  spec_.restart_delay = 10s;
+  RestartPlanner planner = open();
+  round(planner, crash("a"));
+  planner.failed(generation_, clock_.mono_ns(), crash("a"));
+  const RestartPlanner::Decision decided = planner.decide(generation_);
+  ASSERT_EQ(decided.verdict, Verdict::kStart);
+  ASSERT_GT(decided.delay, 8s);
+  clock_.advance(3s);
+  const auto found = open().pending(generation_);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->verdict, Verdict::kStart);
+  EXPECT_EQ(found->delay, decided.delay - 3s);
 }
 
 TEST_F(Planner, AFullDiskDelaysNoRestartAndTheLimitHoldsInMemory) {

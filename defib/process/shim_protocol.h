@@ -21,7 +21,7 @@ namespace defib::process::shim {
 
 inline constexpr std::uint32_t kMessageMagic = 0x4d485344;  // "DSHM"
 #ifndef DEFIB_SHIM_PROTOCOL                                 // tests build shims of other versions
-#define DEFIB_SHIM_PROTOCOL 5
+#define DEFIB_SHIM_PROTOCOL 6
 #endif
 inline constexpr std::uint16_t kProtocolVersion = DEFIB_SHIM_PROTOCOL;
 inline constexpr std::size_t kMaxMessage = 16384;
@@ -145,7 +145,7 @@ struct Stop {
   // The process that is meant; another one that took its place meanwhile is not touched. 0: all.
   std::uint64_t generation;
   std::uint32_t step_count;
-  std::uint32_t reserved;
+  std::uint32_t number;  // echoed in Refused
   StopStep steps[kMaxStopSteps - 1];
 };
 
@@ -445,6 +445,8 @@ struct Refused {
   Type request;
   std::uint16_t role;  // of a refused start
   std::int32_t error_number;
+  std::uint32_t number;  // of a refused stop
+  std::uint32_t reserved;
 };
 
 // CRC32C, four bytes at a time: a record is written twice between a death and the replacement.

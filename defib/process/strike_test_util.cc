@@ -104,6 +104,7 @@ Striker::~Striker() {
 }
 
 bool Striker::counts(long number) const {
+  if (target_.only >= 0 && number != target_.only) return false;
   if (target_.blow == Blow::kKill) return true;
   const auto* found = std::ranges::find(kFallible, number, &Fallible::number);
   return found != std::end(kFallible) &&

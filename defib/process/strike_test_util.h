@@ -24,6 +24,7 @@ class Striker {
     Blow blow = Blow::kKill;
     int error_number = 0;  // of a failing call; only calls that can fail so are counted
     bool armed = true;     // else nothing is counted before arm()
+    long only = -1;        // counts calls of this number alone; -1: of any
   };
 
   // Starts the program, stopped at its first instruction. `out` becomes its stdout and stderr.

@@ -130,11 +130,11 @@ Result<> Supervised::send_start(bool automatic) {
   return {};
 }
 
-Result<> Supervised::send_stop(const shim::Stop& request) {
+Result<> Supervised::send_stop(shim::Stop request) {
+  request.number = ++stops_sent_;
   stop_asked_ = request;
-  if (link_.connected()) {
-    static_cast<void>(link_.send(shim::Type::kStop, request).has_value());
-  }
+  const bool sent = link_.connected() && link_.send(shim::Type::kStop, request).has_value();
+  if (sent && stop_requested()) stop_unanswered_ = request.number;
   return {};
 }
 
@@ -148,9 +148,15 @@ Result<> Supervised::start() {
   cancel(decide_timer_);
   deciding_ = false;
   next_start_mono_ns_ = 0;
-  restart_requested_ = fresh_asked_ = false;
-  stop_asked_.reset();
+  fresh_asked_ = false;
   planner_->forget_pending();
+  restart_requested_ = stop_unanswered_ != 0;
+  if (restart_requested_) {
+    // What that stop finds ends first.
+    change(ServiceEvent::kStarted);
+    return {};
+  }
+  stop_asked_.reset();
   if (auto started = send_start(false); !started) {
     // Nobody may look at the answer: a daemon that starts its services does not.
     last_error_ = started.error();
@@ -192,16 +198,13 @@ Result<> Supervised::stop(StopReason reason) {
 }
 
 void Supervised::call_off_start() {
-  const bool was_due = state_ == ServiceState::kBackingOff;
+  // What rests is remembered as that already.
+  const bool rests = state_ == ServiceState::kStopped && !start_asked_ && replay_left_ == 0;
   cancel(start_timer_);
   next_start_mono_ns_ = 0;
   change(ServiceEvent::kExitedFinal);
   start_asked_.reset();
-  if (was_due) {
-    planner_->remember_stop(generation_);  // Its end alone would call for a start.
-  } else {
-    planner_->forget_pending();
-  }
+  if (!rests) planner_->remember_stop(generation_);  // Its end alone may call for a start.
   if (planner_->has_ticket()) planner_->unused();
   ticket_id_ = 0;
 }
@@ -311,10 +314,13 @@ void Supervised::begin_process(pid_t pid, std::uint64_t start_time, std::int64_t
   watch_limits();
   arm_heartbeat();
   if (stop_requested()) {
-    // A start of the shim's own crossed the request to stop.
+    // The request to stop crossed its start. The same one again: where it was heard, nothing more
+    // is signalled.
     killing_ = true;
     change(ServiceEvent::kKilling);
-    static_cast<void>(send_stop(*stop_asked_).has_value());
+    if (link_.connected()) {
+      static_cast<void>(link_.send(shim::Type::kStop, *stop_asked_).has_value());
+    }
   }
 }
 
@@ -432,6 +438,8 @@ void Supervised::after_exit(const ExitReport& report) {
     if (auto started = start(); !started) last_error_ = started.error();
     return;
   }
+  // It ended before the request was heard.
+  if (stop_requested() && report.reason != StopReason::kRequested) return call_off_start();
   // Decided by a supervisor that did not live to do it.
   if (const auto decision = planner_->pending(generation_)) return follow(*decision);
   // After a boot the configuration decides what is started, as for the first time.
@@ -521,12 +529,14 @@ void Supervised::give_up(const Error& error) {
 void Supervised::resume_decision() {
   if (const auto decision = planner_->pending(generation_)) {
     follow(*decision);
+    // Who wrote that it is stopped may not have lived to tell the shim, which waits to start it.
+    const bool stopped = decision->verdict == RestartPlanner::Verdict::kStopped;
+    if (stopped && shim_waits_) {
+      static_cast<void>(send_stop(graceful_stop(spec_, StopReason::kRequested, 0)).has_value());
+    }
   } else if (undecided_ && wants_restart(spec_, *undecided_)) {
     decide();  // Nor could it write it down.
-  } else {
-    return;
   }
-  ended_before_ = false;
 }
 
 ServiceStatus Supervised::status(bool with_usage) const {

@@ -150,7 +150,7 @@ class Supervised {
   Result<> on_crash_flag(const ShimMessage& message);
   Result<> on_captured(const ShimMessage& message);
   Result<> on_refused(const ShimMessage& message);
-  void nothing_to_stop();
+  void nothing_to_stop(std::uint32_t number);
   Result<> on_followed(const ShimMessage& message);
   void follow(pid_t pid, std::uint64_t start_time);
   Result<> on_notify(const ShimMessage& message);
@@ -165,7 +165,7 @@ class Supervised {
   void arm_runtime_timer();
   void replayed();
   void ask_again(bool runs);
-  Result<> send_stop(const shim::Stop& request);
+  Result<> send_stop(shim::Stop request);
 
   // The standby, and the sockets that are kept (supervised_standby.cc).
   Result<> on_standby_started(ShimMessage& message, const shim::Started& started);
@@ -289,6 +289,7 @@ class Supervised {
   std::vector<Orphan> orphans_;
   bool restart_requested_ = false;
   bool shim_waits_ = false;  // with a start of its own, when it greeted us
+  bool shim_stops_ = false;  // the service, when it greeted us
   // restart() found no process. Should the shim have started one that it has not told of yet, that
   // one began too early, and is restarted as soon as it is known.
   bool fresh_asked_ = false;
@@ -297,6 +298,11 @@ class Supervised {
   // Asked of a shim that has not answered yet: asked again of the next one, should it be killed.
   std::optional<shim::Start> start_asked_;
   std::optional<shim::Stop> stop_asked_;
+  // Of the stops on request that the shim has, the newest that it has not answered: by a refusal,
+  // or by the end of the process. 0: none. Until then no start is sent, so that there are never two
+  // of them of which one is called off.
+  std::uint32_t stop_unanswered_ = 0;
+  std::uint32_t stops_sent_ = 0;
   std::string status_text_;
   // What the process has said of itself by sd_notify.
   struct Said {

@@ -18,6 +18,7 @@
 #include "defib/process/launch_description.h"
 #include "defib/process/launch_report.h"
 #include "defib/process/supervised.h"
+#include "defib/wire/json_parts.h"
 
 namespace defib::process {
 namespace {
@@ -28,7 +29,7 @@ constexpr int kQuickLosses = 5;  // then the next shim waits
 constexpr os::Duration kQuick = std::chrono::seconds(10);
 constexpr os::Duration kRelaunchDelay = std::chrono::milliseconds(200);
 constexpr int kMaxMessagesPerRound = 256;
-constexpr std::uint64_t kMaxReport = 32 << 20;
+constexpr std::size_t kHeadOfReport = 128 << 10;
 
 // Whose exits count as those of the service: the active process's, or that of the last one.
 std::uint64_t service_generation(const shim::StatusRecord& record) {
@@ -37,6 +38,16 @@ std::uint64_t service_generation(const shim::StatusRecord& record) {
   }
   const shim::ExitInfo* last = last_service_exit(record);
   return last != nullptr ? last->generation : record.generation;
+}
+
+// The beginning of a report, with all that is needed of it here; it may be megabytes long, and
+// everything else waits for this loop. Empty where there is none.
+std::string head_of(os::Files& files, const std::string& path) {
+  const auto file = files.open(path, os::OpenMode::kRead);
+  std::string head(kHeadOfReport, '\0');
+  const auto size = file ? (*file)->read_at(0, head.data(), head.size()) : Result<std::size_t>(0);
+  head.resize(size ? *size : 0);
+  return head;
 }
 
 // Only a process that calls itself a shim.
@@ -285,6 +296,7 @@ Result<> Supervised::on_welcome(ShimMessage& message) {
   const shim::ExitInfo* const last = last_service_exit(record);
   const bool runs = active != nullptr;
   shim_waits_ = !runs && welcome.ticket_id != 0;
+  shim_stops_ = welcome.stopping != StopReason::kNone;
   const bool catches_up = first && found_shim_;
   if (catches_up) {
     catch_up_soon();
@@ -370,7 +382,11 @@ void Supervised::adopt(const shim::StatusInstance& active, const shim::Welcome& 
     ticket_delay_ = os::Duration(welcome.ticket_delay_ns);
   }
   if (welcome.stopping != StopReason::kNone) {
-    // Asked for by the supervisor before us.
+    // Asked for by the supervisor before us. Should this shim be killed, the next one is asked by
+    // us.
+    const bool requested = welcome.stopping == StopReason::kRequested;
+    stop_asked_ = graceful_stop(spec_, welcome.stopping, requested ? 0 : active.generation);
+    kill_at_mono_ns_ = context_.clock.mono_ns() + stop_asked_->grace_ns;
     killing_ = true;
     stop_reason_ = welcome.stopping;
     change(ServiceEvent::kKilling);
@@ -408,7 +424,8 @@ void Supervised::replayed() {
 // What was asked of a shim that was killed before it could do it.
 void Supervised::ask_again(bool runs) {
   Result<> asked;
-  if (runs && stop_asked_) {
+  if (stop_asked_ && (runs || stop_requested())) {
+    if (shim_stops_) return;
     asked = send_stop(*stop_asked_);
   } else if (!runs && start_asked_) {
     asked = send_start(start_asked_->automatic != 0);
@@ -474,6 +491,7 @@ Result<> Supervised::on_start_failed(const ShimMessage& message) {
   }
   last_error_ = error;
   context_.observer.start_failed(spec_.name, error);
+  if (stop_requested()) return {};  // It was called off.
   // By request: the caller knows, and decides. By itself: the program may be being replaced.
   // A hook that fails may find at the next time what it waits for.
   const bool again = failed.stage == shim::StartStage::kHook && may_restart(spec_);
@@ -513,7 +531,9 @@ ExitReport Supervised::make_report(const shim::Exited& exited) const {
     report.reported_error = said_.error;
     report.reported_exit_status = said_.exit_status;
   }
-  report.restarts = exited.ticket_id != 0 || exited.promotes != 0;
+  // A start of the shim's own that our stop has called off does not come.
+  const bool called_off = stop_requested() && stop_unanswered_ == 0;
+  report.restarts = (exited.ticket_id != 0 && !called_off) || exited.promotes != 0;
   report.restart_delay = os::Duration(exited.restart_delay_ns);
   report.while_away = replay_left_ > 0;
   return report;
@@ -544,9 +564,11 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
     return {};
   }
   undecided_.reset();
+  if (report.reason == StopReason::kRequested) stop_unanswered_ = 0;
   const bool requested =
       report.reason == StopReason::kRequested || report.reason == StopReason::kReboot;
   const bool current = exited.exit.generation == generation_;
+  const bool by_shim = report.restarts;
   report.clean = is_clean(spec_, report.status);
   if (!requested && !(report.clean && report.reason == StopReason::kNone)) {
     note_failure(report, current);
@@ -561,7 +583,7 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
     count_oom_kills();  // the event may come after the end
     end_process();
   }
-  if (current && !report.restarts && !requested && !restart_requested_) {
+  if (current && !report.restarts && !requested && !restart_requested_ && !stop_requested()) {
     report.restarts = wants_restart(spec_, exited.exit) && !planner_->gives_up();
     report.restart_delay = ticket_delay_;
   }
@@ -572,7 +594,7 @@ Result<> Supervised::on_exited(const ShimMessage& message) {
     change(ServiceEvent::kExitedRestart);
     return {};
   }
-  if (exited.ticket_id == 0) {
+  if (!by_shim) {
     // An end that nothing follows leaves the ticket unused: it is no restart.
     if (!report.restarts && planner_->has_ticket()) {
       ticket_id_ = 0;
@@ -628,24 +650,20 @@ Result<> Supervised::on_captured(const ShimMessage& message) {
                          fmt::format("the capture helper ended with {}",
                                      os::exit_status_from_wait(captured.wait_status).to_string()));
   }
-  const auto text = captured.wait_status >= 0
-                        ? os::read_file(context_.files, report.path, kMaxReport)
-                        : Result<std::string>(Error(Code::kNotFound, "no report"));
-  const auto json = text ? wire::Json::parse(*text) : Result<wire::Json>(text.error());
-  if (json) {
-    report.crashed_mono_ns = (*json)["crashed_mono_ns"].as_int();
-    const std::int64_t took = (*json)["captured_in_ns"].as_int();
-    if (took > 0) report.released_mono_ns = report.crashed_mono_ns + took;
-  }
-  if (json && (*json)["capture_error"].is_object()) {
+  const std::string head =
+      captured.wait_status >= 0 ? head_of(context_.files, report.path) : std::string();
+  const std::string_view json = head;
+  report.crashed_mono_ns = wire::json_member(json, "crashed_mono_ns").as_int();
+  const std::int64_t took = wire::json_member(json, "captured_in_ns").as_int();
+  if (took > 0) report.released_mono_ns = report.crashed_mono_ns + took;
+  if (const wire::Json why = wire::json_member(json, "capture_error"); why.is_object()) {
     // It tells what could still be learnt, and why it is not more.
     report.partial = true;
-    report.error =
-        Error(Code::kCaptureFailed, std::string((*json)["capture_error"]["message"].as_string()))
-            .suggest(std::string((*json)["capture_error"]["suggested_action"].as_string()));
+    report.error = Error(Code::kCaptureFailed, std::string(why["message"].as_string()))
+                       .suggest(std::string(why["suggested_action"].as_string()));
   }
   if (report.ok && last_exit_ && last_exit_->generation == report.generation) {
-    if (json) planner_->captured(stack_print(*json));
+    if (!head.empty()) planner_->captured(stack_print(json));
     report.fingerprint = planner_->last_crash().to_string();
     report.equal_crashes = planner_->equal_crashes();
   }
@@ -665,7 +683,7 @@ Result<> Supervised::on_refused(const ShimMessage& message) {
     return {};
   }
   if (refused.request == shim::Type::kStop && refused.error_number == ESRCH) {
-    nothing_to_stop();
+    nothing_to_stop(refused.number);
     return {};
   }
   if (refused.request == shim::Type::kShutdown && shim_ended_) {
@@ -677,13 +695,18 @@ Result<> Supervised::on_refused(const ShimMessage& message) {
                           {}, refused.error_number);
 }
 
-// Our stop crossed an end by itself, and called off the start that was to follow it.
-void Supervised::nothing_to_stop() {
-  if (!stop_requested() || alive() || state_ != ServiceState::kBackingOff) return;
+// Our stop found no process: a start that was to follow an end by itself is called off, and one
+// that was asked for after it can go.
+void Supervised::nothing_to_stop(std::uint32_t number) {
+  if (number != stop_unanswered_) return;
+  stop_unanswered_ = 0;
+  if (!stop_requested() || alive()) return;
   const bool again = std::exchange(restart_requested_, false);
-  starting_again_ = again;
-  call_off_start();
-  starting_again_ = false;
+  if (state_ == ServiceState::kBackingOff) {
+    starting_again_ = again;
+    call_off_start();
+    starting_again_ = false;
+  }
   if (!again) return;
   if (auto started = start(); !started) last_error_ = started.error();
 }
@@ -692,6 +715,7 @@ void Supervised::nothing_to_stop() {
 void Supervised::lost_shim() {
   context_.loop.unwatch(link_.fd());
   link_.close();
+  stop_unanswered_ = 0;
   on_shim_ended();
   // After an upgrade in place the shims are our children, and nobody's Child.
   if (!shim_.valid() && shim_pid_ > 0 && ::waitpid(shim_pid_, nullptr, WNOHANG) == 0) {
@@ -829,6 +853,7 @@ Result<> Supervised::feed_log(bool on) {
 
 void Supervised::end_shim(std::function<void()> done) {
   cancel(relaunch_timer_);
+  restart_requested_ = false;
   if (!link_.connected() || !link_.send_bytes(shim::Type::kShutdown, {})) return done();
   shim_ended_ = std::move(done);
 }

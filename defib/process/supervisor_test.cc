@@ -91,9 +91,7 @@ TEST_F(Supervision, AServiceThatIgnoresTheStopSignalIsKilledAfterItsGrace) {
   ServiceSpec spec = victim({"stubborn"});
   spec.stop_timeout = std::chrono::milliseconds(200);
   start(spec);
-  // The signal's disposition is set a moment after the start: the lock file tells.
-  run_until([&] { return status().pid > 0 && ::access((dir_ + "/alive").c_str(), F_OK) == 0; });
-  ::usleep(20'000);
+  run_until([&] { return ignores_sigterm(); });
   ASSERT_TRUE(supervisor_->stop("victim"));
   run_until([&] { return !seen_->exits.empty(); });
   EXPECT_EQ(seen_->exits.at(0).status.signal, SIGKILL);
@@ -244,6 +242,12 @@ TEST_F(Supervision, AStopWhileBackingOffCallsTheRestartOff) {
   EXPECT_GT(status().next_start_mono_ns, 0);
   ASSERT_TRUE(supervisor_->stop("victim"));
   EXPECT_EQ(status().state, ServiceState::kStopped);
+  // Its shim does not wait any more either.
+  abandon_supervisor();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(spec));
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+  EXPECT_TRUE(status().ended_before);
   ASSERT_TRUE(supervisor_->start("victim"));
   run_until([&] { return seen_->starts.size() >= 3; });
 }
@@ -528,7 +532,7 @@ TEST_F(Supervision, ServicesThatAreTakenOverTogetherAreWatchedAndFollowTheNewSpe
     return std::ranges::all_of(specs, [&](const ServiceSpec& spec) {
       const std::string dir = supervisor_->state_dir().service_dir(spec.name);
       const auto text = os::read_file(os::real_files(), os::join_path(dir, "spec.json"));
-      return text && text->find("notify") != std::string::npos;
+      return text && text->find("\"notify\"") != std::string::npos;
     });
   });
   // By the shim, which hears of it after the new spec.

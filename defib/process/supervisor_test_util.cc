@@ -168,6 +168,15 @@ void SupervisorTest::kill_shim() {
   kill_one(status().shim_pid, SIGKILL);
 }
 
+bool SupervisorTest::ignores_sigterm() const {
+  const pid_t pid = status().pid;
+  const std::string text = slurp(fmt::format("/proc/{}/status", pid));
+  const auto at = text.find("SigIgn:");
+  if (pid <= 0 || at == std::string::npos) return false;
+  const std::uint64_t ignored = std::strtoull(text.c_str() + at + 7, nullptr, 16);
+  return (ignored & (1u << (SIGTERM - 1))) != 0;
+}
+
 bool SupervisorTest::duplicated() const {
   return ::access((dir_ + "/duplicate").c_str(), F_OK) == 0;
 }

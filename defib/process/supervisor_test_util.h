@@ -102,6 +102,7 @@ class SupervisorTest : public testing::Test {
   std::string all_logs() const;
   // The processes that carry this test's state directory in their environment or command line.
   std::vector<pid_t> processes() const;
+  bool ignores_sigterm() const;  // the victim, by now: a start does not tell
   bool duplicated() const;
   // Never a process group, nor the test itself. False where there is no such process.
   bool kill_one(pid_t pid, int signal) const;

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -43,7 +44,11 @@ class Strikes : public SupervisorTest {
   }
   // A cycle in a directory of its own. Calls that were counted.
   std::uint64_t cycle(const Striker::Target& target);
-  void campaign(const std::string& program, Blow blow, int error_number);
+  void campaign(Striker::Target target, std::uint64_t wanted);
+  void campaign(const std::string& program, Blow blow, int error_number) {
+    campaign({program, 0, blow, error_number}, number_from("DEFIB_STRIKES", 24));
+  }
+  bool with_groups_ = true;
   // From the death of a service to its replacement: the shim is killed at that call of its own.
   std::uint64_t ending(std::uint64_t call);
 
@@ -64,7 +69,9 @@ class Strikes : public SupervisorTest {
     return {program(kDriver), state_dir_, "victim", program("process_victim"), "chat"};
   }
   std::vector<std::string> environment() const {
-    return {"VICTIM_DIR=" + dir_, "PATH=/usr/bin:/bin"};
+    std::vector<std::string> all = {"VICTIM_DIR=" + dir_, "PATH=/usr/bin:/bin"};
+    if (!with_groups_) all.push_back("WITHOUT_GROUPS=1");
+    return all;
   }
   pid_t start_driver();
   bool driver_lives() const {
@@ -114,6 +121,7 @@ pid_t Strikes::start_driver() {
   os::SpawnOptions options;
   options.argv = driver_command();
   options.env = {{"VICTIM_DIR", dir_}};
+  if (!with_groups_) options.env.emplace_back("WITHOUT_GROUPS", "1");
   options.fds = {{out_.get(), 1}, {out_.get(), 2}};
   auto child = os::spawn(options);
   EXPECT_TRUE(child) << child.error().to_text();
@@ -272,27 +280,34 @@ std::uint64_t Strikes::ending(std::uint64_t call) {
   return calls;
 }
 
-void Strikes::campaign(const std::string& program, Blow blow, int error_number) {
-  Striker::Target target{program, 0, blow, error_number};
+// `wanted` 0: at each call.
+void Strikes::campaign(Striker::Target target, std::uint64_t wanted) {
   const std::uint64_t all = cycle(target);
-  ASSERT_GT(all, 0u) << "no call of " << program << " was seen";
-  const std::uint64_t wanted = number_from("DEFIB_STRIKES", 24);
+  ASSERT_GT(all, 0u) << "no call of " << target.program << " was seen";
   const std::uint64_t step = wanted == 0 || wanted >= all ? 1 : all / wanted;
   std::uint64_t struck = 0;
   for (target.call = 1 + number_from("DEFIB_SEED", os::random_seed()) % step; target.call <= all;
        target.call += step) {
-    SCOPED_TRACE(fmt::format("{} call {}", program, target.call));
+    SCOPED_TRACE(fmt::format("{} call {}", target.program, target.call));
     cycle(target);
     if (HasFailure()) return;
     ++struck;
   }
-  std::printf("  %s, %s: %lu of %lu calls struck (one in %lu)\n", program.c_str(),
-              blow == Blow::kKill ? "killed" : fmt::format("error {}", error_number).c_str(),
-              struck, all, step);
+  const std::string how =
+      target.blow == Blow::kKill ? "killed" : fmt::format("error {}", target.error_number);
+  std::printf("  %s, %s: %lu of %lu calls struck (one in %lu)\n", target.program.c_str(),
+              how.c_str(), struck, all, step);
 }
 
 TEST_F(Strikes, TheShimIsKilledAtItsSystemCalls) {
   campaign("defib-shim", Blow::kKill, 0);
+}
+
+// Among them those between a program's first line and what its shim notes of it. By its control
+// group the next shim would find also what the record does not name.
+TEST_F(Strikes, TheShimIsKilledAtEachWriteOfItsStatus) {
+  with_groups_ = false;
+  campaign({"defib-shim", 0, Blow::kKill, 0, true, SYS_pwrite64}, 0);
 }
 
 // The status is in the record before it is taken from the kernel: no call between the two loses it.

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <set>
@@ -17,6 +18,7 @@
 #include <thread>
 
 #include "defib/os/random.h"
+#include "defib/process/restart_policy.h"
 #include "defib/process/shim_link.h"
 #include "defib/process/supervisor_test_util.h"
 
@@ -26,6 +28,8 @@ namespace {
 class Takeover : public SupervisorTest {
  protected:
   pid_t end_unseen();
+  void run_into_delay(ServiceSpec& spec);
+  void expect_stopped_for_the_next_supervisor(const ServiceSpec& spec);
 };
 
 TEST_F(Takeover, AKilledShimIsReplacedAndTheServiceDoesNotNotice) {
@@ -83,6 +87,116 @@ TEST_F(Takeover, TheNextSupervisorAdoptsWithoutTouchingTheService) {
   run_until([&] { return !seen_->starts.empty() && seen_->starts.back().by_ticket; });
   EXPECT_EQ(seen_->exits.size(), 1u);
   EXPECT_FALSE(duplicated());
+}
+
+TEST_F(Takeover, AStopThatTheSupervisorBeforeAskedForSurvivesTheShimToo) {
+  ServiceSpec spec = victim({"stubborn"});
+  spec.stop_timeout = std::chrono::milliseconds(300);
+  start(spec);
+  run_until([&] { return ignores_sigterm(); });
+  const pid_t service = status().pid;
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  const auto timer = loop_->run_after(std::chrono::milliseconds(20),
+                                      [this] { loop_->stop(); });  // The shim has read it.
+  ASSERT_TRUE(loop_->run());
+  loop_->cancel(timer);
+  abandon_supervisor();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(spec));
+  EXPECT_EQ(status().state, ServiceState::kStopping);
+  ASSERT_TRUE(supervisor_->start("victim"));  // Wanted again, when it has ended.
+  kill_one(status().shim_pid, SIGKILL);
+  run_until([&] { return status().pid > 0 && status().pid != service; });
+  EXPECT_FALSE(kill_one(service, 0));
+  EXPECT_FALSE(duplicated());
+}
+
+// Twice started by tickets, then ended once more: it waits with its next start.
+void Takeover::run_into_delay(ServiceSpec& spec) {
+  spec.restart_delay = std::chrono::seconds(100);
+  start(spec);
+  run_until([&] { return status().restart_ready; });
+  kill_service(SIGKILL);
+  run_until([&] { return seen_->starts.size() == 2 && status().restart_ready; });
+  kill_service(SIGKILL);
+  run_until([&] { return status().state == ServiceState::kBackingOff && status().pid == 0; });
+}
+
+void Takeover::expect_stopped_for_the_next_supervisor(const ServiceSpec& spec) {
+  abandon_supervisor();
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(spec));
+  run_until([&] { return status().state == ServiceState::kStopped; });
+  EXPECT_EQ(status().pid, 0);
+  EXPECT_TRUE(status().ended_before);  // So nobody starts it who did not ask.
+}
+
+// The start was lost with its shim, and called off before there was another one.
+TEST_F(Takeover, AStopOfAStartThatHasNotBegunIsRemembered) {
+  ServiceSpec spec = victim({"run"});
+  run_into_delay(spec);
+  const std::size_t shims = seen_->new_shims.size();
+  kill_one(status().shim_pid, SIGKILL);
+  ::usleep(20'000);  // the supervisor has not heard of it
+  ASSERT_TRUE(supervisor_->start("victim"));
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  run_until([&] { return seen_->new_shims.size() > shims; });
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+  expect_stopped_for_the_next_supervisor(spec);
+}
+
+TEST_F(Takeover, ASecondStopDoesNotForgetTheFirst) {
+  ServiceSpec spec = victim({"run"});
+  run_into_delay(spec);
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+  expect_stopped_for_the_next_supervisor(spec);
+}
+
+TEST_F(Takeover, AStopOfAServiceThatWasGivenUpIsRemembered) {
+  ServiceSpec spec = victim({"run"});
+  spec.max_restarts = 0;
+  start(spec);
+  kill_service(SIGKILL);
+  run_until([&] { return status().state == ServiceState::kFailed; });
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  spec.max_restarts = 1;
+  expect_stopped_for_the_next_supervisor(spec);
+}
+
+// The supervisor was killed between writing it down and telling the shim.
+TEST_F(Takeover, AStopThatOnlyTheDiskKnowsIsToldToTheShimThatWaits) {
+  ServiceSpec spec = victim({"run"});
+  run_into_delay(spec);
+  const std::uint64_t generation = status().generation;
+  abandon_supervisor();
+  RestartPlanner::open(os::real_files(), os::real_clock(), service_dir(), spec, os::Random(1))
+      .remember_stop(generation);
+  make_supervisor();
+  ASSERT_TRUE(supervisor_->add(spec));
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+  EXPECT_FALSE(status().ended_before);  // not while its shim waits to start it
+  expect_stopped_for_the_next_supervisor(spec);
+}
+
+// It ended by itself, and its shim was killed, before the shim had read that it is to stop.
+TEST_F(Takeover, AStopThatNobodyHeardHoldsForWhatEndedByItself) {
+  ServiceSpec spec = victim({"run"});
+  spec.restart_delay = std::chrono::seconds(100);
+  start(spec);
+  run_until([&] { return status().restart_ready; });
+  kill_service(SIGKILL);
+  run_until([&] { return seen_->starts.size() == 2 && status().restart_ready; });
+  kill_one(status().shim_pid, SIGSTOP);
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  kill_one(status().pid, SIGKILL);
+  kill_one(status().shim_pid, SIGKILL);
+  run_until([&] { return seen_->exits.size() == 2; });
+  EXPECT_FALSE(seen_->exits.at(1).restarts);
+  EXPECT_EQ(status().state, ServiceState::kStopped);
+  EXPECT_EQ(seen_->starts.size(), 2u);
+  expect_stopped_for_the_next_supervisor(spec);
 }
 
 TEST_F(Takeover, TheShimRestartsByItsTicketWhileNoSupervisorIsThere) {
@@ -183,6 +297,7 @@ TEST_F(Takeover, AProcessThatGotTheNumberOfADeadServiceIsNotTakenForIt) {
   // counts those in hundredths of a second, and hands no number out twice within one.
   os::SpawnOptions options;
   options.argv = {"sleep", "60"};
+  options.new_session = true;  // Who takes it for the service kills its group.
   auto bystander = os::spawn(options);
   while (bystander && *os::process_start_time(bystander->pid()) == dead->start_time) {
     ASSERT_TRUE(bystander->signal(SIGKILL));
@@ -234,21 +349,58 @@ TEST_F(Takeover, AnotherUserDoesNotTakeTheShimOver) {
 }
 
 TEST_F(Takeover, AnAcknowledgedExitIsNotToldAgain) {
-  start(victim({"exit", "0"}));
-  run_until([&] { return seen_->exits.size() == 1; });
-  abandon_supervisor();
-  seen_ = std::make_unique<Recorder>();
+  for (const bool with_shim : {false, true}) {
+    seen_ = std::make_unique<Recorder>();
+    make_supervisor();
+    ASSERT_TRUE(supervisor_->add(victim({"exit", "0"})));
+    ASSERT_TRUE(supervisor_->start("victim"));
+    run_until([&] { return seen_->exits.size() == 1; });
+    const std::uint64_t told = seen_->exits.at(0).generation;
+    run_until([&] {
+      const auto record = read_status(os::real_files(), service_dir());
+      return record && *record && (*record)->acknowledged == (*record)->exit_number;
+    });
+    const pid_t shim = status().shim_pid;
+    abandon_supervisor();
+    if (with_shim) {
+      kill_one(shim, SIGKILL);
+      ::waitpid(shim, nullptr, 0);
+    }
+    seen_ = std::make_unique<Recorder>();
+    make_supervisor();
+    ASSERT_TRUE(supervisor_->add(victim({"exit", "0"})));
+    ASSERT_TRUE(supervisor_->start("victim"));
+    run_until([&] { return !seen_->exits.empty(); });
+    EXPECT_EQ(seen_->exits.at(0).generation, told + 1);
+    abandon_supervisor();
+  }
   make_supervisor();
   ASSERT_TRUE(supervisor_->add(victim({"exit", "0"})));
-  ASSERT_TRUE(supervisor_->start("victim"));
-  run_until([&] { return !seen_->exits.empty(); });
-  EXPECT_EQ(seen_->exits.at(0).generation, 2u);
+}
+
+// A write that is cut short damages one of two.
+TEST_F(Takeover, TheRecordBeforeTheLastIsKept) {
+  start(victim({"run"}));
+  run_until([&] { return status().restart_ready; });
+  const pid_t shim = status().shim_pid;
+  kill_one(shim, SIGSTOP);  // so that it writes nothing meanwhile
+  ASSERT_EQ(::waitpid(shim, nullptr, WUNTRACED), shim);
+  const auto bytes = os::read_file(os::real_files(), service_dir() + "/" + shim::kStatusName);
+  kill_one(shim, SIGCONT);
+  ASSERT_TRUE(bytes);
+  shim::StatusRecord slots[2];
+  ASSERT_EQ(bytes->size(), sizeof slots);
+  std::memcpy(slots, bytes->data(), sizeof slots);
+  for (const shim::StatusRecord& slot : slots) EXPECT_TRUE(shim::status_valid(slot));
+  const auto [older, newer] = std::minmax(slots[0].sequence, slots[1].sequence);
+  EXPECT_EQ(newer - older, 1u);
 }
 
 // A supervisor in a process of its own, whose output goes to a file.
 class Driver {
  public:
-  Driver(std::string state_dir, std::string log) : state_dir_(std::move(state_dir)), log_(log) {}
+  Driver(std::string state_dir, std::string log)
+      : state_dir_(std::move(state_dir)), log_(std::move(log)) {}
 
   void start(const std::string& program, const std::string& victim, const std::string& dir) {
     lines_before_ = lines().size();

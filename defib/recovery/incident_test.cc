@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "defib/base/bytes.h"
+#include "defib/os/pass_through_files.h"
 #include "defib/os/process.h"
 #include "defib/recovery/testcases/scratch.h"
 
@@ -521,48 +522,31 @@ TEST_F(IncidentTest, ListIsNewestFirstWithCausesAndOutcomes) {
 }
 
 // Counts the bytes that are read.
-class CountingFiles final : public os::Files {
+class CountingFiles final : public os::PassThroughFiles {
  public:
+  CountingFiles() : PassThroughFiles(os::real_files()) {}
   Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
-    struct Counting final : os::File {
-      std::unique_ptr<os::File> file;
-      std::uint64_t* bytes = nullptr;
-      Result<std::size_t> read_at(std::uint64_t offset, char* to, std::size_t size) override {
-        auto got = file->read_at(offset, to, size);
-        if (got) *bytes += *got;
-        return got;
-      }
-      Result<> write_at(std::uint64_t offset, std::string_view text) override {
-        return file->write_at(offset, text);
-      }
-      Result<> sync() override { return {}; }
-      Result<> truncate(std::uint64_t size) override { return file->truncate(size); }
-      Result<std::uint64_t> size() override { return file->size(); }
-      Result<> drop_cache() override { return {}; }
-      Result<> try_lock() override { return {}; }
-    };
-    auto counting = std::make_unique<Counting>();
-    DEFIB_TRY_ASSIGN(counting->file, os::real_files().open(path, mode));
-    counting->bytes = &bytes_read;
-    return std::unique_ptr<os::File>(std::move(counting));
-  }
-  Result<> rename(const std::string& from, const std::string& to) override {
-    return os::real_files().rename(from, to);
-  }
-  Result<> remove(const std::string& path) override { return os::real_files().remove(path); }
-  Result<> create_dirs(const std::string& path) override {
-    return os::real_files().create_dirs(path);
+    DEFIB_TRY_ASSIGN(auto file, files_.open(path, mode));
+    return std::unique_ptr<os::File>(std::make_unique<Counting>(std::move(file), bytes_read));
   }
   Result<> sync_dir(const std::string&) override { return {}; }
-  Result<std::vector<std::string>> list(const std::string& path) override {
-    return os::real_files().list(path);
-  }
-  bool exists(const std::string& path) override { return os::real_files().exists(path); }
-  bool is_dir(const std::string& path) override { return os::real_files().is_dir(path); }
-  Result<std::uint64_t> free_space(const std::string& path) override {
-    return os::real_files().free_space(path);
-  }
   std::uint64_t bytes_read = 0;
+
+ private:
+  class Counting final : public os::PassThroughFile {
+   public:
+    Counting(std::unique_ptr<os::File> file, std::uint64_t& bytes)
+        : PassThroughFile(std::move(file)), bytes_(bytes) {}
+    Result<std::size_t> read_at(std::uint64_t offset, char* to, std::size_t size) override {
+      auto got = file_->read_at(offset, to, size);
+      if (got) bytes_ += *got;
+      return got;
+    }
+    Result<> sync() override { return {}; }
+
+   private:
+    std::uint64_t& bytes_;
+  };
 };
 
 TEST_F(IncidentTest, ListAndCreateReadOnlyTheEndsOfHundredsOfLongIncidents) {

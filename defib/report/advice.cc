@@ -184,6 +184,25 @@ const std::vector<Case>& cases() {
          "defib store verify STORE_DIR"}},
        "When its memory stays under the limit for as long as it took to fill it, and the limit "
        "leaves the rest of the machine enough."},
+      {"out_of_memory/allocator",
+       "Out of memory: it asked for memory, and was refused",
+       {{When::kStack,
+         "Who asked, and for how much? The stack shows where the request was not granted; a size "
+         "that came from outside, such as a length in a message, may be nonsense.",
+         "defib report {ID} --format text"},
+        kNoStackStep,
+        {When::kAlways,
+         "Was it one request, or did it grow slowly (a leak)? The report charts the memory before "
+         "the failure.",
+         "defib report {ID} --format html"},
+        {When::kAlways,
+         "Which limit refused it: the process's own (ulimit -v, a runtime's maximal heap), or the "
+         "machine's? The bundle's limits and memory say so.",
+         kShow},
+        kChangedStep,
+        kOutputStep},
+       "When it is known what asked for that much, and that it does not do so again, or may have "
+       "it."},
       {"deadlock",
        "Deadlock: threads wait for one another in a circle",
        {{When::kAlways,
@@ -336,9 +355,17 @@ const std::vector<Step>& disconnect_steps() {
   return kSteps;
 }
 
-const Case& case_of(std::string_view cause) {
-  const auto found = std::ranges::find(cases(), cause, &Case::cause);
-  return found != cases().end() ? *found : cases().back();
+// "out_of_memory", or one subtype of it for which something else is to be done.
+bool is_whole_cause(const Case& one) {
+  return one.cause.find('/') == one.cause.npos;
+}
+
+const Case& case_of(std::string_view cause, std::string_view subtype = {}) {
+  for (const std::string& name : {fmt::format("{}/{}", cause, subtype), std::string(cause)}) {
+    const auto found = std::ranges::find(cases(), name, &Case::cause);
+    if (found != cases().end()) return *found;
+  }
+  return cases().back();
 }
 
 bool applies(When when, const AdviceFacts& facts) {
@@ -401,6 +428,28 @@ void add_steps(const std::vector<Step>& steps, const AdviceFacts& facts, Advice&
   }
 }
 
+// `defib kill` writes its record as an incident, which has no cause.
+Advice advise_of_kill(const AdviceFacts& facts) {
+  Advice advice;
+  advice.title =
+      fmt::format("Kill switch of {}: a person stopped it, nothing has failed", facts.kill_scope);
+  if (facts.given_up) {
+    advice.steps.push_back(
+        {"Not every venue was verified to have nothing open: do it again, or "
+         "cancel at the venue by hand.",
+         "defib incident show " + quoted(facts.incident)});
+  }
+  advice.steps.push_back({"What is engaged?", "defib kill --status"});
+  advice.steps.push_back(
+      {"Compare the ledger with the venues: what was cancelled and filled meanwhile is booked.",
+       "defib reconcile"});
+  advice.steps.push_back(
+      {"When the reason is gone, release it.",
+       fmt::format("defib kill --release {} --by NAME --reason WHY", quoted(facts.kill_scope))});
+  advice.resume = "When whoever engaged it, or the risk manager, has released it.";
+  return advice;
+}
+
 // Of a log line or an event: names of errors, and words of people.
 bool tells_of_a_disconnect(const wire::Json& entry) {
   const std::string_view event = entry["event"].as_string();
@@ -432,13 +481,17 @@ AdviceFacts advice_facts(const wire::Json& incident) {
       facts.core = entry["path"].as_string();
     }
     facts.venue_disconnected = facts.venue_disconnected || tells_of_a_disconnect(entry);
+    if (facts.service == "kill" && entry["event"].as_string() == "opened") {
+      facts.kill_scope = entry["scope"].as_string();
+    }
   }
   facts.changed = incident["changes"]["differences"].size() > 0;
   return facts;
 }
 
 Advice advise(const AdviceFacts& facts) {
-  const Case& own = case_of(facts.cause);
+  if (!facts.kill_scope.empty()) return advise_of_kill(facts);
+  const Case& own = case_of(facts.cause, facts.subtype);
   const bool is_venue = own.cause == "venue_disconnected";
   Advice advice;
   advice.title = own.title;
@@ -477,12 +530,15 @@ std::string to_text(const Advice& advice) {
 }
 
 bool is_cause(std::string_view word) {
-  return std::ranges::find(cases(), word, &Case::cause) != cases().end();
+  return std::ranges::any_of(
+      cases(), [word](const Case& one) { return one.cause == word && is_whole_cause(one); });
 }
 
 std::vector<std::string_view> advised_causes() {
   std::vector<std::string_view> causes;
-  for (const Case& one : cases()) causes.push_back(one.cause);
+  for (const Case& one : cases()) {
+    if (is_whole_cause(one)) causes.push_back(one.cause);
+  }
   return causes;
 }
 

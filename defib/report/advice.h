@@ -27,6 +27,7 @@ struct AdviceFacts {
   bool given_up = false;            // it is not started again by itself
   bool changed = false;             // something changed since the last good run
   bool venue_disconnected = false;  // an exchange's connection was lost in the same incident
+  std::string kill_scope;           // the record of a kill switch, in which nothing has failed
 };
 // From an incident as `defib incident show --json` gives it.
 AdviceFacts advice_facts(const wire::Json& incident);

@@ -9,6 +9,7 @@
 #include "defib/base/visible_text.h"
 #include "defib/os/clock.h"
 #include "defib/report/advice.h"
+#include "defib/report/trading_blocks.h"
 
 namespace defib::report {
 namespace {
@@ -83,6 +84,7 @@ class Builder {
   void output();
   void process();
   void machine();
+  void trading();
   void missing();
 
   const Json& threads() const {
@@ -93,6 +95,7 @@ class Builder {
 
   const Input& in_;
   Document document_;
+  bool is_kill_ = false;  // the record of `defib kill`: it has no cause
 };
 
 Block& Builder::add(BlockKind kind) {
@@ -173,6 +176,7 @@ void Builder::summary() {
 }
 
 void Builder::cause() {
+  if (is_kill_) return;
   const Json& found = classification();
   heading("Cause");
   std::string text = cell(found["cause"]);
@@ -488,6 +492,16 @@ void Builder::machine() {
   }
 }
 
+void Builder::trading() {
+  const Json& events =
+      in_.incident["timeline"].size() > 0 ? in_.incident["timeline"] : in_.timeline;
+  std::int64_t failed = os::parse_time(in_.manifest["failed_at"].as_string());
+  if (failed < 0) failed = os::parse_time(in_.incident["opened_at"].as_string());
+  for (Block& block : trading_blocks(events, failed)) {
+    document_.blocks.push_back(std::move(block));
+  }
+}
+
 void Builder::missing() {
   Block block;
   block.kind = BlockKind::kList;
@@ -519,7 +533,11 @@ void Builder::missing() {
 
 Document Builder::build() {
   const Json& found = classification();
-  document_.title = fmt::format("{}: {}", cell(in_.incident["service"]), cell(found["cause"]));
+  const std::string scope = advice_facts(in_.incident).kill_scope;
+  is_kill_ = !scope.empty();
+  document_.title =
+      is_kill_ ? fmt::format("kill switch: {}", cell(scope))
+               : fmt::format("{}: {}", cell(in_.incident["service"]), cell(found["cause"]));
   const auto& evidence = found["evidence"].items();
   if (!evidence.empty()) document_.subtitle = cell(evidence.front());
   document_.made_by = cell(in_.made_by);
@@ -535,6 +553,7 @@ Document Builder::build() {
   output();
   process();
   machine();
+  trading();
   missing();
   return std::move(document_);
 }

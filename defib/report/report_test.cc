@@ -1,6 +1,7 @@
 // Advice for every cause; reports that say what is known, and that no text of the process can
 // break out of.
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -41,6 +42,46 @@ TEST(Advice, IsThereForEveryCauseOfTheContract) {
   EXPECT_EQ(known.size(), advised.size());
 }
 
+TEST(Trading, EveryNumberNamesItsEventAndExposureIsDrawn) {
+  const auto event = [](int seq, std::string_view name, std::int64_t second, Json fields) {
+    Json line = Json::object({{"seq", seq},
+                              {"event", name},
+                              {"at", fmt::format("2026-11-20T13:06:{:02}.000000000Z", second)}});
+    for (const auto& [key, value] : fields.members()) line.set(key, value);
+    return line;
+  };
+  Json timeline = Json::array();
+  timeline.push(
+      event(4, "decision", 1,
+            Json::object({{"id", "decision-1"}, {"verdict", "allow"}, {"rule", "none"}})));
+  for (int i = 0; i < 3; ++i) {
+    timeline.push(event(5 + i, "ramp_step", 10 + i,
+                        Json::object({{"step", i + 1},
+                                      {"steps", 3},
+                                      {"percent", 50},
+                                      {"max_risk", "low"},
+                                      {"exposure", fmt::format("{}.5", 100 + i)},
+                                      {"exposure_limit", "500000"}})));
+  }
+  Input input;
+  input.incident = Json::object({{"service", "engine"},
+                                 {"opened_at", "2026-11-20T13:06:00.000000000Z"},
+                                 {"timeline", std::move(timeline)}});
+  const Document document = make_document(input);
+  const std::string html = to_html(document);
+  EXPECT_THAT(html, HasSubstr("event 6"));
+  EXPECT_THAT(html, HasSubstr("exposure 101.5 of 500000"));
+  EXPECT_THAT(html, HasSubstr("RTS 6"));
+  EXPECT_THAT(html, HasSubstr("defib verify ID --head HASH"));
+  bool drawn = false;
+  for (const Block& block : document.blocks) {
+    for (const Chart& chart : block.charts) drawn = drawn || chart.title == "Exposure";
+  }
+  EXPECT_TRUE(drawn);
+  input.incident = Json::object({{"service", "web"}});
+  EXPECT_THAT(to_html(make_document(input)), Not(HasSubstr("RTS 6")));
+}
+
 TEST(Advice, NamesTheIncidentTheServiceAndTheCore) {
   AdviceFacts facts;
   facts.cause = "segmentation_fault";
@@ -69,6 +110,36 @@ TEST(Advice, CommandsHoldNoNamesThatASHellWouldRun) {
     if (step.command.find("rm -rf") == std::string::npos) continue;
     EXPECT_THAT(step.command, HasSubstr("'x; rm -rf ~$(id)'"));
   }
+}
+
+TEST(Advice, OfMemoryThatWasRefusedBlamesNoKernel) {
+  AdviceFacts facts;
+  facts.cause = "out_of_memory";
+  facts.has_stack = true;
+  EXPECT_NE(to_text(advise(facts)).find("the kernel killed it"), std::string::npos);
+  facts.subtype = "cgroup";
+  EXPECT_NE(to_text(advise(facts)).find("the kernel killed it"), std::string::npos);
+  facts.subtype = "allocator";
+  const std::string refused = to_text(advise(facts));
+  EXPECT_EQ(refused.find("kernel"), std::string::npos) << refused;
+  EXPECT_NE(refused.find("The stack shows where"), std::string::npos) << refused;
+  EXPECT_FALSE(is_cause("out_of_memory/allocator"));
+}
+
+TEST(Advice, OfAKillSwitchHowItIsReleased) {
+  const Json incident = Json::object(
+      {{"id", "i"},
+       {"service", "kill"},
+       {"outcome", "stopped"},
+       {"timeline",
+        Json::array().push(Json::object({{"event", "opened"}, {"scope", "strategy:maker"}}))}});
+  const std::string text = to_text(advise(advice_facts(incident)));
+  EXPECT_THAT(text, HasSubstr("defib kill --release strategy:maker --by"));
+  EXPECT_THAT(text, Not(HasSubstr("Unknown cause")));
+  Input input;
+  input.incident = incident;
+  const Document document = make_document(input);
+  EXPECT_EQ(document.title, "kill switch: strategy:maker");
 }
 
 TEST(Advice, ADisconnectedExchangeComesFirst) {

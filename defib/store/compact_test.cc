@@ -9,11 +9,11 @@
 #include <mutex>
 #include <thread>
 
+#include "defib/os/pass_through_files.h"
 #include "defib/os/random.h"
 #include "defib/store/format.h"
 #include "defib/store/picture.h"
 #include "defib/store/testing/crash_harness.h"
-#include "defib/store/testing/pass_through.h"
 #include "defib/store/testing/store_util.h"
 
 namespace defib::store {
@@ -26,7 +26,7 @@ using testing_util::State;
 using testing_util::TemporaryDir;
 
 // A store whose base is written through `on_base_write`, which may wait.
-class WatchedFiles final : public testing_util::PassThroughFiles {
+class WatchedFiles final : public os::PassThroughFiles {
  public:
   explicit WatchedFiles(std::function<void()> on_base_write)
       : PassThroughFiles(os::real_files()), on_base_write_(std::move(on_base_write)) {}
@@ -37,7 +37,7 @@ class WatchedFiles final : public testing_util::PassThroughFiles {
   }
 
  private:
-  class Base final : public testing_util::PassThroughFile {
+  class Base final : public os::PassThroughFile {
    public:
     Base(std::unique_ptr<os::File> file, const std::function<void()>& on_write)
         : PassThroughFile(std::move(file)), on_write_(on_write) {}

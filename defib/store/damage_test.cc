@@ -7,11 +7,11 @@
 #include <gtest/gtest.h>
 
 #include "defib/base/bytes.h"
+#include "defib/os/pass_through_files.h"
 #include "defib/store/format.h"
 #include "defib/store/lock.h"
 #include "defib/store/maintenance.h"
 #include "defib/store/testing/crash_harness.h"
-#include "defib/store/testing/pass_through.h"
 #include "defib/store/testing/sample.h"
 
 namespace defib::store {
@@ -419,7 +419,7 @@ TEST(StoreDamageLock, OfAnyByteLeavesNoRecordOrTheSameOne) {
 }
 
 // A reader without checksums must not get through the same test: the planted bug of this file.
-class BlindFile final : public testing_util::PassThroughFile {
+class BlindFile final : public os::PassThroughFile {
  public:
   BlindFile(std::unique_ptr<os::File> file, bool is_log)
       : PassThroughFile(std::move(file)), is_log_(is_log) {}
@@ -448,7 +448,7 @@ class BlindFile final : public testing_util::PassThroughFile {
   bool is_log_;
 };
 
-class BlindFiles final : public testing_util::PassThroughFiles {
+class BlindFiles final : public os::PassThroughFiles {
  public:
   using PassThroughFiles::PassThroughFiles;
   Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {

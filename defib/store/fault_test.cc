@@ -7,9 +7,9 @@
 #include <mutex>
 #include <thread>
 
+#include "defib/os/pass_through_files.h"
 #include "defib/store/failure_note.h"
 #include "defib/store/testing/crash_harness.h"
-#include "defib/store/testing/pass_through.h"
 #include "defib/store/testing/sample.h"
 
 namespace defib::store {
@@ -493,7 +493,7 @@ class SlowSyncs {
   int acknowledged_ = 0;
 };
 
-class SlowFile final : public testing_util::PassThroughFile {
+class SlowFile final : public os::PassThroughFile {
  public:
   SlowFile(std::unique_ptr<os::File> file, SlowSyncs& syncs)
       : PassThroughFile(std::move(file)), syncs_(syncs) {}
@@ -506,7 +506,7 @@ class SlowFile final : public testing_util::PassThroughFile {
   SlowSyncs& syncs_;
 };
 
-class SlowFiles final : public testing_util::PassThroughFiles {
+class SlowFiles final : public os::PassThroughFiles {
  public:
   SlowFiles(os::Files& files, SlowSyncs& syncs) : PassThroughFiles(files), syncs_(syncs) {}
   Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {

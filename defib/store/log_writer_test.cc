@@ -10,21 +10,21 @@
 #include <thread>
 
 #include "defib/base/bytes.h"
+#include "defib/os/pass_through_files.h"
 #include "defib/store/executor.h"
 #include "defib/store/testing/log_campaign.h"
-#include "defib/store/testing/pass_through.h"
 #include "defib/store/testing/sample.h"
 
 namespace defib::store {
 namespace {
 
+using os::PassThroughFile;
+using os::PassThroughFiles;
 using testing_util::FilesWrapper;
 using testing_util::log_workload;
 using testing_util::LogCampaign;
 using testing_util::LogMisuse;
 using testing_util::LogRecording;
-using testing_util::PassThroughFile;
-using testing_util::PassThroughFiles;
 using testing_util::Sample;
 using testing_util::SteppedExecutor;
 

@@ -5,11 +5,11 @@
 #include <gtest/gtest.h>
 
 #include "defib/base/bytes.h"
+#include "defib/os/pass_through_files.h"
 #include "defib/store/failure_note.h"
 #include "defib/store/format.h"
 #include "defib/store/log_reader.h"
 #include "defib/store/testing/crash_harness.h"
-#include "defib/store/testing/pass_through.h"
 #include "defib/store/testing/workloads.h"
 
 namespace defib::store {
@@ -50,7 +50,7 @@ struct Bug {
   }
 };
 
-class MutantFile final : public testing_util::PassThroughFile {
+class MutantFile final : public os::PassThroughFile {
  public:
   MutantFile(const Bug& bug, std::string path, std::unique_ptr<os::File> file)
       : PassThroughFile(std::move(file)), bug_(bug), path_(std::move(path)) {}
@@ -133,7 +133,7 @@ class MutantPage final : public os::VolatilePage {
   std::unique_ptr<os::VolatilePage> page_;
 };
 
-class MutantFiles final : public testing_util::PassThroughFiles {
+class MutantFiles final : public os::PassThroughFiles {
  public:
   MutantFiles(const Bug& bug, os::SimFiles& files) : PassThroughFiles(files), bug_(bug) {}
   Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {

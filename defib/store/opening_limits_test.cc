@@ -14,9 +14,9 @@
 #include <thread>
 
 #include "defib/base/bytes.h"
+#include "defib/os/pass_through_files.h"
 #include "defib/os/random.h"
 #include "defib/store/testing/crash_harness.h"
-#include "defib/store/testing/pass_through.h"
 #include "defib/store/testing/store_util.h"
 
 namespace defib::store {
@@ -207,11 +207,11 @@ TEST_F(StoreStop, BeforeTheOpeningOpensNothing) {
 
 // Somebody holds the lock and has not written his name: the opening waits for it.
 TEST_F(StoreStop, EndsTheWaitForTheLock) {
-  class Held final : public testing_util::PassThroughFiles {
+  class Held final : public os::PassThroughFiles {
    public:
     Held() : PassThroughFiles(os::real_files()) {}
     Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
-      class Lock final : public testing_util::PassThroughFile {
+      class Lock final : public os::PassThroughFile {
        public:
         using PassThroughFile::PassThroughFile;
         Result<> try_lock() override { return Error(Code::kDatabaseLocked, "held"); }
@@ -397,7 +397,7 @@ TEST_F(StoreStageTimeout, OfAStageThatDoesNotExistOrThatIsNotPositiveIsMinus76) 
 }
 
 // A disk that gives so many bytes a second, whoever asks.
-class SlowFiles final : public testing_util::PassThroughFiles {
+class SlowFiles final : public os::PassThroughFiles {
  public:
   explicit SlowFiles(std::uint64_t bytes_per_second)
       : PassThroughFiles(os::real_files()), rate_(bytes_per_second) {}
@@ -408,7 +408,7 @@ class SlowFiles final : public testing_util::PassThroughFiles {
   }
 
  private:
-  class Slow final : public testing_util::PassThroughFile {
+  class Slow final : public os::PassThroughFile {
    public:
     Slow(std::unique_ptr<os::File> file, SlowFiles& disk)
         : PassThroughFile(std::move(file)), disk_(disk) {}

@@ -14,6 +14,7 @@
 #include <map>
 #include <optional>
 
+#include "defib/os/pass_through_files.h"
 #include "defib/os/random.h"
 #include "defib/store/page_file.h"
 #include "defib/store/testing/page_util.h"
@@ -32,50 +33,22 @@ using testing_util::Sample;
 using testing_util::sample_manifest;
 
 // A disk that ignores some syncs: a planted bug between the page file and the disk.
-class Careless final : public os::Files {
+class Careless final : public os::PassThroughFiles {
  public:
-  Careless(os::Files& files, std::string path) : files_(files), path_(std::move(path)) {}
+  Careless(os::Files& files, std::string path) : PassThroughFiles(files), path_(std::move(path)) {}
 
   Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
     DEFIB_TRY_ASSIGN(auto file, files_.open(path, mode));
     if (path != path_) return file;
     return std::unique_ptr<os::File>(std::make_unique<CarelessFile>(std::move(file)));
   }
-  Result<> rename(const std::string& a, const std::string& b) override {
-    return files_.rename(a, b);
-  }
-  Result<> remove(const std::string& path) override { return files_.remove(path); }
-  Result<> create_dirs(const std::string& path) override { return files_.create_dirs(path); }
-  Result<> sync_dir(const std::string& path) override { return files_.sync_dir(path); }
-  Result<std::vector<std::string>> list(const std::string& path) override {
-    return files_.list(path);
-  }
-  bool exists(const std::string& path) override { return files_.exists(path); }
-  bool is_dir(const std::string& path) override { return files_.is_dir(path); }
-  Result<std::uint64_t> free_space(const std::string& path) override {
-    return files_.free_space(path);
-  }
 
  private:
-  class CarelessFile final : public os::File {
+  class CarelessFile final : public os::PassThroughFile {
    public:
-    explicit CarelessFile(std::unique_ptr<os::File> file) : file_(std::move(file)) {}
-    Result<std::size_t> read_at(std::uint64_t at, char* to, std::size_t size) override {
-      return file_->read_at(at, to, size);
-    }
-    Result<> write_at(std::uint64_t at, std::string_view bytes) override {
-      return file_->write_at(at, bytes);
-    }
+    using PassThroughFile::PassThroughFile;
     Result<> sync() override { return {}; }
-    Result<> truncate(std::uint64_t size) override { return file_->truncate(size); }
-    Result<std::uint64_t> size() override { return file_->size(); }
-    Result<> drop_cache() override { return file_->drop_cache(); }
-    Result<> try_lock() override { return file_->try_lock(); }
-
-   private:
-    std::unique_ptr<os::File> file_;
   };
-  os::Files& files_;
   std::string path_;
 };
 
@@ -403,29 +376,20 @@ TEST(PageCrash, EveryFailingOperationOfARestoringCanBeRepeated) {
 
 TEST(PageCrash, ReadingReportsADeviceErrorAndWorksAgainAfterwards) {
   // The device cannot deliver one range of one file.
-  class Unreadable final : public os::Files {
+  class Unreadable final : public os::PassThroughFiles {
    public:
     Unreadable(os::Files& files, std::string path, std::uint64_t offset)
-        : files_(files), path_(std::move(path)), offset_(offset) {}
-    class BadFile final : public os::File {
+        : PassThroughFiles(files), path_(std::move(path)), offset_(offset) {}
+    class BadFile final : public os::PassThroughFile {
      public:
       BadFile(std::unique_ptr<os::File> file, std::uint64_t bad)
-          : file_(std::move(file)), bad_(bad) {}
+          : PassThroughFile(std::move(file)), bad_(bad) {}
       Result<std::size_t> read_at(std::uint64_t at, char* to, std::size_t size) override {
         if (at <= bad_ && bad_ < at + size) return Error(Code::kIoError, "input/output error");
         return file_->read_at(at, to, size);
       }
-      Result<> write_at(std::uint64_t at, std::string_view bytes) override {
-        return file_->write_at(at, bytes);
-      }
-      Result<> sync() override { return file_->sync(); }
-      Result<> truncate(std::uint64_t size) override { return file_->truncate(size); }
-      Result<std::uint64_t> size() override { return file_->size(); }
-      Result<> drop_cache() override { return file_->drop_cache(); }
-      Result<> try_lock() override { return file_->try_lock(); }
 
      private:
-      std::unique_ptr<os::File> file_;
       std::uint64_t bad_;
     };
     Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
@@ -433,23 +397,8 @@ TEST(PageCrash, ReadingReportsADeviceErrorAndWorksAgainAfterwards) {
       if (path != path_) return file;
       return std::unique_ptr<os::File>(std::make_unique<BadFile>(std::move(file), offset_));
     }
-    Result<> rename(const std::string& a, const std::string& b) override {
-      return files_.rename(a, b);
-    }
-    Result<> remove(const std::string& path) override { return files_.remove(path); }
-    Result<> create_dirs(const std::string& path) override { return files_.create_dirs(path); }
-    Result<> sync_dir(const std::string& path) override { return files_.sync_dir(path); }
-    Result<std::vector<std::string>> list(const std::string& path) override {
-      return files_.list(path);
-    }
-    bool exists(const std::string& path) override { return files_.exists(path); }
-    bool is_dir(const std::string& path) override { return files_.is_dir(path); }
-    Result<std::uint64_t> free_space(const std::string& path) override {
-      return files_.free_space(path);
-    }
 
    private:
-    os::Files& files_;
     std::string path_;
     std::uint64_t offset_;
   };

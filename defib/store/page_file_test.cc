@@ -9,6 +9,7 @@
 #include <atomic>
 #include <thread>
 
+#include "defib/os/pass_through_files.h"
 #include "defib/os/random.h"
 #include "defib/store/testing/page_util.h"
 #include "defib/store/testing/store_util.h"
@@ -401,40 +402,18 @@ TEST(PageFile, AMissingBufferIsFatalWhereTheIndexIsNotWhole) {
 
 TEST(PageFile, AFileLargerThanAnyPageFileIsNotRead) {
   const auto disk = disk_of_two_manifests();
-  class Huge final : public os::Files {
+  class Huge final : public os::PassThroughFiles {
    public:
-    explicit Huge(os::Files& files) : files_(files) {}
-    class HugeFile final : public os::File {
+    using PassThroughFiles::PassThroughFiles;
+    class HugeFile final : public os::PassThroughFile {
      public:
-      Result<std::size_t> read_at(std::uint64_t, char*, std::size_t) override { return 0; }
-      Result<> write_at(std::uint64_t, std::string_view) override { return {}; }
-      Result<> sync() override { return {}; }
-      Result<> truncate(std::uint64_t) override { return {}; }
+      HugeFile() : PassThroughFile(nullptr) {}
       Result<std::uint64_t> size() override { return std::uint64_t{1} << 50; }
-      Result<> drop_cache() override { return {}; }
-      Result<> try_lock() override { return {}; }
     };
     Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
       if (path == kPagesHome) return std::unique_ptr<os::File>(std::make_unique<HugeFile>());
       return files_.open(path, mode);
     }
-    Result<> rename(const std::string& a, const std::string& b) override {
-      return files_.rename(a, b);
-    }
-    Result<> remove(const std::string& path) override { return files_.remove(path); }
-    Result<> create_dirs(const std::string& path) override { return files_.create_dirs(path); }
-    Result<> sync_dir(const std::string& path) override { return files_.sync_dir(path); }
-    Result<std::vector<std::string>> list(const std::string& path) override {
-      return files_.list(path);
-    }
-    bool exists(const std::string& path) override { return files_.exists(path); }
-    bool is_dir(const std::string& path) override { return files_.is_dir(path); }
-    Result<std::uint64_t> free_space(const std::string& path) override {
-      return files_.free_space(path);
-    }
-
-   private:
-    os::Files& files_;
   };
   Huge huge(*disk);
   const auto picture = read_page_file(huge, kPagesDir, kPagesUuid);

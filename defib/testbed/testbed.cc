@@ -94,6 +94,7 @@ api_key = "env:PAPER_API_KEY"
 api_secret = "file:{secret}"
 recv_window_ms = {recv_window}              # the expiry fence of every order
 visibility_lag_ms = {lag}
+rate_capacity = 0                         # the paper venue is started without limits
 symbols = [{symbols}]
 
 [trading]
@@ -110,8 +111,10 @@ max_orders_per_second = 400
 [trading.gates]
 max_crashes = {crashes}                 # more within the window need a person
 crash_window = "{crash_window}"
+require_cause = false                   # supervisors are killed too, and then nobody can tell
 
 [trading.ramp]
+check_after = "0s"                      # from death to the first order is what is shown here
 settle = "{settle}"
 watch = "{watch}"
 check_every = "{check}"
@@ -299,6 +302,7 @@ Result<std::unique_ptr<venue::Venue>> Testbed::connect_venue() const {
   venue::BinanceOptions options;
   options.base_url = fmt::format("http://127.0.0.1:{}", venue_port_);
   options.api_key = kApiKey;
+  options.weight_per_minute = 0;  // as it is started
   DEFIB_TRY_ASSIGN(options.api_secret,
                    os::read_file(os::real_files(), os::join_path(options_.dir, "secret")));
   return std::unique_ptr<venue::Venue>(std::make_unique<venue::BinanceVenue>(std::move(options)));
@@ -358,7 +362,8 @@ Result<> Testbed::settle_intents(os::Duration limit) {
     if (snapshot) {
       DEFIB_TRY_ASSIGN(const auto open, trading::read_open_intents(**snapshot));
       left = static_cast<std::size_t>(
-          std::ranges::count(open, trading::IntentState::kUnknown, &trading::Intent::state));
+          std::ranges::count(open, trading::IntentState::kUnknown,
+                             [](const auto& item) { return item.second.state; }));
       if (left == 0) return {};
     }
     os::real_clock().sleep_for(50ms);
@@ -425,7 +430,7 @@ Result<Proof> Testbed::audit(bool may_be_unknown, bool hide_one) {
                    store::Store::open_read_only(trading::trading_store_dir(state_dir_), {}));
   DEFIB_TRY_ASSIGN(std::string beliefs, trading::export_intents(*snapshot));
   if (hide_one) {
-    const std::size_t accepted = beliefs.find(" accepted\n");
+    const std::size_t accepted = beliefs.find(" accepted ");
     if (accepted != std::string::npos) {
       const std::size_t before = beliefs.rfind('\n', accepted);
       const std::size_t begin = before == std::string::npos ? 0 : before + 1;

@@ -15,7 +15,7 @@
 namespace defib::trading {
 namespace {
 
-constexpr std::int64_t kNsPerMinute = 60'000'000'000;
+constexpr int kOldestVersion = 1;
 
 wire::Json without_checksum(const wire::Json& json) {
   wire::Json rest = wire::Json::object();
@@ -58,7 +58,7 @@ Result<Position> read_position(const std::string& symbol, const wire::Json& json
 // Collects findings in the order of the rules.
 class Validation {
  public:
-  Validation(const LedgerState& state, const std::vector<venue::Fill>& fills,
+  Validation(const LedgerView& state, const std::vector<venue::Fill>& fills,
              const CheckpointRules& rules, std::int64_t now)
       : state_(state), fills_(fills), rules_(rules), now_(now) {}
 
@@ -72,6 +72,7 @@ class Validation {
     }
     if (!parse(*text)) return std::move(verdict_);
     const Checkpoint& checkpoint = *verdict_.checkpoint;
+    check_venue(checkpoint);
     check_time(checkpoint);
     check_amounts(checkpoint);
     check_ledger(checkpoint);
@@ -81,6 +82,8 @@ class Validation {
  private:
   void add(std::string rule, Severity severity, std::string subject, std::string input,
            std::string threshold, std::string detail) {
+    const auto own = rules_.severity.find(rule);
+    if (own != rules_.severity.end() && severity_is_configurable(rule)) severity = own->second;
     verdict_.worst = std::max(verdict_.worst, severity);
     verdict_.findings.push_back({std::move(rule), severity, std::move(subject), std::move(input),
                                  std::move(threshold), std::move(detail)});
@@ -94,9 +97,10 @@ class Validation {
       return false;
     }
     const std::int64_t version = (*json)["version"].as_int();
-    if (version != kCheckpointVersion) {
+    if (version < kOldestVersion || version > kCheckpointVersion) {
       add("version", Severity::kCritical, "", std::to_string(version),
-          std::to_string(kCheckpointVersion), "written by another version of defib");
+          fmt::format("{} to {}", kOldestVersion, kCheckpointVersion),
+          "written by another version of defib");
       return false;
     }
     const std::string wanted = sha256_hex(without_checksum(*json).dump());
@@ -111,8 +115,25 @@ class Validation {
           checkpoint.error().to_line());
       return false;
     }
+    if (version != kCheckpointVersion) {
+      checkpoint->version = kCheckpointVersion;  // version 1 said nothing of its venue
+      add("version", Severity::kInfo, "", std::to_string(version),
+          std::to_string(kCheckpointVersion), "migrated as it was read");
+    }
     verdict_.checkpoint = std::move(*checkpoint);
     return true;
+  }
+
+  void check_venue(const Checkpoint& checkpoint) {
+    if (rules_.venue.empty() || checkpoint.venue.empty() || checkpoint.venue == rules_.venue) {
+      return;
+    }
+    add("venue", Severity::kCritical, "", checkpoint.venue, rules_.venue,
+        "the checkpoint of another venue's account");
+  }
+
+  bool may_be_negative(const std::string& symbol) const {
+    return rules_.prices_may_be_negative || rules_.negative_prices_for.contains(symbol);
   }
 
   void check_time(const Checkpoint& checkpoint) {
@@ -148,11 +169,11 @@ class Validation {
       // What is worth less than one unit of money may have cost nothing after rounding.
       const bool free_of_cost = average.is_zero() && notional >= Decimal::from_integer(1);
       const bool bad_price = average < Decimal() || free_of_cost;
-      if (bad_price && !rules_.prices_may_be_negative) {
+      if (bad_price && !may_be_negative(symbol)) {
         add("price", Severity::kCritical, symbol, average.to_string(), "positive",
             "the average price of a position");
       }
-      if (price <= Decimal() && mark != checkpoint.marks.end() && !rules_.prices_may_be_negative) {
+      if (price <= Decimal() && mark != checkpoint.marks.end() && !may_be_negative(symbol)) {
         add("price", Severity::kCritical, symbol, price.to_string(), "positive", "the mark");
       }
     }
@@ -183,7 +204,7 @@ class Validation {
     }
   }
 
-  const LedgerState& state_;
+  const LedgerView state_;
   const std::vector<venue::Fill>& fills_;
   const CheckpointRules& rules_;
   std::int64_t now_;
@@ -207,6 +228,7 @@ wire::Json Checkpoint::to_json() const {
   for (const std::string& key : recent) recent_keys.push(key);
   wire::Json json = wire::Json::object({{"schema", "defib.trading_checkpoint/1"},
                                         {"version", version},
+                                        {"venue", venue},
                                         {"epoch", epoch},
                                         {"wall_ns", wall_ns},
                                         {"at", os::format_time(wall_ns)},
@@ -223,6 +245,7 @@ wire::Json Checkpoint::to_json() const {
 Result<Checkpoint> Checkpoint::from_json(const wire::Json& json) {
   Checkpoint checkpoint;
   checkpoint.version = static_cast<int>(json["version"].as_int());
+  checkpoint.venue = json["venue"].as_string();
   DEFIB_TRY_ASSIGN(const std::int64_t epoch, json.require_int("epoch"));
   checkpoint.epoch = static_cast<std::uint64_t>(epoch);
   DEFIB_TRY_ASSIGN(checkpoint.wall_ns, json.require_int("wall_ns"));
@@ -241,9 +264,10 @@ Result<Checkpoint> Checkpoint::from_json(const wire::Json& json) {
   return checkpoint;
 }
 
-Checkpoint make_checkpoint(const LedgerState& state, std::map<std::string, Decimal> marks,
-                           std::uint64_t epoch, std::int64_t wall_ns) {
+Checkpoint make_checkpoint(const LedgerView& state, std::map<std::string, Decimal> marks,
+                           std::uint64_t epoch, std::int64_t wall_ns, std::string venue) {
   Checkpoint checkpoint;
+  checkpoint.venue = std::move(venue);
   checkpoint.epoch = epoch;
   checkpoint.wall_ns = wall_ns;
   checkpoint.positions = state.positions;
@@ -295,6 +319,13 @@ std::string_view to_string(Severity severity) {
   return kNames[static_cast<std::size_t>(severity)];
 }
 
+std::optional<Severity> parse_severity(std::string_view text) {
+  for (const Severity severity : {Severity::kInfo, Severity::kWarning, Severity::kCritical}) {
+    if (to_string(severity) == text) return severity;
+  }
+  return std::nullopt;
+}
+
 wire::Json CheckpointFinding::to_json() const {
   return wire::Json::object({{"rule", rule},
                              {"severity", to_string(severity)},
@@ -326,7 +357,7 @@ wire::Json CheckpointVerdict::to_json() const {
 }
 
 CheckpointVerdict validate_checkpoint(const std::optional<std::string>& text,
-                                      const LedgerState& state,
+                                      const LedgerView& state,
                                       const std::vector<venue::Fill>& fills_since_checkpoint,
                                       const CheckpointRules& rules, std::int64_t now_wall_ns) {
   return Validation(state, fills_since_checkpoint, rules, now_wall_ns).run(text);
@@ -353,22 +384,29 @@ std::string_view to_string(StateSource source) {
   return kNames[static_cast<std::size_t>(source)];
 }
 
-RebuildCost estimate_rebuild(std::size_t symbols, std::uint64_t fills_expected,
-                             std::int64_t weight_per_minute) {
-  constexpr std::int64_t kOpenOrdersWeight = 80;
-  constexpr std::int64_t kAccountWeight = 20;
-  constexpr std::int64_t kRulesWeight = 20;
-  constexpr std::int64_t kTradesWeight = 20;
-  constexpr std::uint64_t kTradesPerPage = 1'000;
-  const std::int64_t pages = static_cast<std::int64_t>(
-      std::max<std::uint64_t>(symbols, symbols + fills_expected / kTradesPerPage));
+bool severity_is_configurable(std::string_view rule) {
+  return rule != "checksum" && rule != "version" &&
+         std::find(kCheckpointRules.begin(), kCheckpointRules.end(), rule) !=
+             kCheckpointRules.end();
+}
+
+RebuildCost estimate_rebuild(const venue::RebuildModel& model, const RebuildSize& size,
+                             os::Duration round_trip) {
+  const auto pages_of = [](std::uint64_t items, std::int64_t page) {
+    return page <= 0
+               ? std::int64_t{1}
+               : std::max<std::int64_t>(1, (static_cast<std::int64_t>(items) + page - 1) / page);
+  };
+  const std::int64_t order_pages = pages_of(size.open_orders, model.orders_page);
+  const auto symbols = std::max<std::int64_t>(1, static_cast<std::int64_t>(size.symbols));
+  const std::int64_t all_pages = pages_of(size.fills, model.fills_page);
+  // How the fills spread over the symbols is not known; each symbol ends with a part of a page.
+  const std::int64_t fill_pages = model.filtered ? all_pages + symbols - 1 : all_pages;
   RebuildCost cost;
-  cost.requests = 3 + pages;
-  cost.weight = kOpenOrdersWeight + kAccountWeight + kRulesWeight + kTradesWeight * pages;
-  cost.weight_per_minute = weight_per_minute;
-  // The first minute's weight is free of waiting.
-  const std::int64_t beyond = std::max<std::int64_t>(0, cost.weight - weight_per_minute);
-  cost.estimate = os::Duration(beyond * kNsPerMinute / weight_per_minute);
+  cost.requests = model.fixed_requests + order_pages + fill_pages;
+  cost.weight = model.fixed + order_pages * model.orders_cost + fill_pages * model.fills_cost;
+  cost.capacity = model.limit.capacity;
+  cost.estimate = venue::predict(model.limit, cost.requests, cost.weight, round_trip);
   return cost;
 }
 
@@ -377,11 +415,11 @@ wire::Json SourceDecision::to_json() const {
                              {"reason", reason},
                              {"rebuild_requests", rebuild.requests},
                              {"rebuild_weight", rebuild.weight},
-                             {"rebuild_weight_per_minute", rebuild.weight_per_minute},
+                             {"rebuild_capacity", rebuild.capacity},
                              {"rebuild_estimate", os::format_duration(rebuild.estimate)}});
 }
 
-SourceDecision choose_source(const CheckpointVerdict& verdict, const LedgerState& state,
+SourceDecision choose_source(const CheckpointVerdict& verdict, const LedgerView& state,
                              const RebuildCost& rebuild) {
   SourceDecision decision;
   decision.rebuild = rebuild;

@@ -6,10 +6,13 @@
 
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "defib/base/decimal.h"
@@ -21,10 +24,12 @@
 
 namespace defib::trading {
 
-inline constexpr int kCheckpointVersion = 1;
+// 2: `venue` was added; a checkpoint of version 1 is migrated as it is read.
+inline constexpr int kCheckpointVersion = 2;
 
 struct Checkpoint {
   int version = kCheckpointVersion;
+  std::string venue;  // whose; empty: written before version 2, or not said
   std::uint64_t epoch = 0;
   std::int64_t wall_ns = 0;
   std::map<std::string, Position> positions;
@@ -37,8 +42,8 @@ struct Checkpoint {
   static Result<Checkpoint> from_json(const wire::Json& json);  // does not check the checksum
 };
 
-Checkpoint make_checkpoint(const LedgerState& state, std::map<std::string, Decimal> marks,
-                           std::uint64_t epoch, std::int64_t wall_ns);
+Checkpoint make_checkpoint(const LedgerView& state, std::map<std::string, Decimal> marks,
+                           std::uint64_t epoch, std::int64_t wall_ns, std::string venue = {});
 Result<> write_checkpoint(store::Store& store, const Checkpoint& checkpoint,
                           store::Durability durability);
 // The text as stored; nullopt where there is none.
@@ -49,10 +54,27 @@ Result<std::vector<venue::Fill>> fills_since(const store::Snapshot& snapshot,
 
 enum class Severity { kInfo, kWarning, kCritical };
 std::string_view to_string(Severity severity);
+std::optional<Severity> parse_severity(std::string_view text);
+
+// The rules, in the order in which they are asked. The severity of the last eleven is configurable;
+// what cannot be read at all stays critical.
+//   exists            there is one                        info at the first start, else warning
+//   checksum          its content is what was written     critical
+//   version           known, or one that is migrated      critical; info where migrated
+//   venue             of this venue                       critical
+//   timestamp_future  not ahead of the clock              critical
+//   age               not older than max_age              warning
+//   quantity          per instrument                      critical
+//   notional          at the mark, else the average price critical
+//   price             positive where it must be           critical
+//   balance           not negative where it must not be   critical; warning on margin
+//   cursor_regressed  the ledger is not older             critical
+//   ledger_follows    checkpoint + trades = ledger        critical
+inline constexpr std::array<std::string_view, 12> kCheckpointRules = {
+    "exists",   "checksum", "version", "venue",   "timestamp_future", "age",
+    "quantity", "notional", "price",   "balance", "cursor_regressed", "ledger_follows"};
 
 struct CheckpointFinding {
-  // exists checksum version timestamp_future age quantity notional price balance cursor_regressed
-  // ledger_follows
   std::string rule;
   Severity severity = Severity::kInfo;
   std::string subject;  // symbol or asset; may be empty
@@ -68,9 +90,15 @@ struct CheckpointRules {
   Decimal max_quantity = Decimal::from_integer(1'000'000);  // where a symbol has no own cap
   std::map<std::string, Decimal> max_quantity_by_symbol;
   Decimal max_notional = Decimal::from_integer(1'000'000'000);
-  bool margin_account = false;          // negative balances are legal then (a warning)
-  bool prices_may_be_negative = false;  // spreads and some futures
+  bool margin_account = false;                // negative balances are legal then (a warning)
+  bool prices_may_be_negative = false;        // spreads and some futures
+  std::set<std::string> negative_prices_for;  // ... of these symbols only
+  std::string venue;                          // whose checkpoint it must be; empty: anybody's
+  // By rule; absent: as kCheckpointRules says. Not for "checksum" and "version".
+  std::map<std::string, Severity> severity;
 };
+// Whether the severity of a rule may be configured.
+bool severity_is_configurable(std::string_view rule);
 
 struct CheckpointVerdict {
   std::optional<Checkpoint> checkpoint;     // none: absent or unreadable
@@ -84,7 +112,7 @@ struct CheckpointVerdict {
 
 // `text`: as stored, none where there is no checkpoint. `state` and `fills`: for ledger_follows.
 CheckpointVerdict validate_checkpoint(const std::optional<std::string>& text,
-                                      const LedgerState& state,
+                                      const LedgerView& state,
                                       const std::vector<venue::Fill>& fills_since_checkpoint,
                                       const CheckpointRules& rules, std::int64_t now_wall_ns);
 
@@ -99,13 +127,19 @@ std::string_view to_string(StateSource source);
 
 struct RebuildCost {
   std::int64_t requests = 0;
-  std::int64_t weight = 0;  // in the venue's own unit
-  std::int64_t weight_per_minute = 0;
+  std::int64_t weight = 0;    // in the venue's own unit
+  std::int64_t capacity = 0;  // of the venue's budget; 0: nothing limits
   os::Duration estimate{0};
 };
-// Binance spot: open orders 80, account 20, 20 for each page of 1000 fills of each symbol.
-RebuildCost estimate_rebuild(std::size_t symbols, std::uint64_t fills_expected,
-                             std::int64_t weight_per_minute = 6'000);
+struct RebuildSize {
+  std::size_t symbols = 0;
+  std::uint64_t open_orders = 0;
+  std::uint64_t fills = 0;
+};
+// What reading everything costs by the venue's own prices, and how long it takes within its limits
+// when one request takes `round_trip`.
+RebuildCost estimate_rebuild(const venue::RebuildModel& model, const RebuildSize& size,
+                             os::Duration round_trip);
 
 struct SourceDecision {
   StateSource source = StateSource::kLedger;
@@ -113,7 +147,7 @@ struct SourceDecision {
   RebuildCost rebuild;  // what asking the venue for everything would cost
   wire::Json to_json() const;
 };
-SourceDecision choose_source(const CheckpointVerdict& verdict, const LedgerState& state,
+SourceDecision choose_source(const CheckpointVerdict& verdict, const LedgerView& state,
                              const RebuildCost& rebuild);
 
 }  // namespace defib::trading

@@ -26,22 +26,20 @@ Result<ResolveProgress> FenceResolver::poll() {
   }
   DEFIB_TRY_ASSIGN(const std::int64_t server_ms, venue_->server_time_ms());
   std::int64_t next_ms = INT64_MAX;
-  std::map<std::string, std::vector<Intent>> due;
+  std::vector<Intent> due, early;
+  std::set<std::string> symbols;
   for (const Intent& intent : waiting) {
     const std::int64_t due_ms = due_time_ms(intent);
     if (server_ms > due_ms) {
-      due[intent.symbol].push_back(intent);
+      symbols.insert(intent.symbol);
+      due.push_back(intent);
     } else {
+      early.push_back(intent);
       next_ms = std::min(next_ms, due_ms + 1 - server_ms);
     }
   }
-  for (const auto& [symbol, intents] : due) {
-    DEFIB_TRY_ASSIGN([[maybe_unused]] const int booked,
-                     ledger_->sync_fills(*venue_, symbol, clock_->wall_ns()));
-    DEFIB_TRY_ASSIGN(const std::vector<venue::Order> open, venue_->open_orders(symbol));
-    for (const Intent& intent : intents) {
-      DEFIB_TRY(examine(intent, server_ms, open, progress));
-    }
+  if (!due.empty()) {
+    DEFIB_TRY(examine(due, early, {symbols.begin(), symbols.end()}, server_ms, progress));
   }
   for (const Intent& intent : ledger_->intents().unresolved()) {
     if (intent.state != IntentState::kUnknown) continue;
@@ -54,19 +52,50 @@ Result<ResolveProgress> FenceResolver::poll() {
   return progress;
 }
 
+Result<> FenceResolver::examine(const std::vector<Intent>& due, const std::vector<Intent>& early,
+                                const std::vector<std::string>& symbols, std::int64_t server_ms,
+                                ResolveProgress& progress) {
+  DEFIB_TRY(ledger_->sync_fills(*venue_, symbols, clock_->wall_ns()));
+  DEFIB_TRY_ASSIGN(const std::vector<venue::Order> open, venue_->open_orders_of(symbols));
+  std::vector<const Intent*> absent;
+  for (const Intent& intent : due) {
+    DEFIB_TRY_ASSIGN(const std::optional<venue::Order> found, find(intent, open));
+    if (found) {
+      DEFIB_TRY(adopt(intent, *found, progress));
+    } else {
+      absent.push_back(&intent);
+    }
+  }
+  // A trade that stands against a proof may be another's, which can be found before its fence.
+  for (const Intent& other : early) {
+    const bool stands_against = std::ranges::any_of(absent, [&](const Intent* intent) {
+      return intent->symbol == other.symbol && suspicious_fill(*intent) != nullptr;
+    });
+    if (!stands_against) continue;
+    DEFIB_TRY_ASSIGN(const std::optional<venue::Order> found, find(other, open));
+    if (found) DEFIB_TRY(adopt(other, *found, progress));
+  }
+  // Behind the adoptions, whose trades stand against no other's proof.
+  for (const Intent* intent : absent) DEFIB_TRY(judge_absent(*intent, server_ms, progress));
+  return {};
+}
+
 // The venue's time after which the intent is to be looked at: its fence, then a lag later.
 std::int64_t FenceResolver::due_time_ms(const Intent& intent) const {
   const auto seen = absent_.find(intent.id);
   if (seen == absent_.end()) return intent.fence_ms + options_.margin_ms;
   const std::int64_t lag = venue_->visibility_lag_ms() + options_.margin_ms;
   if (seen->second.blocked) {
-    return seen->second.server_ms + std::max(kMinBlockedMs, kBlockedLags * lag);
+    const std::int64_t wait = std::max(kMinBlockedMs, kBlockedLags * lag);
+    // At once where the trade has turned out to be another order's.
+    return seen->second.server_ms + (suspicious_fill(intent) != nullptr ? wait : 0);
   }
   return seen->second.server_ms + lag;
 }
 
-Result<> FenceResolver::examine(const Intent& intent, std::int64_t server_ms,
-                                const std::vector<venue::Order>& open, ResolveProgress& progress) {
+// As the venue shows it, by list or by id.
+Result<std::optional<venue::Order>> FenceResolver::find(
+    const Intent& intent, const std::vector<venue::Order>& open) const {
   std::optional<venue::Order> found;
   for (const venue::Order& order : open) {
     if (order.client_id != intent.id) continue;
@@ -91,7 +120,11 @@ Result<> FenceResolver::examine(const Intent& intent, std::int64_t server_ms,
         .with("second", by_id->venue_id);
   }
   if (by_id) found = *by_id;
-  if (found) return adopt(intent, *found, progress);
+  return found;
+}
+
+Result<> FenceResolver::judge_absent(const Intent& intent, std::int64_t server_ms,
+                                     ResolveProgress& progress) {
   if (const venue::Fill* fill = suspicious_fill(intent)) {
     absent_[intent.id] = {server_ms, true};
     progress.blocked.push_back(

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,8 +59,12 @@ class FenceResolver {
     bool blocked = false;
   };
   std::int64_t due_time_ms(const Intent& intent) const;
-  Result<> examine(const Intent& intent, std::int64_t server_ms,
-                   const std::vector<venue::Order>& open, ResolveProgress& progress);
+  Result<> examine(const std::vector<Intent>& due, const std::vector<Intent>& early,
+                   const std::vector<std::string>& symbols, std::int64_t server_ms,
+                   ResolveProgress& progress);
+  Result<std::optional<venue::Order>> find(const Intent& intent,
+                                           const std::vector<venue::Order>& open) const;
+  Result<> judge_absent(const Intent& intent, std::int64_t server_ms, ResolveProgress& progress);
   const venue::Fill* suspicious_fill(const Intent& intent) const;
   Result<> adopt(const Intent& intent, const venue::Order& order, ResolveProgress& progress);
   Result<> prove_absent(const Intent& intent, std::int64_t first_ms, std::int64_t second_ms,

@@ -8,6 +8,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/trading/amounts.h"
+#include "defib/trading/tables.h"
 
 namespace defib::trading {
 namespace {
@@ -15,6 +16,8 @@ namespace {
 constexpr std::int64_t kNsPerMs = 1'000'000;
 constexpr std::int64_t kNsPerSecond = 1'000'000'000;
 constexpr os::Duration kEmergencyPause = std::chrono::milliseconds(200);
+// What slips through after all is cancelled by the venue itself within this time.
+constexpr os::Duration kEmergencySwitch = std::chrono::seconds(60);
 constexpr std::int64_t kMaxFenceWaitMs = 60'000;
 
 Error breached(std::string_view limit, std::string input, std::string threshold) {
@@ -33,9 +36,11 @@ IntentEvent event_of_failure(const Error& error) {
     case Code::kVenueRateLimited:
     case Code::kVenueAuthFailed:
     case Code::kVenueClockSkew:
+    case Code::kVenueNonceRefused:
     case Code::kOrderNotFound:
       return IntentEvent::kRefused;
     case Code::kVenueUnreachable:
+    case Code::kVenueBridgeFailed:
     case Code::kInvalidArgument:
       return IntentEvent::kNothingSent;
     default:
@@ -72,7 +77,8 @@ std::int64_t OrderGateway::venue_now_ms() const {
 
 Exposure OrderGateway::exposure() const {
   return exposure_of(parts_.ledger->positions(), parts_.ledger->orders(),
-                     parts_.ledger->intents().open_intents(), marks_);
+                     parts_.ledger->intents().open_intents(), marks_, parts_.ledger->instruments(),
+                     parts_.valuation);
 }
 
 Result<> OrderGateway::check_permit(const OrderDraft& draft) const {
@@ -196,8 +202,84 @@ Result<> OrderGateway::check(const OrderDraft& draft) const {
   return check_limits(draft, reference);
 }
 
+Result<> OrderGateway::check_kill_switch(const OrderDraft& draft) {
+  if (parts_.kill_switch == nullptr) return {};
+  const std::optional<KillRecord> record =
+      parts_.kill_switch->stops(parts_.venue->name(), draft.strategy);
+  if (!record) return {};
+  return Error(Code::kKillSwitchEngaged, fmt::format("the kill switch {} was engaged by {}: {}",
+                                                     record->scope, record->by, record->reason))
+      .with("scope", record->scope)
+      .with("by", record->by);
+}
+
+// Once after a start, and only where a strategy uses parents at all.
+Result<> OrderGateway::load_parents() {
+  std::map<std::string, ParentCount> counts;
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> stored,
+                   parts_.ledger->store().snapshot());
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Cursor> cursor, stored->scan(kIntentTable));
+  for (bool found = cursor->first(); found; found = cursor->next()) {
+    DEFIB_TRY_ASSIGN(const Intent intent, decode_intent(cursor->key(), cursor->value()));
+    if (intent.parent.empty()) continue;
+    ParentCount& count = counts[intent.parent];
+    ++count.orders;
+    // What has ended can be filled no further.
+    count.quantity =
+        saturating_sum(count.quantity, is_terminal(intent.state) ? intent.filled : intent.quantity);
+  }
+  parents_ = std::move(counts);
+  return {};
+}
+
+Result<ParentCount> OrderGateway::sent_for(const std::string& parent) {
+  if (!parents_) DEFIB_TRY(load_parents());
+  const auto found = parents_->find(parent);
+  return found == parents_->end() ? ParentCount() : found->second;
+}
+
+Result<> OrderGateway::check_parent(const OrderDraft& draft) {
+  if (draft.parent.empty()) return {};
+  DEFIB_TRY_ASSIGN(ParentCount count, sent_for(draft.parent));
+  if (draft.parent_quantity > Decimal() &&
+      saturating_sum(count.quantity, draft.quantity) > draft.parent_quantity) {
+    // Orders may have ended unfilled since they were counted: what is durable decides.
+    DEFIB_TRY(load_parents());
+    DEFIB_TRY_ASSIGN(count, sent_for(draft.parent));
+  }
+  const auto runaway = [&](std::string input, std::string threshold) {
+    return Error(Code::kRunawaySender,
+                 fmt::format("for parent {} {}, allowed {}", draft.parent, input, threshold))
+        .with("parent", draft.parent)
+        .with("strategy", draft.strategy)
+        .with("input", input)
+        .with("threshold", threshold);
+  };
+  const int most = parts_.limits->max_orders_per_parent;
+  if (most > 0 && count.orders >= most) {
+    return runaway(fmt::format("{} orders were sent", count.orders), std::to_string(most));
+  }
+  const Decimal wanted = draft.parent_quantity;
+  const Decimal total = saturating_sum(count.quantity, draft.quantity);
+  if (wanted > Decimal() && total > wanted) {
+    return runaway(fmt::format("{} would have been sent", total.to_string()), wanted.to_string());
+  }
+  return {};
+}
+
+// What an order that has ended did not fill may be sent again for the same parent.
+void OrderGateway::count_outcome(const Intent& intent, const Submitted& submitted) {
+  if (intent.parent.empty() || !parents_ || !is_terminal(submitted.state)) return;
+  const Decimal filled =
+      submitted.state == IntentState::kFilled ? intent.quantity : submitted.order.filled;
+  ParentCount& count = (*parents_)[intent.parent];
+  count.quantity = saturating_sum(count.quantity, saturating_sum(filled, -intent.quantity));
+}
+
 Result<Submitted> OrderGateway::submit(const OrderDraft& draft) {
   DEFIB_TRY(check_permit(draft));
+  DEFIB_TRY(check_kill_switch(draft));
+  DEFIB_TRY(check_parent(draft));
   DEFIB_TRY_ASSIGN(const Decimal reference, check_order(draft));
   DEFIB_TRY(check_limits(draft, reference));
   at("before_intent");
@@ -230,9 +312,15 @@ Result<Submitted> OrderGateway::submit(const OrderDraft& draft) {
     recent_.pop_front();
   }
   ++sent_;
+  if (!intent.parent.empty() && parents_) {
+    ParentCount& count = (*parents_)[intent.parent];
+    ++count.orders;
+    count.quantity = saturating_sum(count.quantity, intent.quantity);
+  }
   const Result<venue::Order> reply = parts_.venue->place(request);
   at("reply_seen");
   Result<Submitted> submitted = record(intent, reply);
+  if (submitted) count_outcome(intent, *submitted);
   at("outcome_recorded");
   return submitted;
 }
@@ -341,6 +429,7 @@ wire::Json EmergencyReport::to_json() const {
   return wire::Json::object({{"verified", verified},
                              {"rounds", rounds},
                              {"still_open", std::move(open)},
+                             {"dead_mans_switch", dead_mans_switch},
                              {"errors", std::move(problems)}});
 }
 
@@ -375,6 +464,11 @@ EmergencyReport emergency_stop(OrderGateway& gateway, venue::Venue& venue, const
         wait_ms > 0 ? std::chrono::milliseconds(std::min(wait_ms, kMaxFenceWaitMs) + 1)
                     : kEmergencyPause;
     clock.sleep_for(pause);
+  }
+  if (venue.has_dead_mans_switch()) {
+    const Result<> armed = venue.arm_dead_mans_switch(kEmergencySwitch);
+    report.dead_mans_switch = armed ? "armed" : armed.error().to_line();
+    if (!armed) report.errors.push_back(armed.error());
   }
   for (const std::string& symbol : symbols) {
     if (const Result<int> synced = gateway.sync_orders(symbol); !synced) {

@@ -23,6 +23,7 @@
 #include "defib/os/clock.h"
 #include "defib/trading/ids.h"
 #include "defib/trading/intents.h"
+#include "defib/trading/kill_switch.h"
 #include "defib/trading/ledger.h"
 #include "defib/venue/venue.h"
 
@@ -47,6 +48,8 @@ struct Limits {
   int max_unknown_intents = 16;  // more: nothing new until they are settled
   // How far a limit price may lie from the mark, as a part of it; zero: no collar.
   Decimal price_collar = Decimal::from_units(10'000'000);  // 0.1
+  // Orders for one parent; more is a sender that repeats itself. 0: not counted.
+  int max_orders_per_parent = 1'000;
 };
 
 // What the ramp allows at this moment.
@@ -67,6 +70,14 @@ struct OrderDraft {
   std::string strategy;
   RiskLevel risk = RiskLevel::kLow;
   std::string parent;
+  // What the parent wants in all; zero: not said. What was sent for it may not exceed that.
+  Decimal parent_quantity;
+};
+
+// What has been sent for one parent order, over all starts of the engine.
+struct ParentCount {
+  std::int64_t orders = 0;
+  Decimal quantity;  // that may have been or may still be filled
 };
 
 struct Submitted {
@@ -84,7 +95,9 @@ class OrderGateway {
     Ledger* ledger = nullptr;
     IdSource* ids = nullptr;
     const os::Clock* clock = nullptr;
-    std::optional<Limits> limits;  // none: LimitsNotLoaded for every order
+    std::optional<Limits> limits;       // none: LimitsNotLoaded for every order
+    KillSwitch* kill_switch = nullptr;  // none: nobody can stop it from outside
+    Valuation valuation;
     FailurePoints failure_points;  // may be empty
     // The bytes that the adapter will send, kept in the intent; may be empty.
     std::function<std::string(const venue::OrderRequest&)> payload;
@@ -100,7 +113,8 @@ class OrderGateway {
   Result<std::int64_t> sync_clock();
   std::int64_t venue_now_ms() const;
 
-  // LimitsNotLoaded, TradingHalted, LimitBreached, or the store's error: nothing was sent then.
+  // LimitsNotLoaded, TradingHalted, KillSwitchEngaged, RunawaySender, LimitBreached, or the store's
+  // error: nothing was sent then.
   Result<Submitted> submit(const OrderDraft& draft);
   // What became of the order. OrderNotFound and lost outcomes are settled by reading it back;
   // VenueOutcomeUnknown where that fails as well: it is then still open as far as we know.
@@ -116,6 +130,8 @@ class OrderGateway {
   // never will; 0 where there is none.
   std::int64_t unresolved_until_ms() const;
   std::uint64_t sent() const { return sent_; }
+  // Counted from the intents on first use.
+  Result<ParentCount> sent_for(const std::string& parent);
 
  private:
   Result<> check_permit(const OrderDraft& draft) const;
@@ -125,6 +141,10 @@ class OrderGateway {
   Result<Submitted> record_order(const Intent& intent, const venue::Order& order,
                                  std::optional<Error> error);
   void at(std::string_view point) const;
+  Result<> check_kill_switch(const OrderDraft& draft);
+  Result<> check_parent(const OrderDraft& draft);
+  Result<> load_parents();
+  void count_outcome(const Intent& intent, const Submitted& submitted);
 
   Parts parts_;
   TradingPermit permit_;
@@ -132,6 +152,7 @@ class OrderGateway {
   std::int64_t clock_offset_ms_ = 0;
   std::deque<std::int64_t> recent_;  // mono_ns of orders in the last second, bounded by the limit
   std::uint64_t sent_ = 0;
+  std::optional<std::map<std::string, ParentCount>> parents_;
 };
 
 struct EmergencyReport {
@@ -139,10 +160,13 @@ struct EmergencyReport {
   int rounds = 0;
   std::vector<venue::Order> still_open;
   std::vector<Error> errors;
+  // The venue's dead-man's switch: "armed", "none" where it has none, or why it could not be armed.
+  std::string dead_mans_switch = "none";
   wire::Json to_json() const;
 };
 // Closes the permit, cancels everything of `symbols`, and reads back until nothing is open, at most
-// `max_rounds` times. A cancel that timed out is UNKNOWN too: only the reading counts.
+// `max_rounds` times; then arms the venue's dead-man's switch. A cancel that timed out is UNKNOWN
+// too: only the reading counts.
 EmergencyReport emergency_stop(OrderGateway& gateway, venue::Venue& venue, const os::Clock& clock,
                                const std::vector<std::string>& symbols, std::string reason,
                                int max_rounds = 5);

@@ -66,7 +66,7 @@ TEST_F(GatewayTest, TheIntentIsDurableBeforeTheRequestLeaves) {
     const auto snapshot = std::move(*engine_->store->snapshot());
     const auto intents = read_open_intents(*snapshot);
     ASSERT_TRUE(intents && intents->size() == 1);
-    on_disk = intents->front().state;
+    on_disk = intents->begin()->second.state;
   };
   const Submitted submitted = engine_->submit();
   EXPECT_EQ(on_disk, IntentState::kDurable);
@@ -407,6 +407,54 @@ TEST_F(FenceTest, ATradeThatCouldBeItsOwnBlocksTheProof) {
   ASSERT_EQ(progress.blocked.size(), 1u);
   EXPECT_THAT(progress.blocked[0].explanation, HasSubstr("2000"));
   EXPECT_EQ(state_of(id), IntentState::kUnknown);
+}
+
+TEST_F(FenceTest, ATradeOfAnotherUnknownOrderBlocksNothingOnceThatOrderIsFound) {
+  const std::string lost = lose(Script::kLose);
+  const std::string filled = lose(Script::kAcceptAndLoseReply);
+  venue_.fill(filled, "0.1");
+  clock_.advance(std::chrono::milliseconds(1'100));
+  FenceResolver resolver = make();
+  const ResolveProgress first = poll(resolver);
+  ASSERT_EQ(first.settled.size(), 1u);
+  EXPECT_EQ(first.settled[0].intent_id, filled);
+  EXPECT_TRUE(first.blocked.empty());
+  clock_.advance(std::chrono::milliseconds(551));
+  ASSERT_EQ(poll(resolver).settled.size(), 1u);
+  EXPECT_EQ(state_of(lost), IntentState::kNeverAccepted);
+}
+
+TEST_F(FenceTest, ATradeOfAnOrderThatIsFoundBeforeItsFenceHoldsNothingUp) {
+  const std::string lost = lose(Script::kLose);
+  clock_.advance(std::chrono::milliseconds(800));
+  const std::string filled = lose(Script::kAcceptAndLoseReply);  // its fence lies later
+  venue_.fill(filled, "0.1");
+  clock_.advance(std::chrono::milliseconds(300));
+  FenceResolver resolver = make();
+  const ResolveProgress first = poll(resolver);
+  ASSERT_EQ(first.settled.size(), 1u);
+  EXPECT_EQ(first.settled[0].intent_id, filled);
+  EXPECT_TRUE(first.blocked.empty());
+  clock_.advance(std::chrono::milliseconds(551));
+  EXPECT_EQ(poll(resolver).remaining, 0);
+  EXPECT_EQ(state_of(lost), IntentState::kNeverAccepted);
+}
+
+TEST_F(FenceTest, ABlockedProofGoesOnAsSoonAsTheTradeHasAnOwner) {
+  const std::string lost = lose(Script::kLose);
+  clock_.advance(std::chrono::milliseconds(300));
+  venue_.hidden_ms_ = 900;
+  const std::string filled = lose(Script::kAcceptAndLoseReply);  // its fence lies later
+  venue_.fill(filled, "0.1");
+  const std::int64_t last_fence_ms = venue_.now_ms() + venue_.recv_window_ms();
+  clock_.advance(std::chrono::milliseconds(800));
+  FenceResolver resolver = make();
+  EXPECT_EQ(poll(resolver).blocked.size(), 1u);
+  const auto settled = resolver.run_until(clock_.mono_ns() + 60'000'000'000);
+  ASSERT_TRUE(settled);
+  EXPECT_EQ(settled->settled.size(), 2u);
+  EXPECT_EQ(state_of(lost), IntentState::kNeverAccepted);
+  EXPECT_LE(venue_.now_ms(), last_fence_ms + 2'000);
 }
 
 TEST_F(FenceTest, AnErrorOfTheVenueProvesNothing) {

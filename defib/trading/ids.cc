@@ -108,7 +108,7 @@ std::optional<ClientId> parse_client_id(std::string_view text) {
 }
 
 Result<IdSource> IdSource::begin_boot(store::Store& store, const os::Clock& clock,
-                                      std::string owner) {
+                                      std::string owner, std::uint64_t least_epoch) {
   if (!is_owner(owner)) {
     return Error(Code::kInvalidArgument,
                  fmt::format("the owner '{}' is not three characters of [a-z0-9]", owner))
@@ -122,7 +122,7 @@ Result<IdSource> IdSource::begin_boot(store::Store& store, const os::Clock& cloc
         .suggest("choose another [trading] owner; its ids start anew");
   }
   BootRecord boot;
-  boot.epoch = last + 1;
+  boot.epoch = std::clamp(least_epoch, last + 1, kMaxEpoch);
   boot.boot_id = clock.boot_id();
   boot.mono_ns = clock.mono_ns();
   boot.wall_ns = clock.wall_ns();

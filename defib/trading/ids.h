@@ -55,9 +55,10 @@ class IdSource {
  public:
   // Increments the epoch and records the boot, synced (kPower), in one transaction. The first thing
   // that an engine does. InvalidArgument where `owner` is not three characters of [a-z0-9];
-  // LimitExceeded after the last epoch.
-  static Result<IdSource> begin_boot(store::Store& store, const os::Clock& clock,
-                                     std::string owner);
+  // LimitExceeded after the last epoch. `least_epoch`: where the store may have forgotten boots
+  // (damage.h).
+  static Result<IdSource> begin_boot(store::Store& store, const os::Clock& clock, std::string owner,
+                                     std::uint64_t least_epoch = 0);
   // Writes nothing and belongs to no boot (epoch 0): for looking only, never for real orders.
   static IdSource for_inspection(const os::Clock& clock, std::string owner);
   std::string next();

@@ -57,6 +57,7 @@ constexpr S kTable[kIntentStates][kIntentEvents] = {
 };
 
 constexpr std::uint8_t kIntentVersion = 1;
+constexpr std::size_t kUsualRecord = 256;  // bytes, without the payload
 // Clocks of the venue's parts may differ by so much in their time stamps.
 constexpr std::int64_t kStampSlackMs = 1'000;
 
@@ -160,6 +161,7 @@ bool could_be_of(const venue::Fill& fill, const Intent& intent) {
 
 std::string encode_intent(const Intent& intent) {
   std::string record;
+  record.reserve(kUsualRecord + intent.payload.size());
   Writer out(record);
   out.u8(kIntentVersion);
   out.text(intent.venue);
@@ -191,8 +193,9 @@ Result<Intent> decode_intent(std::string_view id, std::string_view record) {
   const std::uint8_t version = in.u8();
   intent.venue = in.text();
   intent.symbol = in.text();
-  const bool enums_fit = read_enum(in, 2, intent.side) & read_enum(in, 2, intent.type) &
-                         read_enum(in, 2, intent.time_in_force);
+  const bool side_fits = read_enum(in, 2, intent.side);
+  const bool type_fits = read_enum(in, 2, intent.type);
+  const bool time_fits = read_enum(in, 2, intent.time_in_force);
   intent.quantity = read_decimal(in);
   intent.price = read_decimal(in);
   intent.reference_price = read_decimal(in);
@@ -207,7 +210,8 @@ Result<Intent> decode_intent(std::string_view id, std::string_view record) {
   intent.filled = read_decimal(in);
   intent.detail = in.text();
   intent.updated_wall_ns = in.i64();
-  if (version != kIntentVersion || !enums_fit || !risk_fits || !state_fits || !in.finished()) {
+  if (version != kIntentVersion || !(side_fits && type_fits && time_fits) || !risk_fits ||
+      !state_fits || !in.finished()) {
     return damaged_record("intent", id, version);
   }
   return intent;
@@ -217,16 +221,21 @@ Result<std::unique_ptr<IntentLog>> IntentLog::open(store::Store& store,
                                                    store::Durability durability) {
   std::unique_ptr<IntentLog> log(new IntentLog(store, durability));
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> snapshot, store.snapshot());
-  DEFIB_TRY_ASSIGN(std::vector<Intent> intents, read_open_intents(*snapshot));
-  for (Intent& intent : intents) log->open_.emplace(intent.id, std::move(intent));
+  DEFIB_TRY_ASSIGN(log->open_, read_open_intents(*snapshot));
+  DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Cursor> cursor, snapshot->scan(kIntentTable));
+  const bool any = cursor->last();
+  if (cursor->status()) log->greatest_id_ = any ? std::string(cursor->key()) : std::string();
   return log;
 }
 
 Result<> IntentLog::append(const Intent& intent) {
   DEFIB_ASSERT(!intent.id.empty() && intent.state == IntentState::kDurable);
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Transaction> transaction, store_->begin());
-  DEFIB_TRY_ASSIGN(const std::optional<std::string> used,
-                   transaction->get(kIntentTable, intent.id));
+  const bool is_greatest = greatest_id_ && intent.id > *greatest_id_;
+  std::optional<std::string> used;
+  if (!is_greatest) {
+    DEFIB_TRY_ASSIGN(used, transaction->get(kIntentTable, intent.id));
+  }
   if (used) {
     return Error(Code::kAlreadyExists,
                  fmt::format("the client order id {} was used before", intent.id))
@@ -235,6 +244,7 @@ Result<> IntentLog::append(const Intent& intent) {
   }
   DEFIB_TRY(write(*transaction, intent));
   DEFIB_TRY(transaction->commit(durability_));
+  if (is_greatest) greatest_id_ = intent.id;
   remember(intent);
   return {};
 }
@@ -332,13 +342,15 @@ Result<std::string> export_intents(const store::Snapshot& snapshot) {
     if (intent.state == IntentState::kNotSent || intent.state == IntentState::kNeverAccepted) {
       verdict = "never_accepted";
     }
-    lines += fmt::format("{} {}\n", intent.id, verdict);
+    lines += fmt::format("{} {} {} {} {} {} {}\n", intent.id, verdict, intent.symbol,
+                         venue::to_string(intent.side), intent.quantity.to_string(),
+                         intent.price.to_string(), intent.filled.to_string());
   }
   return lines;
 }
 
-Result<std::vector<Intent>> read_open_intents(const store::Snapshot& snapshot) {
-  std::vector<Intent> intents;
+Result<std::map<std::string, Intent>> read_open_intents(const store::Snapshot& snapshot) {
+  std::map<std::string, Intent> intents;
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Cursor> cursor, snapshot.scan(kOpenIntentTable));
   for (bool found = cursor->first(); found; found = cursor->next()) {
     DEFIB_TRY_ASSIGN(const std::optional<std::string> record,
@@ -349,7 +361,7 @@ Result<std::vector<Intent>> read_open_intents(const store::Snapshot& snapshot) {
           .with("id", cursor->key());
     }
     DEFIB_TRY_ASSIGN(Intent intent, decode_intent(cursor->key(), *record));
-    intents.push_back(std::move(intent));
+    intents.emplace_hint(intents.end(), intent.id, std::move(intent));
   }
   return intents;
 }

@@ -145,12 +145,15 @@ class IntentLog {
   store::Store* store_;
   store::Durability durability_;
   std::map<std::string, Intent> open_;
+  // Of all that were ever used: ids grow, so a greater one is new, without a look into the store.
+  // Unset where the table cannot be read to its end.
+  std::optional<std::string> greatest_id_;
 };
 
 // One line for every intent that was ever logged, in the order of their ids, for an auditor:
-// "CLIENT_ID accepted|rejected|never_accepted|unknown".
+// "CLIENT_ID accepted|rejected|never_accepted|unknown SYMBOL buy|sell QUANTITY PRICE FILLED".
 Result<std::string> export_intents(const store::Snapshot& snapshot);
-// The intents that are not terminal, read without the store's lock.
-Result<std::vector<Intent>> read_open_intents(const store::Snapshot& snapshot);
+// The intents that are not terminal, by id, read without the store's lock.
+Result<std::map<std::string, Intent>> read_open_intents(const store::Snapshot& snapshot);
 
 }  // namespace defib::trading

@@ -289,6 +289,13 @@ TEST_F(IntentLogTest, AnIntentThatWasDurableIsUnknownAfterAKill) {
 TEST_F(IntentLogTest, AnIdIsTakenOnce) {
   ASSERT_TRUE(log_->append(sample_intent()));
   EXPECT_EQ(log_->append(sample_intent()).error().code(), Code::kAlreadyExists);
+  // Also after a restart, and where a greater one stands behind it.
+  ASSERT_TRUE(log_->append(sample_intent("tst0000100000009")));
+  reopen();
+  EXPECT_EQ(log_->append(sample_intent()).error().code(), Code::kAlreadyExists);
+  EXPECT_EQ(log_->append(sample_intent("tst0000100000009")).error().code(), Code::kAlreadyExists);
+  EXPECT_TRUE(log_->append(sample_intent("tst0000100000005")));
+  EXPECT_EQ(log_->append(sample_intent("tst0000100000005")).error().code(), Code::kAlreadyExists);
 }
 
 TEST_F(IntentLogTest, AnImpossibleChangeIsDamageAndNamesBothSides) {

@@ -8,6 +8,7 @@
 #include "defib/base/assert.h"
 #include "defib/base/bytes.h"
 #include "defib/trading/amounts.h"
+#include "defib/trading/checkpoint.h"
 #include "defib/trading/codec.h"
 #include "defib/trading/tables.h"
 
@@ -39,7 +40,7 @@ Result<> read_table(const store::Snapshot& snapshot, std::string_view table, Map
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Cursor> cursor, snapshot.scan(table));
   for (bool found = cursor->first(); found; found = cursor->next()) {
     DEFIB_TRY_ASSIGN(auto value, decode(cursor->key(), cursor->value()));
-    to.emplace(std::string(cursor->key()), std::move(value));
+    to.emplace_hint(to.end(), std::string(cursor->key()), std::move(value));
   }
   return {};
 }
@@ -59,6 +60,27 @@ Result<> read_recent_fills(const store::Snapshot& snapshot, LedgerState& state) 
     }
   }
   return {};
+}
+
+// All but the intents.
+Result<LedgerState> read_books(const store::Snapshot& snapshot) {
+  LedgerState state;
+  DEFIB_TRY_ASSIGN(const std::optional<std::string> initialized,
+                   snapshot.get(kMetaTable, kInitializedKey));
+  state.initialized = initialized.has_value();
+  DEFIB_TRY(read_table(snapshot, kInstrumentTable, state.instruments, decode_instrument));
+  DEFIB_TRY(read_table(snapshot, kPositionTable, state.positions, decode_position));
+  DEFIB_TRY(read_table(snapshot, kBalanceTable, state.balances,
+                       [](std::string_view key, std::string_view record) {
+                         return decode_amount("balance", key, record);
+                       }));
+  DEFIB_TRY(read_table(snapshot, kOrderTable, state.orders, decode_order));
+  DEFIB_TRY(read_table(snapshot, kCursorTable, state.cursors,
+                       [](std::string_view, std::string_view record) -> Result<std::string> {
+                         return std::string(record);
+                       }));
+  DEFIB_TRY(read_recent_fills(snapshot, state));
+  return state;
 }
 
 }  // namespace
@@ -164,24 +186,8 @@ bool trade_id_less(std::string_view a, std::string_view b) {
 }
 
 Result<LedgerState> read_ledger_state(const store::Snapshot& snapshot) {
-  LedgerState state;
-  DEFIB_TRY_ASSIGN(const std::optional<std::string> initialized,
-                   snapshot.get(kMetaTable, kInitializedKey));
-  state.initialized = initialized.has_value();
-  DEFIB_TRY(read_table(snapshot, kInstrumentTable, state.instruments, decode_instrument));
-  DEFIB_TRY(read_table(snapshot, kPositionTable, state.positions, decode_position));
-  DEFIB_TRY(read_table(snapshot, kBalanceTable, state.balances,
-                       [](std::string_view key, std::string_view record) {
-                         return decode_amount("balance", key, record);
-                       }));
-  DEFIB_TRY(read_table(snapshot, kOrderTable, state.orders, decode_order));
-  DEFIB_TRY(read_table(snapshot, kCursorTable, state.cursors,
-                       [](std::string_view, std::string_view record) -> Result<std::string> {
-                         return std::string(record);
-                       }));
-  DEFIB_TRY(read_recent_fills(snapshot, state));
-  DEFIB_TRY_ASSIGN(std::vector<Intent> intents, read_open_intents(snapshot));
-  for (Intent& intent : intents) state.intents.emplace(intent.id, std::move(intent));
+  DEFIB_TRY_ASSIGN(LedgerState state, read_books(snapshot));
+  DEFIB_TRY_ASSIGN(state.intents, read_open_intents(snapshot));
   return state;
 }
 
@@ -267,7 +273,7 @@ Result<bool> LedgerUpdate::apply_fill(const venue::Fill& fill) {
 }
 
 // Raises the order and the intent that the fill belongs to, whether they are open or have ended.
-Result<> LedgerUpdate::book_against_order(const venue::Fill& fill, VenueOrderRecord record) {
+Result<> LedgerUpdate::book_against_order(const venue::Fill& fill, const VenueOrderRecord& record) {
   const std::string key = record.client_id.empty()
                               ? "#" + order_reference(fill.symbol, fill.venue_order_id)
                               : record.client_id;
@@ -427,6 +433,9 @@ Result<> LedgerUpdate::write(store::Transaction& transaction) const {
   for (const wire::Json& line : journal_) {
     DEFIB_TRY(transaction.put(kJournalTable, fmt::format("{:020}", number++), line.dump()));
   }
+  if (!checkpoint_.empty()) {
+    DEFIB_TRY(transaction.put(kCheckpointTable, kLatestKey, checkpoint_));
+  }
   if (initialize_) DEFIB_TRY(transaction.put(kMetaTable, kInitializedKey, "1"));
   return {};
 }
@@ -471,7 +480,7 @@ Result<> LedgerUpdate::commit(std::int64_t wall_ns, store::Durability durability
 Result<std::unique_ptr<Ledger>> Ledger::open(store::Store& store, IntentLog& intents) {
   std::unique_ptr<Ledger> ledger(new Ledger(store, intents));
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> snapshot, store.snapshot());
-  DEFIB_TRY_ASSIGN(LedgerState state, read_ledger_state(*snapshot));
+  DEFIB_TRY_ASSIGN(LedgerState state, read_books(*snapshot));
   ledger->initialized_ = state.initialized;
   ledger->instruments_ = std::move(state.instruments);
   ledger->positions_ = std::move(state.positions);
@@ -503,20 +512,20 @@ Result<> Ledger::initialize(venue::Venue& venue, const std::vector<std::string>&
     added[rule.symbol] = {rule.symbol, rule.base_asset, rule.quote_asset, rule.tick, rule.lot};
   }
   std::map<std::string, std::string> cursors;
+  for (const std::string& symbol : fresh) {
+    if (!added.contains(symbol)) {
+      return Error(Code::kNotFound, fmt::format("the venue has no symbol {}", symbol))
+          .with("symbol", symbol);
+    }
+    cursors[symbol];
+  }
   std::vector<venue::Balance> balances;
   bool stable = false;
   for (int reading = 0; reading < kInitialReadings && !stable; ++reading) {
     stable = reading > 0;
-    for (const std::string& symbol : fresh) {
-      if (!added.contains(symbol)) {
-        return Error(Code::kNotFound, fmt::format("the venue has no symbol {}", symbol))
-            .with("symbol", symbol);
-      }
-      DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills, venue.fills(symbol, cursors[symbol]));
-      if (fills.empty()) continue;
-      cursors[symbol] = fills.back().trade_id;
-      stable = false;
-    }
+    DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills, venue.fills_of(cursors));
+    for (const venue::Fill& fill : fills) cursors[fill.symbol] = fill.trade_id;
+    if (!fills.empty()) stable = false;
     if (stable) break;
     DEFIB_TRY_ASSIGN(balances, venue.balances());
   }
@@ -534,13 +543,20 @@ Result<> Ledger::initialize(venue::Venue& venue, const std::vector<std::string>&
     position.baseline = totals[instrument.base_asset];
     update.set_position(position);
     if (!cursors[symbol].empty()) update.set_cursor(symbol, cursors[symbol]);
-    DEFIB_TRY_ASSIGN(const std::vector<venue::Order> open, venue.open_orders(symbol));
-    for (const venue::Order& order : open) {
-      DEFIB_TRY(update.set_order(order, "open before the ledger began", true));
-    }
+  }
+  DEFIB_TRY_ASSIGN(const std::vector<venue::Order> open, venue.open_orders_of(fresh));
+  for (const venue::Order& order : open) {
+    DEFIB_TRY(update.set_order(order, "open before the ledger began", true));
   }
   for (const auto& [asset, total] : totals) {
     if (!balances_.contains(asset)) update.set_balance(asset, total);
+  }
+  if (!initialized_) {
+    LedgerState base;
+    base.positions = update.positions_;
+    base.balances = update.balances_;
+    base.cursors = update.cursors_;
+    update.checkpoint_ = make_checkpoint(base, {}, 0, wall_ns).to_json().dump();
   }
   update.mark_initialized();
   return update.commit(wall_ns, store::Durability::kPower);
@@ -548,9 +564,29 @@ Result<> Ledger::initialize(venue::Venue& venue, const std::vector<std::string>&
 
 Result<int> Ledger::sync_fills(venue::Venue& venue, const std::string& symbol,
                                std::int64_t wall_ns) {
-  DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills, venue.fills(symbol, cursor(symbol)));
+  return sync_fills(venue, std::vector{symbol}, wall_ns);
+}
+
+Result<int> Ledger::sync_fills(venue::Venue& venue, const std::vector<std::string>& symbols,
+                               std::int64_t wall_ns) {
+  std::map<std::string, std::string> cursors;
+  for (const std::string& symbol : symbols) cursors[symbol] = cursor(symbol);
+  DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills, venue.fills_of(cursors));
+  std::map<std::string, std::vector<venue::Fill>> by_symbol;
+  for (const venue::Fill& fill : fills) by_symbol[fill.symbol].push_back(fill);
   int booked = 0;
-  const std::string settled = settled_trade(fills, venue.visibility_lag_ms());
+  for (const auto& [symbol, its_fills] : by_symbol) {
+    DEFIB_TRY_ASSIGN(const int of_symbol,
+                     book(symbol, its_fills, venue.visibility_lag_ms(), wall_ns));
+    booked += of_symbol;
+  }
+  return booked;
+}
+
+Result<int> Ledger::book(const std::string& symbol, const std::vector<venue::Fill>& fills,
+                         std::int64_t lag_ms, std::int64_t wall_ns) {
+  int booked = 0;
+  const std::string settled = settled_trade(fills, lag_ms);
   for (std::size_t from = 0; from < fills.size(); from += kFillsPerCommit) {
     LedgerUpdate update(*this);
     const std::size_t end = std::min(fills.size(), from + kFillsPerCommit);
@@ -562,6 +598,11 @@ Result<int> Ledger::sync_fills(venue::Venue& venue, const std::string& symbol,
     DEFIB_TRY(update.commit(wall_ns));
   }
   return booked;
+}
+
+LedgerView Ledger::view() const {
+  return {initialized_, instruments_, positions_,    balances_,
+          orders_,      cursors_,     recent_fills_, intents_->open_intents()};
 }
 
 LedgerState Ledger::state() const {
@@ -642,35 +683,57 @@ Decimal Exposure::total() const {
   return saturating_sum(saturating_sum(positions, open_orders), unknown);
 }
 
-Exposure exposure_of(const LedgerState& state, const std::map<std::string, Decimal>& marks) {
-  return exposure_of(state.positions, state.orders, state.intents, marks);
+std::optional<Decimal> Valuation::rate(const std::string& asset) const {
+  if (currency.empty() || asset == currency) return Decimal::from_integer(1);
+  const auto found = rates.find(asset);
+  return found == rates.end() ? std::nullopt : std::optional(found->second);
+}
+
+Exposure exposure_of(const LedgerView& state, const std::map<std::string, Decimal>& marks,
+                     const Valuation& valuation) {
+  return exposure_of(state.positions, state.orders, state.intents, marks, state.instruments,
+                     valuation);
 }
 
 Exposure exposure_of(const std::map<std::string, Position>& positions,
                      const std::map<std::string, TrackedOrder>& orders,
                      const std::map<std::string, Intent>& intents,
-                     const std::map<std::string, Decimal>& marks) {
+                     const std::map<std::string, Decimal>& marks,
+                     const std::map<std::string, Instrument>& instruments,
+                     const Valuation& valuation) {
+  Exposure exposure;
   const auto mark_of = [&](const std::string& symbol) {
     const auto found = marks.find(symbol);
     return found == marks.end() ? Decimal() : found->second;
   };
-  Exposure exposure;
+  const auto add = [&](Decimal& to, const std::string& symbol, Decimal amount) {
+    if (!valuation.currency.empty() && !amount.is_zero()) {
+      const auto known = instruments.find(symbol);
+      const std::string quote = known == instruments.end() ? symbol : known->second.quote_asset;
+      const std::optional<Decimal> rate = valuation.rate(quote);
+      if (rate) {
+        amount = saturating_product(amount, *rate);
+      } else {
+        exposure.unpriced.insert(quote);
+      }
+    }
+    to = saturating_sum(to, amount.abs());
+  };
   for (const auto& [symbol, position] : positions) {
     const Decimal mark = mark_of(symbol);
     const Decimal price = mark.is_zero() ? position.average_price() : mark;
-    exposure.positions =
-        saturating_sum(exposure.positions, saturating_product(position.quantity, price).abs());
+    add(exposure.positions, symbol, saturating_product(position.quantity, price));
   }
   for (const auto& [key, tracked] : orders) {
     const venue::Order& order = tracked.order;
     const Decimal price = order.price.is_zero() ? mark_of(order.symbol) : order.price;
     const Decimal left = saturating_sum(order.quantity, -order.filled);
-    exposure.open_orders =
-        saturating_sum(exposure.open_orders, saturating_product(left, price).abs());
+    if (price.is_zero() && !left.is_zero()) exposure.unpriced.insert(order.symbol);
+    add(exposure.open_orders, order.symbol, saturating_product(left, price));
   }
   for (const auto& [id, intent] : intents) {
     if (!is_unresolved(intent.state) || orders.contains(id)) continue;
-    exposure.unknown = saturating_sum(exposure.unknown, intent.notional().abs());
+    add(exposure.unknown, intent.symbol, intent.notional());
   }
   return exposure;
 }

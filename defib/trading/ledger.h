@@ -84,7 +84,7 @@ std::string order_reference(std::string_view symbol, std::string_view venue_orde
 // a < b by number where both are numbers, else by text.
 bool trade_id_less(std::string_view a, std::string_view b);
 
-// A copy of everything: for reconciliation, gates, checkpoints, and reading beside the engine.
+// Everything, as a copy: for reading beside the engine.
 struct LedgerState {
   bool initialized = false;  // a baseline was taken from the venue
   std::map<std::string, Instrument> instruments;
@@ -94,6 +94,37 @@ struct LedgerState {
   std::map<std::string, std::string> cursors;       // symbol -> trade id; all up to it is settled
   std::map<std::string, venue::Fill> recent_fills;  // booked behind the cursors, by fill_key
   std::map<std::string, Intent> intents;            // not terminal, by id
+};
+// Everything, where it lies: for reconciliation, gates and checkpoints. Good until the ledger
+// changes.
+struct LedgerView {
+  LedgerView(const LedgerState& state)  // NOLINT(google-explicit-constructor): it is one
+      : LedgerView{state.initialized, state.instruments, state.positions,    state.balances,
+                   state.orders,      state.cursors,     state.recent_fills, state.intents} {}
+  LedgerView(bool is_initialized, const std::map<std::string, Instrument>& its_instruments,
+             const std::map<std::string, Position>& its_positions,
+             const std::map<std::string, Decimal>& its_balances,
+             const std::map<std::string, TrackedOrder>& its_orders,
+             const std::map<std::string, std::string>& its_cursors,
+             const std::map<std::string, venue::Fill>& its_recent_fills,
+             const std::map<std::string, Intent>& its_intents)
+      : initialized(is_initialized),
+        instruments(its_instruments),
+        positions(its_positions),
+        balances(its_balances),
+        orders(its_orders),
+        cursors(its_cursors),
+        recent_fills(its_recent_fills),
+        intents(its_intents) {}
+
+  bool initialized;
+  const std::map<std::string, Instrument>& instruments;
+  const std::map<std::string, Position>& positions;
+  const std::map<std::string, Decimal>& balances;
+  const std::map<std::string, TrackedOrder>& orders;
+  const std::map<std::string, std::string>& cursors;
+  const std::map<std::string, venue::Fill>& recent_fills;
+  const std::map<std::string, Intent>& intents;
 };
 Result<LedgerState> read_ledger_state(const store::Snapshot& snapshot);
 // The findings that no person has accepted yet, by id.
@@ -141,7 +172,7 @@ class LedgerUpdate {
   Result<std::optional<Intent>> intent(const std::string& id) const;
   Result<VenueOrderRecord> venue_order(const std::string& reference) const;
   Result<> write(store::Transaction& transaction) const;
-  Result<> book_against_order(const venue::Fill& fill, VenueOrderRecord record);
+  Result<> book_against_order(const venue::Fill& fill, const VenueOrderRecord& record);
   Result<> move_intent(Intent intent, const venue::Order& order, std::string_view why);
 
   Ledger* ledger_;
@@ -155,6 +186,7 @@ class LedgerUpdate {
   std::map<std::string, Decimal> balances_;
   std::map<std::string, std::optional<wire::Json>> findings_;
   std::vector<wire::Json> journal_;
+  std::string checkpoint_;  // the first; empty: none
   bool initialize_ = false;
 };
 
@@ -162,17 +194,21 @@ class Ledger {
  public:
   static Result<std::unique_ptr<Ledger>> open(store::Store& store, IntentLog& intents);
 
-  // Takes instruments, balances and baselines from the venue where the ledger is new, and moves
+  // Takes instruments, balances and baselines from the venue where the ledger is new, writes its
+  // first checkpoint (a kill before another would leave a ledger that nothing confirms), and moves
   // the fill cursors to the venue's present, so that only what happens from now on is booked; open
   // orders are taken over as external. Fills and balances are read until two readings agree
   // (Unavailable where they never do). Symbols that were added since get their baseline the same
   // way; otherwise there is no effect.
   Result<> initialize(venue::Venue& venue, const std::vector<std::string>& symbols,
                       std::int64_t wall_ns);
-  // Reads and books the fills of one symbol behind its cursor; how many were new.
+  // Reads and books the fills of these symbols behind their cursors; how many were new.
+  Result<int> sync_fills(venue::Venue& venue, const std::vector<std::string>& symbols,
+                         std::int64_t wall_ns);
   Result<int> sync_fills(venue::Venue& venue, const std::string& symbol, std::int64_t wall_ns);
 
   LedgerState state() const;
+  LedgerView view() const;
   bool initialized() const { return initialized_; }
   const std::map<std::string, Position>& positions() const { return positions_; }
   const std::map<std::string, Decimal>& balances() const { return balances_; }
@@ -194,6 +230,9 @@ class Ledger {
 
  private:
   friend class LedgerUpdate;
+  // All of one symbol, oldest first.
+  Result<int> book(const std::string& symbol, const std::vector<venue::Fill>& fills,
+                   std::int64_t lag_ms, std::int64_t wall_ns);
   Result<> load_unknown_fills(const store::Snapshot& snapshot);
   void remember_fills(const LedgerUpdate& update);
   Ledger(store::Store& store, IntentLog& intents) : store_(&store), intents_(&intents) {}
@@ -214,20 +253,35 @@ class Ledger {
 // the newest by more than `lag_ms`; empty where there is none.
 std::string settled_trade(const std::vector<venue::Fill>& fills, std::int64_t lag_ms);
 
-// Exposure in quote currency: |position x mark| + open remainders + unresolved intents in full.
+// Amounts in several quote currencies as one. A rate is the price of one unit of the asset in
+// `currency`; the currency itself is 1. Without a currency the amounts are added as they are.
+struct Valuation {
+  std::string currency;
+  std::map<std::string, Decimal> rates;
+  // nullopt: no rate is known.
+  std::optional<Decimal> rate(const std::string& asset) const;
+};
+
+// Exposure: |position x mark| + open remainders + unresolved intents in full.
 struct Exposure {
   Decimal positions;
   Decimal open_orders;
   Decimal unknown;
+  // Quote assets of which no rate is known: their amounts count as they are, and the gate asks.
+  // Also symbols with an open order that has neither a price nor a mark.
+  std::set<std::string> unpriced;
   Decimal total() const;  // saturates
   wire::Json to_json() const;
 };
 // A position without a mark counts at its average price. An intent whose order is tracked counts
 // once, as the order.
-Exposure exposure_of(const LedgerState& state, const std::map<std::string, Decimal>& marks);
+Exposure exposure_of(const LedgerView& state, const std::map<std::string, Decimal>& marks,
+                     const Valuation& valuation = {});
 Exposure exposure_of(const std::map<std::string, Position>& positions,
                      const std::map<std::string, TrackedOrder>& orders,
                      const std::map<std::string, Intent>& intents,
-                     const std::map<std::string, Decimal>& marks);
+                     const std::map<std::string, Decimal>& marks,
+                     const std::map<std::string, Instrument>& instruments = {},
+                     const Valuation& valuation = {});
 
 }  // namespace defib::trading

@@ -309,5 +309,17 @@ TEST_F(LedgerTest, ExposureCountsPositionsOpenOrdersAndTheUnknownInFull) {
   EXPECT_EQ(exposure.total(), dec("30800"));
 }
 
+TEST(Exposure, AnOpenOrderWithoutAPriceCountsAtItsMarkOrIsAskedFor) {
+  LedgerState state;
+  TrackedOrder& stop = state.orders["#BTCUSDT:7"];
+  stop.order.symbol = "BTCUSDT";
+  stop.order.quantity = dec("0.5");
+  EXPECT_EQ(exposure_of(state, {{"BTCUSDT", dec("60000")}}).open_orders, dec("30000"));
+  EXPECT_THAT(exposure_of(state, {}).unpriced, testing::ElementsAre("BTCUSDT"));
+  stop.order.price = dec("70000");  // its trigger
+  EXPECT_EQ(exposure_of(state, {{"BTCUSDT", dec("60000")}}).open_orders, dec("35000"));
+  EXPECT_TRUE(exposure_of(state, {}).unpriced.empty());
+}
+
 }  // namespace
 }  // namespace defib::trading

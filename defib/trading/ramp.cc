@@ -10,8 +10,8 @@
 namespace defib::trading {
 
 std::string_view to_string(RampPhase phase) {
-  constexpr std::array<std::string_view, 5> kNames = {"held", "settling", "watching", "full",
-                                                      "emergency"};
+  constexpr std::array<std::string_view, 6> kNames = {"held",     "proving", "settling",
+                                                      "watching", "full",    "emergency"};
   return kNames[static_cast<std::size_t>(phase)];
 }
 
@@ -21,7 +21,10 @@ Ramp::Ramp(RampOptions options) : options_(std::move(options)) {
 
 RampChange Ramp::begin(std::int64_t now_ns) {
   if (phase_ != RampPhase::kHeld) return RampChange::kNone;
-  return start_step(0, now_ns);
+  if (options_.check_after.count() == 0) return start_step(0, now_ns);
+  phase_ = RampPhase::kProving;
+  phase_since_ = now_ns;
+  return RampChange::kProofStarted;
 }
 
 RampChange Ramp::start_step(int step, std::int64_t now_ns) {
@@ -38,6 +41,10 @@ RampChange Ramp::advance(std::int64_t now_ns, const std::optional<HealthResult>&
     failure_ = health;
     phase_ = RampPhase::kEmergency;
     return RampChange::kEmergency;
+  }
+  if (phase_ == RampPhase::kProving) {
+    if (!health || now_ns - phase_since_ < options_.check_after.count()) return RampChange::kNone;
+    return start_step(0, now_ns);
   }
   // A gap between results starts the period anew: silence is not health.
   const bool gap = now_ns - last_check_ > 2 * options_.check_every.count();
@@ -62,6 +69,7 @@ RampChange Ramp::advance(std::int64_t now_ns, const std::optional<HealthResult>&
 
 std::int64_t Ramp::check_due_ns() const {
   if (phase_ == RampPhase::kHeld || phase_ == RampPhase::kEmergency) return 0;
+  if (phase_ == RampPhase::kProving) return phase_since_ + options_.check_after.count();
   return last_check_ + options_.check_every.count();
 }
 
@@ -75,6 +83,9 @@ TradingPermit Ramp::permit() const {
   TradingPermit permit;
   switch (phase_) {
     case RampPhase::kHeld:
+      return permit;
+    case RampPhase::kProving:
+      permit.reason = "the comprehensive check without trading has not passed yet";
       return permit;
     case RampPhase::kEmergency:
       permit.reason = failure_

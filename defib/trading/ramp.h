@@ -1,7 +1,8 @@
 // Ramp: back to full trading in steps, as a pure state machine over time and health results.
 //
-//   held --begin--> settling(step) --settle--> watching(step) --watch--> settling(step+1) ... full
-//   any step, any failing check --> emergency (final: only a new recovery leaves it)
+//   held --begin--> proving --check--> settling(step) --settle--> watching(step) --watch-->
+//   settling(step+1) ... full proving: nothing trades; after `check_after` one comprehensive check
+//   must pass any step, any failing check --> emergency (final: only a new recovery leaves it)
 //
 // A step is left only after a whole watch period of passing checks, and a missing check result is
 // not a passing one: each check period must have brought one. In full the checks go on.
@@ -27,6 +28,9 @@ struct RampStep {
 };
 
 struct RampOptions {
+  // Before the first order: how long after recovery the comprehensive check without trading comes;
+  // zero: the ramp begins at once.
+  os::Duration check_after = std::chrono::seconds(5);
   os::Duration settle = std::chrono::seconds(30);
   os::Duration watch = std::chrono::seconds(60);
   os::Duration check_every = std::chrono::seconds(5);
@@ -40,11 +44,11 @@ struct HealthResult {
   std::string detail;
 };
 
-enum class RampPhase { kHeld, kSettling, kWatching, kFull, kEmergency };
+enum class RampPhase { kHeld, kProving, kSettling, kWatching, kFull, kEmergency };
 std::string_view to_string(RampPhase phase);
 
 // What changed by a call; the caller acts on it.
-enum class RampChange { kNone, kStepStarted, kWatchStarted, kCompleted, kEmergency };
+enum class RampChange { kNone, kProofStarted, kStepStarted, kWatchStarted, kCompleted, kEmergency };
 
 class Ramp {
  public:

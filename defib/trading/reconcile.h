@@ -40,6 +40,9 @@ struct VenueSnapshot {
   std::int64_t visibility_lag_ms = 0;
   std::vector<venue::Fill> new_fills;  // behind the ledger's cursors, oldest first
   std::vector<venue::Balance> balances;
+  // As the venue states them, where it has positions at all (margin, futures); then they count, and
+  // not the balances of the base asset.
+  std::optional<std::vector<venue::PositionReport>> positions;
   int readings = 0;
 };
 
@@ -49,7 +52,7 @@ struct SnapshotOptions {
 };
 // Reads fills, open orders, balances, and fills again, until nothing moved in between.
 // `ledger`: for the owners of trades.
-Result<VenueSnapshot> read_venue(venue::Venue& venue, const LedgerState& believed,
+Result<VenueSnapshot> read_venue(venue::Venue& venue, const LedgerView& believed,
                                  const store::Snapshot& ledger, const SnapshotOptions& options);
 
 enum class DiscrepancyKind : std::uint8_t {
@@ -72,9 +75,13 @@ enum class DiscrepancyKind : std::uint8_t {
   kBalanceDiffers,
   kLockedDiffers,  // what open orders should lock against what is locked
   kPositionDiffers,
-  kInstrumentDiffers,  // tick or lot changed, or the symbol is gone
+  kInstrumentDiffers,        // tick or lot changed, or the symbol is gone
+  kPositionUnknownAtLedger,  // the venue states one in a symbol that nobody here trades
+  kPositionMissingAtVenue,   // believed, and the venue states none
+  kPositionSideDiffers,      // long here, short there
+  kBalanceNegative,          // the venue shows a debt
 };
-inline constexpr int kDiscrepancyKinds = 20;
+inline constexpr int kDiscrepancyKinds = 24;
 std::string_view to_string(DiscrepancyKind kind);
 
 struct Discrepancy {
@@ -92,12 +99,34 @@ struct Discrepancy {
 struct Tolerance {
   Decimal configured = Decimal::from_units(10'000);  // 0.0001
   // max(lot, configured); for an asset the coarsest lot of the symbols that trade it as base.
-  Decimal for_lot(Decimal lot) const { return lot > configured ? lot : configured; }
+  std::map<std::string, Decimal> by_symbol;  // instead of `configured`
+  bool strict = false;  // none at all, and nothing counts as explained but what a fence must tell
+  Decimal for_lot(Decimal lot, const std::string& symbol = {}) const {
+    if (strict) return {};
+    const auto own = by_symbol.find(symbol);
+    const Decimal wanted = own == by_symbol.end() ? configured : own->second;
+    return lot > wanted ? lot : wanted;
+  }
 };
 
 // Sorted by kind, then subject.
-std::vector<Discrepancy> reconcile(const LedgerState& believed, const VenueSnapshot& snapshot,
+std::vector<Discrepancy> reconcile(const LedgerView& believed, const VenueSnapshot& snapshot,
                                    const Tolerance& tolerance);
+
+// Beside a running engine the account moves on between the reading of its ledger and that of the
+// venue. What nothing explains in `found`, and the reading before did not show in the same subject,
+// is explained as such a movement; what is true stands in both.
+void explain_movements(std::vector<Discrepancy>& found, const std::vector<Discrepancy>& before);
+
+// One of several accounts.
+struct AccountFinding {
+  std::string account;
+  Discrepancy discrepancy;
+};
+// By account, as reconcile() found them. In the order of the names; the ids of two accounts' equal
+// differences are different.
+std::vector<AccountFinding> reconcile_accounts(
+    const std::map<std::string, std::vector<Discrepancy>>& found);
 
 struct ReconcileSummary {
   std::size_t total = 0;

@@ -77,7 +77,8 @@ class Application {
                             (before != ledger_.orders().end() && before->second.external);
       return update_.set_order(*order, options_.reason, external);
     }
-    if (item.kind != DiscrepancyKind::kOrderMissingAtVenue) return {};
+    // One that may only be hidden stays as it is.
+    if (item.kind != DiscrepancyKind::kOrderMissingAtVenue || item.correction.empty()) return {};
     if (item.correction == "forget it") forgotten_.insert(item.subject);
     done(item);
     return {};
@@ -118,6 +119,11 @@ class Application {
             {rules.symbol, rules.base_asset, rules.quote_asset, rules.tick, rules.lot});
         done(item);
       }
+      return {};
+    }
+    if (item.kind == DiscrepancyKind::kBalanceDiffers && item.explained && snapshot_.positions) {
+      update_.set_balance(item.subject, venue_total(item.subject));
+      done(item);
       return {};
     }
     if (item.kind == DiscrepancyKind::kExtraFill ||

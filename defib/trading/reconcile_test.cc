@@ -261,6 +261,32 @@ TEST(Reconcile, ADepositIsADifferenceOfBalanceAndPosition) {
   EXPECT_EQ(summarize(world.run()).unexplained, 2u);
 }
 
+TEST(Reconcile, AnOrderThatWasJustAcceptedMayBeHiddenForALag) {
+  World world;
+  const std::string id = "tst0000100000001";
+  world.ledger.orders[id].order.created_ms = 100'000;
+  world.ledger.intents[id].state = IntentState::kAccepted;
+  world.venue.open_orders.clear();  // and its money stays locked
+  world.venue.by_id[id] = std::nullopt;
+  world.venue.visibility_lag_ms = 500;
+  world.venue.server_ms = 101'400;
+  EXPECT_EQ(summarize(world.run()).unexplained, 0u);
+  EXPECT_EQ(world.find(Kind::kOrderMissingAtVenue).correction, "");
+  world.venue.server_ms = 101'600;
+  EXPECT_EQ(summarize(world.run()).unexplained, 2u);
+  EXPECT_EQ(world.find(Kind::kOrderMissingAtVenue).correction, "forget it");
+}
+
+// Whether a venue holds money for an order that goes to the market at its trigger differs.
+TEST(Reconcile, AStopOrderWithoutALimitMayLockItsMoneyOrNot) {
+  World world;
+  world.add_order("tst0000100000002", "12", "0.1", "60000");
+  world.venue.open_orders.back().market_at_trigger = true;
+  EXPECT_THAT(world.kinds(), ElementsAre());
+  world.set_balances("10", "100000");  // both lock
+  EXPECT_TRUE(world.find(Kind::kLockedDiffers).explained);
+}
+
 TEST(Reconcile, MoreLockedThanListedOrdersLockMeansThatOneIsHidden) {
   World world;
   world.venue.balances[1] = {"USDT", dec("79000"), dec("21000")};
@@ -375,6 +401,7 @@ TEST_P(ReconcileProperty, OnceAppliedOnlyUnresolvedIntentsRemain) {
   const auto engine = Engine::start(dir.path(), clock, venue);
   engine->ready(venue, clock);
   disturb(random, *engine, venue, clock, true);
+  clock.advance(std::chrono::seconds(10));  // what is not shown now is not there
   VenueSnapshot snapshot;
   const std::vector<Discrepancy> found = compare(*engine, venue, snapshot);
   const auto applied = apply_reconciliation(
@@ -452,6 +479,136 @@ TEST(ReconcileApply, NeedsAReasonAndAPersonAndNoDuplicates) {
   Discrepancy duplicate;
   duplicate.kind = Kind::kDuplicateOrder;
   EXPECT_EQ(apply({duplicate}, {.reason = "x", .by = "ada"}), Code::kDuplicateOrder);
+}
+
+TEST(ReconcileModes, StrictForgivesNothingButWhatOnlyAFenceCanTell) {
+  World world;
+  world.add_unknown("tst0000100000009");
+  // One trade more, which the order explains.
+  world.venue.new_fills = {
+      {"501", "11", "BTCUSDT", venue::Side::kBuy, dec("0.1"), dec("40000"), {}, "USDT", 1}};
+  world.venue.open_orders[0].filled = dec("0.1");
+  world.venue.open_orders[0].status = venue::OrderStatus::kPartiallyFilled;
+  world.set_balances("10.1", "96000");
+  for (const Discrepancy& item : reconcile(world.ledger, world.venue, {})) {
+    EXPECT_TRUE(item.explained) << item.to_json().dump();
+  }
+  Tolerance strict;
+  strict.strict = true;
+  std::size_t held = 0;
+  for (const Discrepancy& item : reconcile(world.ledger, world.venue, strict)) {
+    EXPECT_EQ(item.explained, item.kind == Kind::kIntentUnresolved) << item.to_json().dump();
+    held += item.explained ? 0 : 1;
+  }
+  EXPECT_GT(held, 0u);
+}
+
+TEST(ReconcileModes, AToleranceIsTheSymbolsOwnAndNeverBelowItsLot) {
+  World world;
+  world.set_balances("10.0005", "100000");
+  EXPECT_FALSE(reconcile(world.ledger, world.venue, {}).empty());
+  Tolerance wide;
+  wide.by_symbol["BTCUSDT"] = dec("0.001");
+  EXPECT_TRUE(reconcile(world.ledger, world.venue, wide).empty());
+  Tolerance narrow;
+  narrow.by_symbol["BTCUSDT"] = Decimal();
+  world.set_balances("10.00001", "100000");
+  EXPECT_TRUE(reconcile(world.ledger, world.venue, narrow).empty());
+  narrow.strict = true;
+  EXPECT_FALSE(reconcile(world.ledger, world.venue, narrow).empty());
+}
+
+// Margin and futures: the venue states positions, and they count.
+TEST(ReconcileStated, PositionsThatTheVenueStatesAreComparedAsTheyAre) {
+  World world;
+  const auto kinds = [&] {
+    std::set<std::string> found;
+    for (const Discrepancy& item : reconcile(world.ledger, world.venue, {})) {
+      found.insert(std::string(to_string(item.kind)));
+    }
+    return found;
+  };
+  world.venue.positions = std::vector<venue::PositionReport>{{"BTCUSDT", "BOTH", dec("1"), {}}};
+  EXPECT_TRUE(kinds().empty());
+  (*world.venue.positions)[0].quantity = dec("1.5");
+  EXPECT_THAT(kinds(), ElementsAre("position_differs"));
+  (*world.venue.positions)[0].quantity = dec("-1");
+  EXPECT_THAT(kinds(), ElementsAre("position_side_differs"));
+  world.venue.positions->clear();
+  EXPECT_THAT(kinds(), ElementsAre("position_missing_at_venue"));
+  world.venue.positions = std::vector<venue::PositionReport>{{"BTCUSDT", "LONG", dec("2"), {}},
+                                                             {"BTCUSDT", "SHORT", dec("-1"), {}},
+                                                             {"ETHUSDT", "BOTH", dec("3"), {}}};
+  EXPECT_THAT(kinds(), ElementsAre("position_unknown_at_ledger"));
+}
+
+TEST(ReconcileStated, ADebtThatWasNotThereBeforeIsToldApart) {
+  World world;
+  world.venue.balances.push_back({"EUR", dec("-5"), {}});
+  std::set<std::string> found;
+  for (const Discrepancy& item : reconcile(world.ledger, world.venue, {})) {
+    found.insert(std::string(to_string(item.kind)));
+    EXPECT_FALSE(item.explained);
+  }
+  EXPECT_THAT(found, ElementsAre("balance_differs", "balance_negative"));
+}
+
+TEST(ReconcileAccounts, AreInTheOrderOfTheirNamesWithIdsOfTheirOwn) {
+  World world;
+  world.venue.open_orders[0].quantity = dec("0.7");
+  const std::vector<Discrepancy> equal = reconcile(world.ledger, world.venue, {});
+  const auto found = reconcile_accounts({{"kraken", equal}, {"coinbase", {}}, {"binance", equal}});
+  ASSERT_EQ(found.size(), 2 * equal.size());
+  ASSERT_GE(found.size(), 2u);
+  std::set<std::string> ids;
+  for (const AccountFinding& finding : found) ids.insert(finding.discrepancy.id);
+  EXPECT_EQ(ids.size(), found.size());
+  EXPECT_EQ(found.front().account, "binance");
+  EXPECT_EQ(found.back().account, "kraken");
+  const auto alone = reconcile_accounts({{"kraken", equal}});
+  EXPECT_EQ(found.back().discrepancy.id, alone.back().discrepancy.id);
+}
+
+TEST(ReconcileBesideAnEngine, ADuplicateIsNeverAMovement) {
+  for (const DiscrepancyKind kind :
+       {DiscrepancyKind::kDuplicateOrder, DiscrepancyKind::kOrderIdDiffers}) {
+    std::vector<Discrepancy> found(1);
+    found[0].kind = kind;
+    explain_movements(found, {});
+    EXPECT_FALSE(found[0].explained);
+  }
+}
+
+TEST(ReconcileBesideAnEngine, WhatStandsInTwoReadingsIsTrueAndWhatStandsInOneIsAMovement) {
+  World world;
+  world.venue.balances.push_back({"EUR", dec("5"), {}});
+  const std::vector<Discrepancy> first = reconcile(world.ledger, world.venue, {});
+  world.venue.balances.back().free = dec("6");  // it goes on moving, and stays wrong
+  world.venue.balances.push_back({"CHF", dec("5"), {}});
+  std::vector<Discrepancy> found = reconcile(world.ledger, world.venue, {});
+  ASSERT_EQ(summarize(found).unexplained, 2u);
+  explain_movements(found, first);
+  ASSERT_EQ(summarize(found).unexplained, 1u);
+  for (const Discrepancy& item : found) EXPECT_EQ(item.explained, item.subject == "CHF");
+  // A reading that explains it does not make it stand.
+  std::vector<Discrepancy> explained = first;
+  for (Discrepancy& item : explained) item.explained = true;
+  found = reconcile(world.ledger, world.venue, {});
+  explain_movements(found, explained);
+  EXPECT_EQ(summarize(found).unexplained, 0u);
+}
+
+TEST(Exposure, IsInOneCurrencyAndNamesWhatHasNoRate) {
+  World world;
+  const std::map<std::string, Decimal> marks = {{"BTCUSDT", dec("50000")}};
+  EXPECT_EQ(exposure_of(world.ledger, marks).total(), dec("70000"));
+  Valuation valuation{"EUR", {{"USDT", dec("0.9")}}};
+  EXPECT_EQ(exposure_of(world.ledger, marks, valuation).total(), dec("63000"));
+  EXPECT_TRUE(exposure_of(world.ledger, marks, valuation).unpriced.empty());
+  valuation.rates.clear();
+  const Exposure without = exposure_of(world.ledger, marks, valuation);
+  EXPECT_THAT(without.unpriced, ElementsAre("USDT"));
+  EXPECT_EQ(without.total(), dec("70000"));
 }
 
 TEST(ReadVenue, AMarketThatMovesWhileItIsReadIsReadAgain) {

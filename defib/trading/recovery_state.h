@@ -18,6 +18,9 @@ namespace defib::trading {
 struct TradingRecovery::State {
   explicit State(Parts parts);
 
+  // The ten steps and the user's own between them, in recovery_procedure.cc.
+  void build_procedure();
+
   // The steps, in recovery_steps.cc.
   Result<> analyze(recovery::StageContext& context);
   Result<> safety_checks(recovery::StageContext& context);
@@ -54,6 +57,10 @@ struct TradingRecovery::State {
   Result<> ask_gate_again();
   Result<> poll_ramp();
   HealthResult check_health();
+  HealthResult check_without_trading();
+  Result<> try_test_order();
+  Result<HealthResult> reconcile_while_ramping();
+  void ask_crash_cause();
   Result<> on_ramp_change(RampChange change);
   Result<> stop_everything(const HealthResult& failure);
 
@@ -76,6 +83,7 @@ struct TradingRecovery::State {
   std::string stale_symbol;
   std::optional<Error> duplicate;
   std::optional<Error> test_order_error;
+  std::string test_order_note;  // why it was skipped or refused; empty: accepted
 
   std::optional<recovery::Decision> decision;
   GateOutcome outcome = GateOutcome::kRefused;
@@ -87,6 +95,12 @@ struct TradingRecovery::State {
   std::int64_t approval_next = 0;
   std::int64_t gate_next = 0;
   std::int64_t checkpoint_mono_ns = 0;
+  bool crashed = false;        // the boot before this one
+  std::string incident;        // of that crash
+  os::Duration round_trip{0};  // of one request, as measured
+  std::int64_t reconcile_next = 0;
+  // Unexplained while ramping, since when (monotonic); it fails the check when it stays.
+  std::map<std::string, std::int64_t> suspected;
 };
 
 }  // namespace defib::trading

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "defib/base/assert.h"
+#include "defib/trading/checklist.h"
 #include "defib/trading/recovery_state.h"
 
 namespace defib::trading {
@@ -18,8 +19,18 @@ using namespace std::chrono_literals;
 using recovery::StageContext;
 
 constexpr std::size_t kBootsRead = 64;
+constexpr int kTestOrderTries = 3;
 // More than so many are counted, but not each told to the incident.
 constexpr std::size_t kMaxDiscrepancyEvents = 200;
+
+ApplyOptions how_to_apply(ReconcileMode mode) {
+  if (mode == ReconcileMode::kApply) {
+    return {.reason = "recovery after a restart; [trading.reconcile] mode = apply: the venue wins",
+            .by = "configuration",
+            .unexplained = true};
+  }
+  return {.reason = "recovery after a restart", .by = "recovery", .unexplained = false};
+}
 
 }  // namespace
 
@@ -29,30 +40,7 @@ TradingRecovery::State::State(Parts given)
       ramp(parts.config.ramp),
       resolver(*parts.ledger, *parts.venue, *parts.clock, {}),
       desk(*parts.files, *parts.clock, parts.state_dir) {
-  const auto stage = [&](std::string name, Result<> (State::*run)(StageContext&)) {
-    return procedure.add(std::move(name)).run([this, run](StageContext& context) {
-      return (this->*run)(context);
-    });
-  };
-  // Waiting for a venue that does not answer is bounded by the adapter's own time-outs.
-  stage("analyze", &State::analyze).timeout(30s);
-  stage("safety_checks", &State::safety_checks).after("analyze").timeout(30s);
-  stage("load_state", &State::load_state).after("safety_checks").timeout(5min);
-  stage("reconcile_positions", &State::reconcile_positions).after("load_state").timeout(10min);
-  stage("recover_open_orders", &State::recover_open_orders)
-      .after("reconcile_positions")
-      .timeout(2min);
-  stage("health_without_trading", &State::health_without_trading)
-      .after("recover_open_orders")
-      .timeout(30s);
-  stage("risk_checks", &State::risk_checks).after("health_without_trading").timeout(30s);
-  stage("market_check", &State::market_check).after("risk_checks").timeout(30s);
-  // A closed gate is a result and no failure of the procedure.
-  stage("gradual_resume", &State::gradual_resume)
-      .after("market_check")
-      .critical(false)
-      .timeout(30s);
-  stage("report_and_notify", &State::report_and_notify).after("market_check").timeout(30s);
+  build_procedure();
 }
 
 void TradingRecovery::State::emit(std::string event, wire::Json fields, bool sync) const {
@@ -71,13 +59,18 @@ Result<> TradingRecovery::State::analyze(StageContext& context) {
   DEFIB_TRY_ASSIGN(const std::vector<BootRecord> boots, read_boots(*stored, kBootsRead));
   evidence.crashes = crashes_within(boots, *parts.clock, parts.config.gates.crash_window);
   evidence.start_in_monitoring = parts.start_in_monitoring;
+  evidence.damage = parts.damage ? parts.damage->what : std::string();
   const bool was_clean = boots.size() < 2 || boots[boots.size() - 2].clean;
+  crashed = !was_clean;
+  ask_crash_cause();
   emit("trading_recovery_started",
        wire::Json::object({{"venue", parts.venue->name()},
                            {"owner", parts.ids->owner()},
                            {"epoch", parts.ids->epoch()},
                            {"crashes_in_window", evidence.crashes},
                            {"previous_end", was_clean ? "clean" : "crash"},
+                           {"crash_cause", evidence.crash_cause},
+                           {"crash_incident", incident},
                            {"start_mode", parts.start_in_monitoring ? "monitoring" : "normal"},
                            {"open_orders", parts.ledger->orders().size()},
                            {"unresolved_intents", parts.intents->unresolved().size()},
@@ -94,9 +87,29 @@ Result<> TradingRecovery::State::analyze(StageContext& context) {
   return {};
 }
 
+void TradingRecovery::State::ask_crash_cause() {
+  std::string dir = parts.state_dir;
+  if (!crashed || !parts.crash_cause) {
+    evidence.crash_cause = "none";
+  } else {
+    const CrashCause found = parts.crash_cause();
+    evidence.crash_cause = found.cause;
+    incident = found.incident;
+    if (!found.state_dir.empty()) dir = found.state_dir;
+  }
+  // Where both stand, both procedures must have been walked.
+  const bool corrupted = evidence.crash_cause == "heap_corruption";
+  const bool crash_done = !incident.empty() && manual_procedure_done(*parts.files, dir, incident);
+  evidence.manual_done =
+      parts.damage ? is_dealt_with(*parts.files, *parts.damage) && (!corrupted || crash_done)
+                   : crash_done;
+}
+
 Result<> TradingRecovery::State::safety_checks(StageContext& context) {
   evidence.limits_loaded = parts.config.limits.has_value();
+  const std::int64_t asked = parts.clock->mono_ns();
   DEFIB_TRY_ASSIGN(evidence.clock_skew_ms, parts.gateway->sync_clock());
+  round_trip = os::Duration(parts.clock->mono_ns() - asked);
   DEFIB_TRY_ASSIGN(rules, parts.venue->rules());
   for (const std::string& symbol : parts.config.venue.symbols) {
     const bool known = std::any_of(rules.begin(), rules.end(),
@@ -117,7 +130,7 @@ Result<> TradingRecovery::State::safety_checks(StageContext& context) {
 Result<> TradingRecovery::State::load_state(StageContext& context) {
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> stored, parts.store->snapshot());
   DEFIB_TRY_ASSIGN(const std::optional<std::string> text, read_checkpoint_text(*stored));
-  const LedgerState ledger = parts.ledger->state();
+  const LedgerView ledger = parts.ledger->view();
   const std::int64_t now = parts.clock->wall_ns();
   // Once without trades, to learn whether it can be read at all; then with those booked since.
   verdict = validate_checkpoint(text, ledger, {}, parts.config.checkpoint, now);
@@ -127,7 +140,11 @@ Result<> TradingRecovery::State::load_state(StageContext& context) {
     verdict = validate_checkpoint(text, ledger, booked, parts.config.checkpoint, now);
   }
   source = choose_source(verdict, ledger,
-                         estimate_rebuild(parts.config.venue.symbols.size(), booked.size()));
+                         estimate_rebuild(parts.venue->rebuild_model(),
+                                          {.symbols = parts.config.venue.symbols.size(),
+                                           .open_orders = ledger.orders.size(),
+                                           .fills = booked.size()},
+                                          round_trip));
   emit("checkpoint_verdict", verdict.to_json(), false);
   emit("state_source", source.to_json(), true);
   evidence.checkpoint_usable = verdict.usable() || !ledger.initialized;
@@ -172,10 +189,14 @@ Result<> TradingRecovery::State::reconcile_positions(StageContext& context) {
   int corrections = 0;
   if (found.duplicates == 0 && !parts.dry_run) {
     DEFIB_TRY_ASSIGN(corrections, apply_reconciliation(*parts.ledger, snapshot, discrepancies,
-                                                       {.reason = "recovery after a restart",
-                                                        .by = "recovery",
-                                                        .unexplained = false},
+                                                       how_to_apply(parts.config.reconcile_mode),
                                                        parts.clock->wall_ns()));
+    // The venue won, with the reason in the journal; nothing of it is left for a person.
+    if (parts.config.reconcile_mode == ReconcileMode::kApply) {
+      std::erase_if(discrepancies, [](const Discrepancy& item) {
+        return !item.explained && !item.correction.empty();
+      });
+    }
   }
   DEFIB_TRY(count_open_discrepancies());
   emit("reconciled",
@@ -184,6 +205,7 @@ Result<> TradingRecovery::State::reconcile_positions(StageContext& context) {
                            {"duplicates", found.duplicates},
                            {"unresolved_intents", found.unresolved_intents},
                            {"corrections", corrections},
+                           {"mode", to_string(parts.config.reconcile_mode)},
                            {"told", std::min(told, kMaxDiscrepancyEvents)},
                            {"readings", snapshot.readings},
                            {"stable", snapshot.stable}}),
@@ -196,10 +218,12 @@ Result<> TradingRecovery::State::reconcile_positions(StageContext& context) {
 
 Result<> TradingRecovery::State::reconcile_once() {
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> ledger, parts.store->snapshot());
-  const LedgerState believed = parts.ledger->state();
+  const LedgerView believed = parts.ledger->view();
   DEFIB_TRY_ASSIGN(snapshot, read_venue(*parts.venue, believed, *ledger,
                                         {.symbols = parts.config.venue.symbols}));
-  discrepancies = reconcile(believed, snapshot, parts.config.tolerance);
+  Tolerance tolerance = parts.config.tolerance;
+  tolerance.strict = parts.config.reconcile_mode == ReconcileMode::kStrict;
+  discrepancies = reconcile(believed, snapshot, tolerance);
   evidence.discrepancies = discrepancies.size();
   evidence.duplicate_orders = summarize(discrepancies).duplicates;
   return {};
@@ -257,6 +281,17 @@ Result<> TradingRecovery::State::settle_intents() {
 }
 
 Result<> TradingRecovery::State::health_without_trading(StageContext& context) {
+  DEFIB_TRY(try_test_order());
+  context.metric("test_order", test_order_error          ? test_order_error->to_line()
+                               : test_order_note.empty() ? "accepted"
+                                                         : test_order_note);
+  return {};
+}
+
+// Places nothing; proves key, signature, clock and permission.
+Result<> TradingRecovery::State::try_test_order() {
+  test_order_error.reset();
+  test_order_note.clear();
   const auto symbol = std::find_if(rules.begin(), rules.end(), [&](const auto& item) {
     return item.trading &&
            std::find(parts.config.venue.symbols.begin(), parts.config.venue.symbols.end(),
@@ -265,7 +300,7 @@ Result<> TradingRecovery::State::health_without_trading(StageContext& context) {
   if (symbol == rules.end()) {
     // Everything is halted: nothing can be tested, and nothing will trade.
     evidence.permissions_verified = true;
-    context.metric("test_order", "skipped: no symbol trades");
+    test_order_note = "skipped: no symbol trades";
     return {};
   }
   DEFIB_TRY_ASSIGN(const venue::Quote quote, parts.venue->quote(symbol->symbol));
@@ -277,13 +312,18 @@ Result<> TradingRecovery::State::health_without_trading(StageContext& context) {
   // Twice the smallest notional, so that rounding down to a lot stays above it.
   const Decimal wanted = (symbol->min_notional + symbol->min_notional) / request.price;
   request.quantity = std::max(wanted.round_down_to(symbol->lot), symbol->lot);
-  request.timestamp_ms = parts.gateway->venue_now_ms();
-  request.expires_ms = request.timestamp_ms + parts.venue->recv_window_ms();
-  const Result<> tested = parts.venue->test_order(request);
+  Result<> tested;
+  for (int i = 0; i < kTestOrderTries; ++i) {
+    request.timestamp_ms = parts.gateway->venue_now_ms();
+    request.expires_ms = request.timestamp_ms + parts.venue->recv_window_ms();
+    tested = parts.venue->test_order(request);
+    // A lost answer says nothing of the permission.
+    if (tested || tested.error().code() != Code::kVenueUnreachable) break;
+  }
   // A filter's or the purse's refusal still proves key, signature and permission.
   evidence.permissions_verified =
       tested.has_value() || tested.error().code() == Code::kVenueRejected;
-  context.metric("test_order", tested ? "accepted" : tested.error().to_line());
+  if (!tested) test_order_note = tested.error().to_line();
   if (!tested && !evidence.permissions_verified) test_order_error = tested.error();
   return {};
 }
@@ -318,7 +358,9 @@ Result<> TradingRecovery::State::read_marks() {
 }
 
 void TradingRecovery::State::assess_risk() {
-  evidence.exposure = exposure_of(parts.ledger->state(), marks);
+  evidence.exposure = exposure_of(parts.ledger->view(), marks, parts.config.valuation);
+  evidence.currency = parts.config.valuation.currency;
+  evidence.unpriced.assign(evidence.exposure.unpriced.begin(), evidence.exposure.unpriced.end());
   evidence.unknown_intents = parts.intents->unresolved().size();
   if (!verdict.checkpoint) return;
   const std::int64_t age = parts.clock->wall_ns() - verdict.checkpoint->wall_ns;
@@ -343,11 +385,20 @@ Result<> TradingRecovery::State::decide_gate() {
       evidence.halted_symbols.push_back(item.symbol);
     }
   }
+  evidence.kill_switch.clear();
+  if (parts.kill_switch != nullptr) {
+    if (const auto engaged = parts.kill_switch->stops(parts.venue->name(), {})) {
+      evidence.kill_switch = engaged->scope;
+    }
+  }
+  const Result<venue::VenueStatus> status = parts.venue->status();
+  evidence.venue_status = status ? venue::to_string(*status) : "unreachable";
   evidence.stale_symbol = stale_symbol;
   evidence.price_age_ns = stale_symbol.empty() ? parts.clock->mono_ns() - marks_mono_ns : -1;
   const std::string before = decision ? decision->rule : std::string();
   const bool first = !decision.has_value();
-  decision = recovery::decide(gate_rules(parts.config.gates), evidence.to_evidence());
+  decision =
+      recovery::decide(gate_rules(parts.config.gates), evidence.to_evidence(parts.config.gates));
   outcome = outcome_of(*decision);
   if (!first && decision->rule == before) return {};
   emit("decision", decision->to_json(), true);
@@ -383,10 +434,10 @@ Result<> TradingRecovery::State::save_checkpoint() {
   checkpoint_mono_ns = parts.clock->mono_ns();
   const std::map<std::string, Decimal>& known =
       parts.gateway->marks().empty() ? marks : parts.gateway->marks();
-  return write_checkpoint(
-      *parts.store,
-      make_checkpoint(parts.ledger->state(), known, parts.ids->epoch(), parts.clock->wall_ns()),
-      parts.config.intent_durability);
+  return write_checkpoint(*parts.store,
+                          make_checkpoint(parts.ledger->view(), known, parts.ids->epoch(),
+                                          parts.clock->wall_ns(), parts.config.venue.name),
+                          parts.config.intent_durability);
 }
 
 wire::Json TradingRecovery::State::make_report() const {
@@ -397,25 +448,28 @@ wire::Json TradingRecovery::State::make_report() const {
   }
   wire::Json unresolved = wire::Json::array();
   for (const Intent& intent : parts.intents->unresolved()) unresolved.push(intent.to_json());
-  wire::Json report =
-      wire::Json::object({{"schema", "defib.trading_report/1"},
-                          {"venue", parts.venue->name()},
-                          {"owner", parts.ids->owner()},
-                          {"epoch", parts.ids->epoch()},
-                          {"at", os::format_time(parts.clock->wall_ns())},
-                          {"dry_run", parts.dry_run},
-                          {"start_mode", parts.start_in_monitoring ? "monitoring" : "normal"},
-                          {"outcome", to_string(outcome)},
-                          {"crashes_in_window", evidence.crashes},
-                          {"checkpoint", verdict.to_json()},
-                          {"source", source.to_json()},
-                          {"discrepancies_total", discrepancies.size()},
-                          {"discrepancies", std::move(found)},
-                          {"unexplained", evidence.unexplained},
-                          {"unresolved_intents", std::move(unresolved)},
-                          {"exposure", evidence.exposure.to_json()},
-                          {"dead_mans_switch", "none on this venue"},
-                          {"ramp", ramp.to_json()}});
+  wire::Json report = wire::Json::object(
+      {{"schema", "defib.trading_report/1"},
+       {"venue", parts.venue->name()},
+       {"owner", parts.ids->owner()},
+       {"epoch", parts.ids->epoch()},
+       {"at", os::format_time(parts.clock->wall_ns())},
+       {"dry_run", parts.dry_run},
+       {"start_mode", parts.start_in_monitoring ? "monitoring" : "normal"},
+       {"outcome", to_string(outcome)},
+       {"crashes_in_window", evidence.crashes},
+       {"checkpoint", verdict.to_json()},
+       {"source", source.to_json()},
+       {"discrepancies_total", discrepancies.size()},
+       {"discrepancies", std::move(found)},
+       {"unexplained", evidence.unexplained},
+       {"unresolved_intents", std::move(unresolved)},
+       {"exposure", evidence.exposure.to_json()},
+       {"dead_mans_switch",
+        parts.venue->has_dead_mans_switch() ? "armed by an emergency stop" : "none on this venue"},
+       {"reconcile_mode", to_string(parts.config.reconcile_mode)},
+       {"crash_cause", evidence.crash_cause},
+       {"ramp", ramp.to_json()}});
   if (decision) report.set("decision", decision->to_json());
   if (plan) report.set("plan", plan->hash());
   return report;

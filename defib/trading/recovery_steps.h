@@ -37,6 +37,7 @@
 #include "defib/store/store.h"
 #include "defib/trading/approval.h"
 #include "defib/trading/config.h"
+#include "defib/trading/damage.h"
 #include "defib/trading/fence.h"
 #include "defib/trading/gates.h"
 #include "defib/trading/gateway.h"
@@ -51,18 +52,30 @@ namespace defib::trading {
 
 // Events for the incident, by name (fields in docs/trading.md): trading_recovery_started,
 // intent_unknown, checkpoint_verdict, state_source, discrepancy, reconciled, intent_settled,
-// decision, approval_required, approval_used, approval_invalid, ramp_step, ramp_watch,
+// ramp_proof, decision, approval_required, approval_used, approval_invalid, ramp_step, ramp_watch,
 // ramp_completed, emergency_stop, trading_report. `sync`: must be on disk before the engine goes
 // on.
 using EventSink = std::function<void(std::string event, wire::Json fields, bool sync)>;
 // "recovering", "monitoring", "awaiting_approval", "ramping", "running", "stopped".
 using StateSink = std::function<void(std::string state)>;
+// Why the boot before this one ended, as far as the supervisor's incident tells.
+struct CrashCause {
+  std::string cause = "unknown";  // the vocabulary of docs/cli.md
+  std::string incident;           // its id; empty: none
+  std::string state_dir;          // where its manual procedure lies; empty: Parts.state_dir
+};
+using CrashCauseSource = std::function<CrashCause()>;
 // A check of the engine's own, asked at each check period of the ramp.
 using HealthCheck = std::function<HealthResult()>;
 
 class TradingRecovery {
  public:
   struct Parts {
+    // Asked after a crash, and again while the cause is unknown. Empty: nobody watches the engine.
+    CrashCauseSource crash_cause;
+    // The record of damage that stands beside the store (damage.h), if there is one.
+    std::optional<Damage> damage;
+    KillSwitch* kill_switch = nullptr;
     store::Store* store = nullptr;
     venue::Venue* venue = nullptr;
     const os::Clock* clock = nullptr;

@@ -1,6 +1,8 @@
 #include <set>
 
 #include "defib/os/files.h"
+#include "defib/recovery/incident.h"
+#include "defib/trading/checklist.h"
 #include "defib/trading/recovery_steps.h"
 #include "defib/trading/testing.h"
 
@@ -20,6 +22,7 @@ TradingConfig make_config() {
   config.owner = "tst";
   config.strategies = {"maker"};
   config.limits = Limits();
+  config.ramp.check_after = 0s;
   return config;
 }
 
@@ -27,8 +30,9 @@ TradingConfig make_config() {
 struct Recovery {
   Recovery(Engine& engine, ScriptedVenue& venue, const os::Clock& clock, const std::string& dir,
            TradingConfig config, bool dry_run = false,
-           std::function<void(const std::string&)> on_event = {},
-           bool start_in_monitoring = false) {
+           std::function<void(const std::string&)> on_event = {}, bool start_in_monitoring = false,
+           std::optional<Damage> damage = {})
+      : kill_switch(os::real_files(), clock, dir) {
     TradingRecovery::Parts parts;
     parts.store = engine.store.get();
     parts.venue = &venue;
@@ -42,10 +46,13 @@ struct Recovery {
     parts.gateway = engine.gateway.get();
     parts.dry_run = dry_run;
     parts.start_in_monitoring = start_in_monitoring;
+    parts.damage = std::move(damage);
     parts.events = [this, on_event](std::string event, wire::Json fields, bool) {
       events.emplace_back(event, std::move(fields));
       if (on_event) on_event(event);
     };
+    parts.crash_cause = [this] { return cause; };
+    parts.kill_switch = &kill_switch;
     parts.states = [this](std::string state) { states.push_back(std::move(state)); };
     parts.health_checks = {[this] { return health; }};
     recovery = std::make_unique<TradingRecovery>(std::move(parts));
@@ -62,6 +69,8 @@ struct Recovery {
     }
     return kNone;
   }
+  static inline CrashCause cause{"killed_externally", "", ""};
+  KillSwitch kill_switch;
   HealthResult health{true, {}, {}};
   std::vector<std::pair<std::string, wire::Json>> events;
   std::vector<std::string> states;
@@ -70,7 +79,10 @@ struct Recovery {
 
 class RecoveryTest : public testing::Test {
  protected:
-  void SetUp() override { restart(); }
+  void SetUp() override {
+    Recovery::cause = {"killed_externally", "", ""};
+    restart();
+  }
   void restart() {
     run_.reset();
     engine_.reset();  // killed
@@ -83,7 +95,8 @@ class RecoveryTest : public testing::Test {
   }
   std::string store_dir() const { return dir_.path() + "/store"; }
   recovery::ProcedureResult recover(bool dry_run = false) {
-    run_ = std::make_unique<Recovery>(*engine_, venue_, clock_, dir_.path(), config_, dry_run);
+    run_ = std::make_unique<Recovery>(*engine_, venue_, clock_, dir_.path(), config_, dry_run,
+                                      std::function<void(const std::string&)>(), false, damage_);
     return run_->recovery->procedure().execute(clock_);
   }
   void expect_recovers() {
@@ -123,6 +136,7 @@ class RecoveryTest : public testing::Test {
   TradingConfig config_ = make_config();
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Recovery> run_;
+  std::optional<Damage> damage_;
 };
 
 TEST_F(RecoveryTest, TheFirstStartTakesItsBaselineAndRampsToFull) {
@@ -196,6 +210,107 @@ TEST_F(RecoveryTest, AWrongKeyIsRefusedWithTheVenuesOwnError) {
   EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kRefused);
   EXPECT_EQ(rule(), "permissions");
   EXPECT_EQ(result.find("gradual_resume")->error->root().code(), Code::kVenueAuthFailed);
+}
+
+TEST_F(RecoveryTest, ATestOrderWhoseAnswerIsLostIsTriedAgain) {
+  venue_.fail_test_order(Error(Code::kVenueUnreachable, "no complete answer came back"), 2);
+  expect_recovers();
+  venue_.fail_test_order(Error(Code::kVenueUnreachable, "no complete answer came back"), 3);
+  restart();
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kRefused);
+  EXPECT_EQ(rule(), "permissions");
+}
+
+TEST_F(RecoveryTest, AKillBetweenTheBaselineAndTheFirstDecisionAsksNoPerson) {
+  ASSERT_TRUE(engine_->ledger->initialize(venue_, {"BTCUSDT", "ETHUSDT"}, clock_.wall_ns()));
+  restart();
+  expect_recovers();
+  EXPECT_TRUE(run_->last("checkpoint_verdict")["usable"].as_bool());
+}
+
+TEST_F(RecoveryTest, AnOrderThatTheVenueDoesNotShowYetNeedsNoPerson) {
+  engine_->ready(venue_, clock_);
+  venue_.hidden_ms_ = 500;
+  const std::string id = engine_->submit().client_id;
+  restart();
+  expect_recovers();
+  EXPECT_EQ(engine_->ledger->orders().count(id), 1u);
+  venue_.drop_order(id);  // it is not there at all
+  clock_.advance(5s);
+  restart();
+  recover();
+  EXPECT_EQ(rule(), "unexplained");
+}
+
+TEST_F(RecoveryTest, AClockTwoSecondsOffIsRefusedUntilItIsSet) {
+  venue_.set_offset_ms(2'000);
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kRefused);
+  EXPECT_EQ(rule(), "clock_skew");
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "monitoring"));
+  live(20s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  venue_.set_offset_ms(0);
+  live(6s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+}
+
+// The ledger was repaired; what stands beside it says that it was damaged.
+TEST_F(RecoveryTest, DamageHoldsTheGateUntilTheManualProcedureWasWalked) {
+  const Error error(Code::kWalCorrupted, "a block is damaged");
+  EXPECT_TRUE(is_state_damage(error));
+  EXPECT_FALSE(is_state_damage(Error(Code::kDatabaseLocked, "open elsewhere")));
+  os::Files& files = os::real_files();
+  EXPECT_FALSE(read_damage(files, store_dir()));
+  const auto recorded = record_damage(files, clock_, store_dir(), dir_.path(), error);
+  ASSERT_TRUE(recorded) << recorded.error().to_text();
+  // Told again, it is the same.
+  EXPECT_EQ(record_damage(files, clock_, store_dir(), dir_.path(), error)->incident,
+            recorded->incident);
+  damage_ = read_damage(files, store_dir());
+  ASSERT_TRUE(damage_);
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kRefused);
+  EXPECT_EQ(rule(), "state_damage");
+  EXPECT_THAT(explanation(), HasSubstr("WalCorrupted"));
+  EXPECT_THAT(run_->states, ElementsAre("recovering", "monitoring"));
+  live(60s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  auto checklist = Checklist::open(files, clock_, dir_.path(), recorded->incident);
+  ASSERT_TRUE(checklist);
+  for (const ChecklistItem& item : checklist_items()) {
+    if (item.before_trading) {
+      ASSERT_TRUE(checklist->answer(item.key, AnswerKind::kYes, "done", "ada"));
+    }
+  }
+  live(6s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+  EXPECT_TRUE(read_damage(files, store_dir())) << "until trading is full again";
+  live(10min);
+  EXPECT_EQ(run_->states.back(), "running");
+  EXPECT_FALSE(read_damage(files, store_dir()));
+  const auto log = recovery::IncidentLog::open(files, clock_, dir_.path());
+  EXPECT_TRUE(log->verify(recorded->incident, {})) << "its incident is closed, and whole";
+}
+
+TEST_F(RecoveryTest, ARecordOfDamageThatCannotBeReadHoldsTheGateToo) {
+  ASSERT_TRUE(os::write_file_atomically(os::real_files(), store_dir() + ".damage.json", "{}"));
+  damage_ = read_damage(os::real_files(), store_dir());
+  ASSERT_TRUE(damage_);
+  recover();
+  EXPECT_EQ(rule(), "state_damage");
+  EXPECT_THAT(explanation(), HasSubstr("cannot be read"));
+}
+
+TEST_F(RecoveryTest, AfterDamageAnEpochIsBeyondAllThatWereCounted) {
+  const std::uint64_t counted = engine_->ids->epoch();
+  const auto after =
+      IdSource::begin_boot(*engine_->store, clock_, "tst", epoch_after_damage(clock_));
+  ASSERT_TRUE(after);
+  EXPECT_GT(after->epoch(), counted + 1'000'000);
+  // From there they are counted on, also where the clock has been set back.
+  EXPECT_EQ(IdSource::begin_boot(*engine_->store, clock_, "tst", 5)->epoch(), after->epoch() + 1);
 }
 
 TEST_F(RecoveryTest, AnUnreachableVenueEndsTheProcedureAndLeavesTradingShut) {
@@ -531,6 +646,134 @@ TEST(RecoveryKill, AtAnyPointItConvergesAndNothingIsSent) {
     int seen = 0;
     EXPECT_EQ(run_once(kill_at, seen), undisturbed) << "killed at event " << kill_at;
   }
+}
+
+TEST_F(RecoveryTest, NothingTradesBeforeTheComprehensiveCheckAndItsFailureStopsEverything) {
+  config_.ramp.check_after = 5s;
+  expect_recovers();
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  live(4s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  live(2s);
+  EXPECT_EQ(engine_->gateway->permit().percent, 50);
+  EXPECT_THAT(run_->names(), Contains("ramp_proof"));
+  restart_after_clean_end();
+  expect_recovers();
+  venue_.fail_test_order(Error(Code::kVenueAuthFailed, "the key was withdrawn"));
+  live(6s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  EXPECT_EQ(run_->states.back(), "stopped");
+  EXPECT_EQ(run_->last("emergency_stop")["check"].as_string(), "test_order");
+  EXPECT_TRUE(run_->last("emergency_stop")["verified"].as_bool());
+}
+
+TEST_F(RecoveryTest, AnUnknownCauseHoldsTheGateUntilTheIncidentNamesOne) {
+  restart();
+  Recovery::cause = {"unknown", "", ""};
+  recover();
+  EXPECT_EQ(rule(), "unknown_cause");
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  Recovery::cause = {"segmentation_fault", "", ""};
+  live(1s);
+  EXPECT_EQ(engine_->gateway->permit().percent, 50) << explanation();
+}
+
+TEST_F(RecoveryTest, HeapCorruptionIsDealtWithByHandAlone) {
+  expect_recovers();  // so that there is a checkpoint
+  restart();
+  auto log = recovery::IncidentLog::open(os::real_files(), clock_, dir_.path());
+  auto incident = log->create("engine", wire::Json::object({{"cause", "heap_corruption"}}));
+  ASSERT_TRUE(incident);
+  const std::string id = incident->id();
+  ASSERT_TRUE(incident->close("failed"));
+  Recovery::cause = {"heap_corruption", id, ""};
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kRefused);
+  EXPECT_EQ(rule(), "heap_corruption");
+  restart();
+  clock_.advance(1s);
+  for (const ChecklistItem& item : checklist_items()) {
+    auto checklist = Checklist::open(os::real_files(), clock_, dir_.path(), id);
+    ASSERT_TRUE(checklist);
+    ASSERT_TRUE(checklist->answer(item.key, AnswerKind::kYes, "done", "ada"));
+  }
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kOpen) << explanation();
+}
+
+TEST_F(RecoveryTest, AnEngagedKillSwitchHoldsTheGateAndStopsARunningRamp) {
+  expect_recovers();
+  engine_->submit(Engine::draft());
+  ASSERT_TRUE(run_->kill_switch.engage("all", "ada", "odd"));
+  live(6s);
+  EXPECT_EQ(run_->states.back(), "stopped");
+  EXPECT_EQ(run_->last("emergency_stop")["check"].as_string(), "kill_switch");
+  EXPECT_TRUE(venue_.open_orders("")->empty());
+  restart();
+  recover();
+  EXPECT_EQ(rule(), "kill_switch");
+  ASSERT_TRUE(run_->kill_switch.release("all", "ada", "over"));
+  restart();
+  expect_recovers();
+}
+
+TEST_F(RecoveryTest, InApplyModeTheVenueWinsAndTheJournalSaysSo) {
+  expect_recovers();
+  config_.reconcile_mode = ReconcileMode::kApply;
+  venue_.deposit("BTC", "1");
+  restart_after_clean_end();
+  expect_recovers();
+  EXPECT_EQ(engine_->ledger->balances().at("BTC"), dec("11"));
+  const auto journal = read_journal(**engine_->store->snapshot(), 10).value();
+  ASSERT_FALSE(journal.empty());
+  EXPECT_THAT(std::string(journal.back()["reason"].as_string()), HasSubstr("mode = apply"));
+}
+
+TEST_F(RecoveryTest, InStrictModeEvenWhatIsExplainedNeedsAPerson) {
+  config_.reconcile_mode = ReconcileMode::kStrict;
+  expect_recovers();
+  live(6min);
+  const Submitted order = engine_->submit(Engine::draft("0.1", "49000"));
+  venue_.fill(order.client_id, "0.1");
+  restart_after_clean_end();
+  recover();
+  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval) << explanation();
+  EXPECT_EQ(rule(), "unexplained");
+}
+
+TEST_F(RecoveryTest, WhatNothingExplainsWhileRampingStopsEverything) {
+  config_.reconcile_every = 5s;
+  expect_recovers();
+  live(10s);
+  EXPECT_EQ(run_->states.back(), "ramping");
+  venue_.deposit("BTC", "1");  // somebody else trades on the account
+  live(30s);
+  EXPECT_EQ(run_->states.back(), "stopped");
+  EXPECT_EQ(run_->last("emergency_stop")["check"].as_string(), "reconciliation");
+}
+
+TEST_F(RecoveryTest, AUsersStepsStandBetweenTheTenAndTheirFailureIsTheirOwn) {
+  expect_recovers();  // so that there is a checkpoint
+  restart_after_clean_end();
+  ExecStep step;
+  step.name = "risk_desk";
+  step.before = "gradual_resume";
+  step.command = {"/bin/sh", "-c", "echo not released; exit 3"};
+  step.meaning = "the desk has not released the book";
+  config_.runbook.steps = {step};
+  config_.runbook.builtin = {{.name = "safety_checks", .retries = 2, .retry_delay = 0s}};
+  const auto failed = recover();
+  ASSERT_FALSE(failed.success());
+  EXPECT_EQ(failed.error->code(), Code::kRunbookStepFailed);
+  EXPECT_THAT(failed.error->message(), HasSubstr("the desk has not released the book"));
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  config_.runbook.steps[0].command = {"/bin/true"};
+  restart_after_clean_end();
+  expect_recovers();
+  config_.runbook.steps[0].command = {"/bin/false"};
+  config_.runbook.steps[0].stop_on_failure = false;
+  restart_after_clean_end();
+  expect_recovers();
 }
 
 }  // namespace

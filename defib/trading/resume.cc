@@ -4,9 +4,11 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <utility>
 
+#include "defib/trading/amounts.h"
 #include "defib/trading/recovery_state.h"
 
 namespace defib::trading {
@@ -17,6 +19,10 @@ using namespace std::chrono_literals;
 constexpr os::Duration kApprovalPoll = 250ms;
 constexpr os::Duration kGatePoll = 5s;
 constexpr os::Duration kRetry = 1s;
+
+// A person walks the manual procedure, or a clock is set, while the engine watches.
+constexpr std::array<std::string_view, 3> kRefusalsThatMayEnd = {"state_damage", "heap_corruption",
+                                                                 "clock_skew"};
 
 bool earlier(std::int64_t& due, std::int64_t other) {
   if (other == 0 || (due != 0 && due <= other)) return false;
@@ -56,6 +62,11 @@ Result<> TradingRecovery::State::poll() {
   }
   if (approval_next != 0 && now >= approval_next) {
     approval_next = now + kApprovalPoll.count();
+    // The classification follows the restart by a moment; then the gate is asked again at once.
+    if (evidence.crash_cause == "unknown") {
+      ask_crash_cause();
+      if (evidence.crash_cause != "unknown") gate_next = now;
+    }
     DEFIB_TRY(poll_approval());
   }
   if (gate_next != 0 && now >= gate_next) {
@@ -86,6 +97,11 @@ Result<> TradingRecovery::State::act_on_gate() {
     case GateOutcome::kNeedsApproval:
       return ask_for_approval();
     case GateOutcome::kRefused:
+      if (std::ranges::find(kRefusalsThatMayEnd, decision->rule) != kRefusalsThatMayEnd.end()) {
+        enter("monitoring");
+        gate_next = now + kGatePoll.count();
+        return {};
+      }
       enter("stopped");
       return {};
   }
@@ -94,8 +110,7 @@ Result<> TradingRecovery::State::act_on_gate() {
 
 Result<> TradingRecovery::State::begin_ramp() {
   plan.reset();
-  if (ramp.begin(parts.clock->mono_ns()) == RampChange::kNone) return {};
-  return on_ramp_change(RampChange::kStepStarted);
+  return on_ramp_change(ramp.begin(parts.clock->mono_ns()));
 }
 
 Plan TradingRecovery::State::make_plan() const {
@@ -131,6 +146,7 @@ Result<> TradingRecovery::State::ask_for_approval() {
     told_invalid.clear();
   }
   if (!parts.resume) return {};
+  if (changed) entered.clear();  // The state may be the same, but another plan is shown with it.
   enter(parts.start_in_monitoring ? "monitoring" : "awaiting_approval");
   gate_next = now + kGatePoll.count();
   approval_next = now + kApprovalPoll.count();
@@ -205,6 +221,8 @@ Result<> TradingRecovery::State::ask_gate_again() {
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Snapshot> stored, parts.store->snapshot());
   DEFIB_TRY_ASSIGN(const std::vector<BootRecord> boots, read_boots(*stored, 64));
   evidence.crashes = crashes_within(boots, *parts.clock, parts.config.gates.crash_window);
+  ask_crash_cause();
+  DEFIB_TRY_ASSIGN(evidence.clock_skew_ms, parts.gateway->sync_clock());
   DEFIB_TRY_ASSIGN(rules, parts.venue->rules());
   DEFIB_TRY(read_marks());
   assess_risk();
@@ -225,8 +243,66 @@ Result<> TradingRecovery::State::poll_ramp() {
   }
   if (now < ramp.next_ns()) return {};
   std::optional<HealthResult> health;
-  if (now >= ramp.check_due_ns()) health = check_health();
+  if (ramp.phase() == RampPhase::kProving) {
+    health = check_without_trading();
+  } else if (now >= ramp.check_due_ns()) {
+    health = check_health();
+  }
   return on_ramp_change(ramp.advance(parts.clock->mono_ns(), health));
+}
+
+// The comprehensive check before the first order: everything that the ten steps asked, once more,
+// after the world had time to move.
+HealthResult TradingRecovery::State::check_without_trading() {
+  HealthResult quick = check_health();
+  if (!quick.healthy) return quick;
+  const Result<venue::VenueStatus> status = parts.venue->status();
+  if (!status) return {false, "venue_status", status.error().to_line()};
+  if (*status != venue::VenueStatus::kOnline) {
+    return {false, "venue_status", std::string(venue::to_string(*status))};
+  }
+  if (const Result<> tested = try_test_order(); !tested) {
+    return {false, "test_order", tested.error().to_line()};
+  }
+  if (!evidence.permissions_verified) {
+    return {false, "test_order", test_order_error ? test_order_error->to_line() : "not accepted"};
+  }
+  const Result<HealthResult> reconciled = reconcile_while_ramping();
+  if (!reconciled) return {false, "reconciliation", reconciled.error().to_line()};
+  return *reconciled;
+}
+
+// What known trades and orders explain is followed. What nothing explains fails the check when it
+// stays for longer than a request may be under way and its order hidden: until then it may be the
+// market between two requests.
+Result<HealthResult> TradingRecovery::State::reconcile_while_ramping() {
+  DEFIB_TRY(reconcile_once());
+  if (const std::size_t doubled = summarize(discrepancies).duplicates; doubled > 0) {
+    return HealthResult{false, "duplicate_orders", fmt::format("{} intents", doubled)};
+  }
+  const std::int64_t now = parts.clock->mono_ns();
+  const std::int64_t patience =
+      2 * (parts.venue->recv_window_ms() + parts.venue->visibility_lag_ms()) * 1'000'000;
+  std::map<std::string, std::int64_t> still;
+  for (const Discrepancy& item : discrepancies) {
+    if (item.explained || open_discrepancies.contains(item.id)) continue;
+    const auto before = suspected.find(item.id);
+    const std::int64_t since = before == suspected.end() ? now : before->second;
+    still.emplace(item.id, since);
+    if (now - since < patience || before == suspected.end()) continue;
+    emit("discrepancy", item.to_json(), true);
+    return HealthResult{false, "reconciliation",
+                        fmt::format("{} {}: {} here, {} at the venue", to_string(item.kind),
+                                    item.subject, item.believed, item.venue)};
+  }
+  suspected = std::move(still);
+  std::vector<Discrepancy> known = discrepancies;
+  std::erase_if(known, [](const Discrepancy& item) { return !item.explained; });
+  if (known.empty() && snapshot.new_fills.empty()) return HealthResult{true, {}, {}};
+  DEFIB_TRY(apply_reconciliation(
+      *parts.ledger, snapshot, known,
+      {.reason = "while ramping", .by = "recovery", .unexplained = false}, parts.clock->wall_ns()));
+  return HealthResult{true, {}, {}};
 }
 
 HealthResult TradingRecovery::State::check_health() {
@@ -235,6 +311,12 @@ HealthResult TradingRecovery::State::check_health() {
   const std::int64_t max_skew = parts.config.gates.max_clock_skew.count() / 1'000'000;
   if (*offset > max_skew || *offset < -max_skew) {
     return {false, "clock_skew", fmt::format("{} ms", *offset)};
+  }
+  if (parts.kill_switch != nullptr) {
+    if (const auto engaged = parts.kill_switch->stops(parts.venue->name(), {})) {
+      return {false, "kill_switch",
+              fmt::format("{} by {}: {}", engaged->scope, engaged->by, engaged->reason)};
+    }
   }
   const Limits& limits = *parts.config.limits;
   const std::size_t unknown = parts.intents->unresolved().size();
@@ -247,6 +329,18 @@ HealthResult TradingRecovery::State::check_health() {
     return {false, "exposure",
             fmt::format("{}, allowed {}", exposure.total().to_string(), allowed.to_string())};
   }
+  const std::int64_t now = parts.clock->mono_ns();
+  const bool ramping = ramp.phase() == RampPhase::kSettling || ramp.phase() == RampPhase::kWatching;
+  if (ramping && parts.config.reconcile_every.count() > 0 && now >= reconcile_next) {
+    reconcile_next = now + parts.config.reconcile_every.count();
+    const Result<HealthResult> reconciled = reconcile_while_ramping();
+    // A budget that is used up says nothing about the state; it is looked at again in its turn.
+    const bool limited = !reconciled && reconciled.error().code() == Code::kVenueRateLimited;
+    if (!reconciled && !limited) return {false, "reconciliation", reconciled.error().to_line()};
+    if (reconciled && !reconciled->healthy) return *reconciled;
+    // A suspicion is looked at again at the next check.
+    if (!suspected.empty()) reconcile_next = 0;
+  }
   for (const HealthCheck& check : parts.health_checks) {
     HealthResult result = check();
     if (!result.healthy) return result;
@@ -258,18 +352,33 @@ Result<> TradingRecovery::State::on_ramp_change(RampChange change) {
   if (change == RampChange::kNone) return {};
   if (change == RampChange::kEmergency) return stop_everything(*ramp.failure());
   parts.gateway->set_permit(ramp.permit());
+  wire::Json told = ramp.to_json();
+  if (parts.config.limits) {
+    told.set("exposure", parts.gateway->exposure().total().to_string());
+    told.set("exposure_limit",
+             percent_of(parts.config.limits->max_exposure, ramp.permit().percent).to_string());
+  }
   switch (change) {
+    case RampChange::kProofStarted:
+      enter("recovering");
+      emit("ramp_proof", std::move(told), true);
+      break;
     case RampChange::kStepStarted:
       enter("ramping");
-      emit("ramp_step", ramp.to_json(), true);
+      emit("ramp_step", std::move(told), true);
       if (checkpoint_mono_ns == 0) checkpoint_mono_ns = parts.clock->mono_ns();
       break;
     case RampChange::kWatchStarted:
-      emit("ramp_watch", ramp.to_json(), false);
+      emit("ramp_watch", std::move(told), false);
       break;
     case RampChange::kCompleted:
+      if (parts.damage) {
+        DEFIB_TRY(close_damage(*parts.files, *parts.clock, *parts.damage));
+        parts.damage.reset();
+      }
+      // The state closes the incident; what belongs to it is told before.
+      emit("ramp_completed", std::move(told), true);
       enter("running");
-      emit("ramp_completed", ramp.to_json(), true);
       break;
     case RampChange::kNone:
     case RampChange::kEmergency:

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <climits>
 #include <deque>
 #include <filesystem>
 #include <functional>
@@ -89,7 +90,10 @@ class ScriptedVenue : public venue::Venue {
   }
   void deposit(const std::string& asset, std::string_view amount) { totals_[asset] += dec(amount); }
   void fail_reads(std::optional<Error> error) { read_error_ = std::move(error); }
-  void fail_test_order(std::optional<Error> error) { test_order_error_ = std::move(error); }
+  void fail_test_order(std::optional<Error> error, int times = INT_MAX) {
+    test_order_error_ = std::move(error);
+    test_order_failures_ = times;
+  }
   // Called before each request, with its name.
   std::function<void(std::string_view)> on_request;
 
@@ -262,7 +266,7 @@ class ScriptedVenue : public venue::Venue {
   }
   Result<> test_order(const venue::OrderRequest& request) override {
     EXPECT_GT(request.quantity, Decimal());
-    if (test_order_error_) return *test_order_error_;
+    if (test_order_error_ && test_order_failures_-- > 0) return *test_order_error_;
     return read("test_order");
   }
   std::int64_t recv_window_ms() const override { return 1'000; }
@@ -348,6 +352,7 @@ class ScriptedVenue : public venue::Venue {
   std::deque<Script> script_;
   std::vector<std::string> requests_;
   std::optional<Error> read_error_, cancel_error_, test_order_error_;
+  int test_order_failures_ = 0;
   int reads_ = 0;
   int cancels_ = 0;
 };

@@ -3,7 +3,8 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <set>
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include "defib/trading/codec.h"
@@ -13,21 +14,22 @@
 namespace defib::trading {
 namespace {
 
-// Beyond so many symbols one request for all of them is cheaper (6 each against 80).
-constexpr std::size_t kListAllBeyond = 13;
-
 class Reading {
  public:
-  Reading(venue::Venue& venue, const LedgerState& believed, const SnapshotOptions& options,
+  Reading(venue::Venue& venue, const LedgerView& believed, const SnapshotOptions& options,
           VenueSnapshot& snapshot)
       : venue_(venue), believed_(believed), options_(options), snapshot_(snapshot) {}
 
   // True where no trade came in while the rest was read.
   Result<bool> once() {
     DEFIB_TRY_ASSIGN([[maybe_unused]] const bool before, read_fills());
-    DEFIB_TRY(read_open_orders());
+    snapshot_.open_orders = {};  // before the new ones, not beside them
+    DEFIB_TRY_ASSIGN(snapshot_.open_orders, venue_.open_orders_of(options_.symbols));
     DEFIB_TRY(read_by_id());
     DEFIB_TRY_ASSIGN(snapshot_.balances, venue_.balances());
+    if (venue_.has_positions()) {
+      DEFIB_TRY_ASSIGN(snapshot_.positions, venue_.positions());
+    }
     DEFIB_TRY_ASSIGN(const bool moved, read_fills());
     return !moved;
   }
@@ -36,34 +38,15 @@ class Reading {
   // Everything behind the ledger's cursor each time, since trades may become visible late and out
   // of order. True where there were new ones.
   Result<bool> read_fills() {
-    std::vector<venue::Fill> all;
+    std::map<std::string, std::string> cursors;
     for (const std::string& symbol : options_.symbols) {
       const auto cursor = believed_.cursors.find(symbol);
-      DEFIB_TRY_ASSIGN(
-          std::vector<venue::Fill> fills,
-          venue_.fills(symbol, cursor == believed_.cursors.end() ? "" : cursor->second));
-      std::move(fills.begin(), fills.end(), std::back_inserter(all));
+      cursors[symbol] = cursor == believed_.cursors.end() ? "" : cursor->second;
     }
+    DEFIB_TRY_ASSIGN(std::vector<venue::Fill> all, venue_.fills_of(cursors));
     const bool moved = all.size() != snapshot_.new_fills.size();
     snapshot_.new_fills = std::move(all);
     return moved;
-  }
-
-  Result<> read_open_orders() {
-    snapshot_.open_orders.clear();
-    if (options_.symbols.size() > kListAllBeyond) {
-      DEFIB_TRY_ASSIGN(snapshot_.open_orders, venue_.open_orders());
-      std::erase_if(snapshot_.open_orders, [&](const venue::Order& order) {
-        return std::find(options_.symbols.begin(), options_.symbols.end(), order.symbol) ==
-               options_.symbols.end();
-      });
-      return {};
-    }
-    for (const std::string& symbol : options_.symbols) {
-      DEFIB_TRY_ASSIGN(std::vector<venue::Order> orders, venue_.open_orders(symbol));
-      std::move(orders.begin(), orders.end(), std::back_inserter(snapshot_.open_orders));
-    }
-    return {};
   }
 
   // By id: what is believed open and not listed, what is unresolved, and what is listed under an id
@@ -71,16 +54,18 @@ class Reading {
   Result<> read_by_id() {
     snapshot_.by_id.clear();
     std::map<std::string, std::string> wanted;  // id -> symbol
-    std::set<std::string> listed;
+    std::vector<std::string_view> listed;
+    listed.reserve(snapshot_.open_orders.size());
     for (const venue::Order& order : snapshot_.open_orders) {
-      listed.insert(order.client_id);
+      listed.push_back(order.client_id);
       const bool known =
           believed_.orders.contains(order.client_id) || believed_.intents.contains(order.client_id);
       if (!known && parse_client_id(order.client_id)) wanted[order.client_id] = order.symbol;
     }
+    std::ranges::sort(listed);
     for (const auto& [key, tracked] : believed_.orders) {
       const std::string& id = tracked.order.client_id;
-      if (!id.empty() && !listed.contains(id)) wanted[id] = tracked.order.symbol;
+      if (!id.empty() && !std::ranges::binary_search(listed, id)) wanted[id] = tracked.order.symbol;
     }
     for (const auto& [id, intent] : believed_.intents) {
       if (is_unresolved(intent.state)) wanted[id] = intent.symbol;
@@ -99,14 +84,14 @@ class Reading {
   }
 
   venue::Venue& venue_;
-  const LedgerState& believed_;
+  const LedgerView believed_;
   const SnapshotOptions& options_;
   VenueSnapshot& snapshot_;
 };
 
 }  // namespace
 
-Result<VenueSnapshot> read_venue(venue::Venue& venue, const LedgerState& believed,
+Result<VenueSnapshot> read_venue(venue::Venue& venue, const LedgerView& believed,
                                  const store::Snapshot& ledger, const SnapshotOptions& options) {
   VenueSnapshot snapshot;
   snapshot.symbols = options.symbols;

@@ -21,6 +21,7 @@
 namespace defib::venue {
 
 struct BinanceOptions {
+  std::string name = "binance";
   std::string base_url = "https://api.binance.com";  // no final slash
   std::string api_key;
   std::string api_secret;
@@ -28,8 +29,10 @@ struct BinanceOptions {
   std::int64_t visibility_lag_ms = 1'000;  // "Memory => Database"
   os::Duration connect_timeout = std::chrono::seconds(2);
   os::Duration timeout = std::chrono::seconds(5);
-  std::int64_t weight_per_minute = 6'000;
-  const os::Clock* clock = nullptr;  // null: the real clock
+  std::int64_t weight_per_minute = 6'000;           // 0: the venue does not limit
+  os::Duration patience = std::chrono::seconds(2);  // see Venue::set_patience()
+  const os::Clock* clock = nullptr;                 // null: the real clock
+  std::string rate_file;                            // see RateBudget; empty: none
   // Called when the exchange of a new order with the venue is over and its reply has not been
   // looked at: the failure point "request_sent". May be empty.
   std::function<void()> after_exchange;
@@ -47,7 +50,7 @@ class BinanceVenue : public Venue {
   explicit BinanceVenue(BinanceOptions options);
   ~BinanceVenue() override;
 
-  std::string name() const override { return "binance"; }
+  std::string name() const override;
   Result<std::int64_t> server_time_ms() override;
   Result<std::vector<SymbolRules>> rules() override;
   Result<Quote> quote(const std::string& symbol) override;
@@ -62,6 +65,10 @@ class BinanceVenue : public Venue {
   Result<> test_order(const OrderRequest& request) override;
   std::int64_t recv_window_ms() const override;
   std::int64_t visibility_lag_ms() const override;
+
+  Result<VenueStatus> status() override;
+  RebuildModel rebuild_model() const override;
+  void set_patience(os::Duration patience) override;
 
   BinanceUsage usage() const;
 

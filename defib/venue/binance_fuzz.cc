@@ -15,7 +15,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   };
   check(venue::parse_binance_orders(text));
   check(venue::parse_binance_order(text, venue::ClientIdMember::kClientOrderId));
+  check(venue::parse_binance_order(text, venue::ClientIdMember::kFutures));
+  check(venue::parse_binance_orders(text, venue::ClientIdMember::kFutures));
+  check(venue::parse_binance_algo_orders(text));
   check(venue::parse_binance_fills(text));
+  check(venue::parse_binance_fills(text, true));
+  check(venue::parse_binance_futures_balances(text));
+  check(venue::parse_binance_positions(text));
   check(venue::parse_binance_account(text));
   check(venue::parse_binance_rules(text));
   check(venue::parse_binance_quotes(text));

@@ -15,14 +15,21 @@ namespace defib::venue {
 
 // Where the client's own id of the order stands: a cancel answers with its own id in
 // `clientOrderId` and the order's in `origClientOrderId`.
-enum class ClientIdMember { kClientOrderId, kOrigClientOrderId };
+// Futures answer with the order's own in both, and name the money `cumQuote`.
+enum class ClientIdMember { kClientOrderId, kOrigClientOrderId, kFutures };
 
 // They take the body by value to pad it in place (simdjson reads some bytes beyond the end).
-Result<std::vector<Order>> parse_binance_orders(std::string body);
+Result<std::vector<Order>> parse_binance_orders(
+    std::string body, ClientIdMember member = ClientIdMember::kClientOrderId);
 Result<Order> parse_binance_order(std::string body, ClientIdMember member);
-Result<std::vector<Fill>> parse_binance_fills(std::string body);
+// `futures`: the side stands in `buyer`, not in `isBuyer`.
+Result<std::vector<Fill>> parse_binance_fills(std::string body, bool futures = false);
 Result<std::vector<Balance>> parse_binance_account(std::string body);
 
+// Futures: conditional orders of the algo list, balances, and positions.
+Result<std::vector<Order>> parse_binance_algo_orders(std::string_view body);
+Result<std::vector<Balance>> parse_binance_futures_balances(std::string_view body);
+Result<std::vector<PositionReport>> parse_binance_positions(std::string_view body);
 Result<std::vector<SymbolRules>> parse_binance_rules(std::string_view body);
 Result<Quote> parse_binance_quote(std::string_view body);
 Result<std::vector<Quote>> parse_binance_quotes(std::string_view body);

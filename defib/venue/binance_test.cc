@@ -438,6 +438,22 @@ TEST(BinanceParser, WrongTypesAndImpossibleValuesAreNamed) {
   EXPECT_THAT(with("PARTIALLY_FILLED", "SHINY"), HasSubstr("known order status"));
 }
 
+TEST(BinanceParser, AStopOrderWithoutALimitHasItsTriggerAsPrice) {
+  std::string text(kOrderJson);
+  const auto swap = [&](std::string_view from, std::string_view to) {
+    text.replace(text.find(from), from.size(), to);
+  };
+  swap(R"("price":"50000.10")", R"("price":"0.00000000","stopPrice":"51000.00000000")");
+  auto order = parse_binance_order(text, ClientIdMember::kClientOrderId);
+  ASSERT_TRUE(order) << order.error().to_text();
+  EXPECT_EQ(order->price.to_string(), "51000");
+  EXPECT_TRUE(order->market_at_trigger);
+  swap(R"("price":"0.00000000")", R"("price":"52000.00")");
+  order = parse_binance_order(text, ClientIdMember::kClientOrderId);
+  EXPECT_EQ(order->price.to_string(), "52000");
+  EXPECT_FALSE(order->market_at_trigger);
+}
+
 TEST(BinanceParser, AHundredThousandOpenOrdersAreRead) {
   std::string body = "[";
   for (int i = 0; i < 100'000; ++i) {

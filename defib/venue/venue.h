@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "defib/base/decimal.h"
 #include "defib/base/error.h"
 #include "defib/os/clock.h"
+#include "defib/venue/rate_budget.h"
 
 namespace defib::venue {
 
@@ -56,6 +58,9 @@ struct Order {
   std::string symbol;
   Side side = Side::kBuy;
   OrderStatus status = OrderStatus::kUnknown;
+  // Waits for a trigger, and has no limit: `price` is the trigger. Whether a venue holds money for
+  // it is the venue's affair.
+  bool market_at_trigger = false;
   Decimal quantity;
   Decimal price;
   Decimal filled;
@@ -81,6 +86,32 @@ struct Balance {
   Decimal free;
   Decimal locked;
   Decimal total() const { return free + locked; }
+};
+
+// A margin or futures position as the venue states it. Signed: negative is short.
+struct PositionReport {
+  std::string symbol;
+  std::string position_side;  // "BOTH" in one-way mode; "LONG" or "SHORT" rows in hedge mode
+  Decimal quantity;
+  Decimal entry_price;
+};
+
+// What the venue says of itself; what a symbol says stands in its rules.
+enum class VenueStatus { kOnline, kPostOnly, kCancelOnly, kMaintenance };
+std::string_view to_string(VenueStatus status);
+
+// How reading everything again is paid for, for a prediction of its time. Costs are in the venue's
+// own unit (weight, counter points, requests).
+struct RebuildModel {
+  RateLimit limit;
+  std::int64_t fixed = 0;  // rules, account and time, together
+  std::int64_t fixed_requests = 3;
+  std::int64_t orders_page = 0;  // open orders a page; 0: all in one answer
+  std::int64_t orders_cost = 0;  // of one page
+  std::int64_t fills_page = 1'000;
+  std::int64_t fills_cost = 0;  // of one page
+  // False: whoever reads one symbol's fills or open orders reads those of all.
+  bool filtered = true;
 };
 
 struct SymbolRules {
@@ -120,8 +151,25 @@ class Venue {
   virtual Result<std::vector<Balance>> balances() = 0;
   // Fills with trade id greater than `after` (empty: from the first), oldest first, all pages.
   virtual Result<std::vector<Fill>> fills(const std::string& symbol, const std::string& after) = 0;
+  // The same of several symbols, each behind its own trade; one reading where one tells of all.
+  virtual Result<std::vector<Fill>> fills_of(const std::map<std::string, std::string>& after);
+  // Open orders of these symbols: one after the other, or all at once where that is cheaper.
+  Result<std::vector<Order>> open_orders_of(const std::vector<std::string>& symbols);
   // Checks an order without placing it: authentication, clock, filters.
   virtual Result<> test_order(const OrderRequest& request) = 0;
+  // Margin or futures positions; empty at a venue that has only balances, where has_positions() is
+  // false and a position is what its base asset's balance says.
+  virtual bool has_positions() const { return false; }
+  virtual Result<std::vector<PositionReport>> positions();
+  virtual Result<VenueStatus> status();
+  // The venue cancels everything of ours by itself unless this is called again within `timeout`;
+  // zero disarms. NotFound where the venue has no such switch: has_dead_mans_switch() is false.
+  virtual bool has_dead_mans_switch() const { return false; }
+  virtual Result<> arm_dead_mans_switch(os::Duration timeout);
+  virtual RebuildModel rebuild_model() const { return {}; }
+  // Reading may wait so long for the venue's rate budget; beyond, VenueRateLimited with
+  // `nothing_sent`. An engine's loop keeps it short, a program that only recovers may wait.
+  virtual void set_patience(os::Duration) {}
   // How long the request that the fence bounds may live, and how late its order may become visible.
   virtual std::int64_t recv_window_ms() const = 0;
   virtual std::int64_t visibility_lag_ms() const = 0;

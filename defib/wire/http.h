@@ -62,6 +62,21 @@ class HttpClient {
   HttpClient& operator=(HttpClient&&) noexcept;
   Result<HttpResponse> send(const HttpRequest& request);
 
+  // The same for answers too long to hold: the body of an answer of status 200 to 299 goes to
+  // `on_part` piece by piece as it arrives, with the answer's status and headers; false ends the
+  // exchange, which is a success then. Any other answer's body is returned as by send(). The errors
+  // are those of send(); parts may have been delivered before one. CallbackThrew where `on_part`
+  // threw. A slow `on_part` slows the sender down, and its own time is not counted as a stall.
+  struct StreamOptions {
+    os::Duration timeout{0};  // of the whole exchange; 0: none
+    // Without a byte from the server, before and between the parts; looked at once a second. 0:
+    // none.
+    os::Duration stall_timeout = std::chrono::seconds(100);
+  };
+  using OnPart = std::function<bool(const HttpResponse& head, std::string_view part)>;
+  Result<HttpResponse> stream(const HttpRequest& request, const StreamOptions& options,
+                              const OnPart& on_part);
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

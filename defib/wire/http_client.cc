@@ -11,6 +11,8 @@
 #include <strings.h>
 
 #include <algorithm>
+#include <charconv>
+#include <exception>
 #include <mutex>
 
 #include "defib/base/assert.h"
@@ -82,7 +84,26 @@ struct Exchange {
   bool may_repeat = false;
   bool headers_complete = false;
   bool too_large = false;
+  // Of stream() alone.
+  const HttpClient::OnPart* on_part = nullptr;
+  os::Duration stall_timeout{0};
+  std::int64_t last_byte_mono_ns = 0;
+  curl_off_t received = 0;
+  bool stopped = false;
+  bool stalled = false;
+  std::string callback_threw;
+  bool streams() const {
+    return on_part != nullptr && response.status >= 200 && response.status <= 299;
+  }
 };
+
+// "HTTP/1.1 200 OK" has 200.
+int status_of(std::string_view line) {
+  line.remove_prefix(std::min(line.find(' ') + 1, line.size()));
+  int status = 0;
+  std::from_chars(line.data(), line.data() + line.size(), status);
+  return status;
+}
 
 size_t on_header(char* data, size_t size, size_t count, void* user) {
   auto& exchange = *static_cast<Exchange*>(user);
@@ -95,6 +116,7 @@ size_t on_header(char* data, size_t size, size_t count, void* user) {
   const std::string_view line = trim(raw);
   if (raw.starts_with("HTTP/")) {  // Anew for each answer: 100 Continue comes before the real one.
     exchange.response.headers.clear();
+    exchange.response.status = status_of(line);
     exchange.headers_complete = false;
   } else if (line.empty()) {
     exchange.headers_complete = true;
@@ -104,9 +126,34 @@ size_t on_header(char* data, size_t size, size_t count, void* user) {
   return raw.size();
 }
 
+bool pass_on(Exchange& exchange, std::string_view part) {
+  try {
+    exchange.stopped = !(*exchange.on_part)(exchange.response, part);
+  } catch (const std::exception& exception) {
+    exchange.callback_threw = exception.what();
+  } catch (...) {
+    exchange.callback_threw = "an exception of an unknown type";
+  }
+  exchange.last_byte_mono_ns = os::real_clock().mono_ns();
+  return !exchange.stopped && exchange.callback_threw.empty();
+}
+
+// Called at least once a second, also while nothing happens.
+int on_progress(void* user, curl_off_t, curl_off_t received, curl_off_t, curl_off_t) {
+  auto& exchange = *static_cast<Exchange*>(user);
+  const std::int64_t now = os::real_clock().mono_ns();
+  if (received != exchange.received) {
+    exchange.received = received;
+    exchange.last_byte_mono_ns = now;
+  }
+  exchange.stalled = now - exchange.last_byte_mono_ns > exchange.stall_timeout.count();
+  return exchange.stalled ? 1 : 0;
+}
+
 size_t on_body(char* data, size_t size, size_t count, void* user) {
   auto& exchange = *static_cast<Exchange*>(user);
   const std::size_t bytes = size * count;
+  if (exchange.streams()) return pass_on(exchange, {data, bytes}) ? bytes : 0;
   if (bytes > exchange.max_body - exchange.response.body.size()) {
     exchange.too_large = true;
     return 0;
@@ -225,6 +272,30 @@ struct HttpClient::Impl {
     set(CURLOPT_PREREQDATA, static_cast<void*>(&exchange));
   }
 
+  Result<HttpResponse> perform(const HttpRequest& request, Exchange& exchange) {
+    const CURLcode code = curl_easy_perform(curl);
+    if (exchange.stopped) return std::move(exchange.response);
+    if (!exchange.callback_threw.empty()) {
+      return Error(Code::kCallbackThrew,
+                   fmt::format("the receiver of the answer threw: {}", exchange.callback_threw));
+    }
+    if (code != CURLE_OK) return failure(request, exchange, code);
+    long status = 0;
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+    exchange.response.status = static_cast<int>(status);
+    const bool whole = exchange.headers_complete && !lengths_contradict(exchange.response) &&
+                       (exchange.may_repeat || end_is_proven(request, exchange.response));
+    if (!whole) {
+      return Error(Code::kHttpOutcomeUnknown,
+                   fmt::format("{} {}: sent, but the end of the answer cannot be told from a cut",
+                               request.method, without_query(request.url)))
+          .with("method", request.method)
+          .with("url", without_query(request.url))
+          .with("status", status);
+    }
+    return std::move(exchange.response);
+  }
+
   Error failure(const HttpRequest& request, const Exchange& exchange, CURLcode code) const {
     const std::string_view target = without_query(request.url);
     const auto describe = [&](Code error_code, std::string_view what, std::string_view why) {
@@ -243,6 +314,8 @@ struct HttpClient::Impl {
     std::string why = text_of(code);
     if (exchange.too_large) {
       why = fmt::format("the answer is larger than {} bytes", options.max_body);
+    } else if (exchange.stalled) {
+      why = fmt::format("nothing came for {}", os::format_duration(exchange.stall_timeout));
     } else if (code == CURLE_ABORTED_BY_CALLBACK) {
       why = "the server closed the connection without an answer";
     }
@@ -266,22 +339,29 @@ Result<HttpResponse> HttpClient::send(const HttpRequest& request) {
   exchange.max_body = impl_->options.max_body;
   exchange.may_repeat = request.method == "GET" || request.method == "HEAD";
   impl_->prepare(request, headers.get(), exchange);
-  const CURLcode code = curl_easy_perform(impl_->curl);
-  if (code != CURLE_OK) return impl_->failure(request, exchange, code);
-  long status = 0;
-  curl_easy_getinfo(impl_->curl, CURLINFO_RESPONSE_CODE, &status);
-  exchange.response.status = static_cast<int>(status);
-  const bool whole = exchange.headers_complete && !lengths_contradict(exchange.response) &&
-                     (exchange.may_repeat || end_is_proven(request, exchange.response));
-  if (!whole) {
-    return Error(Code::kHttpOutcomeUnknown,
-                 fmt::format("{} {}: sent, but the end of the answer cannot be told from a cut",
-                             request.method, without_query(request.url)))
-        .with("method", request.method)
-        .with("url", without_query(request.url))
-        .with("status", status);
+  return impl_->perform(request, exchange);
+}
+
+Result<HttpResponse> HttpClient::stream(const HttpRequest& request, const StreamOptions& options,
+                                        const OnPart& on_part) {
+  DEFIB_TRY(check(request));
+  const List headers = header_list(request);
+  Exchange exchange;
+  exchange.max_body = impl_->options.max_body;
+  // What was passed on cannot be taken back: no request is sent twice here.
+  exchange.may_repeat = false;
+  exchange.on_part = &on_part;
+  exchange.stall_timeout = options.stall_timeout;
+  exchange.last_byte_mono_ns = os::real_clock().mono_ns();
+  impl_->prepare(request, headers.get(), exchange);
+  impl_->set(CURLOPT_TIMEOUT_MS,
+             options.timeout.count() > 0 ? to_milliseconds(options.timeout) : 0L);
+  if (options.stall_timeout.count() > 0) {
+    impl_->set(CURLOPT_NOPROGRESS, 0L);
+    impl_->set(CURLOPT_XFERINFOFUNCTION, &on_progress);
+    impl_->set(CURLOPT_XFERINFODATA, static_cast<void*>(&exchange));
   }
-  return std::move(exchange.response);
+  return impl_->perform(request, exchange);
 }
 
 }  // namespace defib::wire

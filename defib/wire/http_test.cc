@@ -683,6 +683,121 @@ TEST_F(ReusedConnectionDies, AGetIsSentAnew) {
 
 // ---- text
 
+// ---- answers piece by piece
+
+TEST(HttpStream, APieceIsPassedOnBeforeTheNextWasSent) {
+  Event first_seen;
+  RawServer server([&](RawConnection& connection, int) {
+    if (connection.read_request().empty()) return;
+    connection.send(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Kind: dbn\r\n\r\n3\r\nabc\r\n");
+    EXPECT_TRUE(first_seen.wait());
+    connection.send("4\r\ndefg\r\n0\r\n\r\n");
+  });
+  std::string body;
+  HttpClient client;
+  const auto answer = client.stream(request("POST", server.url(), "a=1"), {},
+                                    [&](const HttpResponse& head, std::string_view part) {
+                                      EXPECT_EQ(head.status, 200);
+                                      EXPECT_EQ(head.header("X-Kind"), "dbn");
+                                      body += part;
+                                      first_seen.set();
+                                      return true;
+                                    });
+  ASSERT_TRUE(answer.has_value()) << answer.error().to_line();
+  EXPECT_EQ(answer->status, 200);
+  EXPECT_EQ(answer->body, "");
+  EXPECT_EQ(body, "abcdefg");
+}
+
+TEST(HttpStream, AnAnswerMayBeLongerThanTheBoundOfWhatIsHeld) {
+  const std::string large(4 << 20, 'x');
+  const auto server = serve([&](const HttpRequest&) { return reply(200, large); });
+  HttpClient client(HttpClient::Options{.max_body = 1000});
+  std::size_t bytes = 0;
+  ASSERT_TRUE(client.stream(request("GET", url_of(server->port())), {},
+                            [&](const HttpResponse&, std::string_view part) {
+                              bytes += part.size();
+                              return true;
+                            }));
+  EXPECT_EQ(bytes, large.size());
+}
+
+TEST(HttpStream, AnErrorStatusIsReturnedAndNotPassedOn) {
+  const auto server = serve([](const HttpRequest&) { return reply(422, "why", {{"X-A", "b"}}); });
+  HttpClient client;
+  const auto answer = client.stream(request("POST", url_of(server->port()), "x"), {},
+                                    [](const HttpResponse&, std::string_view) -> bool {
+                                      ADD_FAILURE();
+                                      return true;
+                                    });
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->status, 422);
+  EXPECT_EQ(answer->body, "why");
+}
+
+TEST(HttpStream, TheReceiverEndsItAndTheClientGoesOn) {
+  const std::string large(4 << 20, 'x');
+  const auto server = serve([&](const HttpRequest&) { return reply(200, large); });
+  HttpClient client;
+  int parts = 0;
+  const auto answer =
+      client.stream(request("GET", url_of(server->port())), {},
+                    [&](const HttpResponse&, std::string_view) { return ++parts < 2; });
+  ASSERT_TRUE(answer.has_value()) << answer.error().to_line();
+  EXPECT_EQ(parts, 2);
+  EXPECT_EQ(client.send(request("GET", url_of(server->port())))->body.size(), large.size());
+}
+
+TEST(HttpStream, AReceiverThatThrowsIsAnError) {
+  const auto server = serve([](const HttpRequest&) { return reply(200, "body"); });
+  HttpClient client;
+  const auto answer = client.stream(request("GET", url_of(server->port())), {},
+                                    [](const HttpResponse&, std::string_view) -> bool {
+                                      throw std::runtime_error("no more room");
+                                    });
+  ASSERT_FALSE(answer.has_value());
+  EXPECT_EQ(answer.error().code(), Code::kCallbackThrew);
+  EXPECT_THAT(answer.error().message(), HasSubstr("no more room"));
+}
+
+TEST(HttpStream, ACutIsOutcomeUnknownAfterWhatCame) {
+  RawServer server(answer_once("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabcd"));
+  std::string body;
+  HttpClient client;
+  const auto answer = client.stream(request("POST", server.url(), "x"), {},
+                                    [&](const HttpResponse&, std::string_view part) {
+                                      body += part;
+                                      return true;
+                                    });
+  ASSERT_FALSE(answer.has_value());
+  EXPECT_EQ(answer.error().code(), Code::kHttpOutcomeUnknown);
+  EXPECT_EQ(body, "abcd");
+}
+
+TEST(HttpStream, ASilentServerIsToldFromASlowReceiver) {
+  Event done;
+  RawServer server([&](RawConnection& connection, int) {
+    if (connection.read_request().empty()) return;
+    connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabcd");
+    EXPECT_TRUE(done.wait());
+  });
+  HttpClient client;
+  const auto started = os::real_clock().mono_ns();
+  const auto answer =
+      client.stream(request("GET", server.url()), {.stall_timeout = std::chrono::milliseconds(300)},
+                    [](const HttpResponse&, std::string_view) {
+                      // Longer than the limit, and the receiver's own affair.
+                      os::real_clock().sleep_for(std::chrono::milliseconds(400));
+                      return true;
+                    });
+  done.set();
+  ASSERT_FALSE(answer.has_value());
+  EXPECT_EQ(answer.error().code(), Code::kHttpOutcomeUnknown);
+  EXPECT_THAT(answer.error().message(), HasSubstr("nothing came for 300 ms"));
+  EXPECT_LT(os::real_clock().mono_ns() - started, 5'000'000'000);
+}
+
 TEST(HttpText, PercentEncodingRoundTripsEveryByte) {
   std::string all;
   for (int i = 0; i < 256; ++i) all += static_cast<char>(i);

@@ -1,6 +1,6 @@
-// Parsing goes through nlohmann-json's SAX interface, whose lexer is iterative; building, reading
-// and dumping are ours. JsonBuilder keeps the open containers on a stack of its own, so that the
-// depth is checked before anything nests.
+// Parsing goes through nlohmann-json's SAX interface, whose lexer is iterative; building and
+// reading are ours. JsonBuilder keeps the open containers on a stack of its own, so that the depth
+// is checked before anything nests.
 
 #include "defib/wire/json.h"
 
@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "defib/base/assert.h"
+#include "defib/wire/json_writer.h"
 
 namespace defib::wire {
 namespace {
@@ -22,137 +23,18 @@ const Json kNull;
 const Json::Array kNoItems;
 const Json::Object kNoMembers;
 
-// The length of the well-formed UTF-8 sequence at the start of `text` (Unicode 15, table 3-7), or
-// 0 where there is none. `text` is not empty.
-std::size_t utf8_length(std::string_view text) {
-  const auto at = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const auto in = [&](std::size_t i, unsigned low, unsigned high) {
-    return i < text.size() && at(i) >= low && at(i) <= high;
-  };
-  const auto tail = [&](std::size_t i) { return in(i, 0x80, 0xBF); };
-  const unsigned lead = at(0);
-  if (lead < 0x80) return 1;
-  if (lead >= 0xC2 && lead <= 0xDF) return tail(1) ? 2 : 0;
-  if (lead == 0xE0) return in(1, 0xA0, 0xBF) && tail(2) ? 3 : 0;
-  if (lead == 0xED) return in(1, 0x80, 0x9F) && tail(2) ? 3 : 0;
-  if (lead >= 0xE1 && lead <= 0xEF) return tail(1) && tail(2) ? 3 : 0;
-  if (lead == 0xF0) return in(1, 0x90, 0xBF) && tail(2) && tail(3) ? 4 : 0;
-  if (lead == 0xF4) return in(1, 0x80, 0x8F) && tail(2) && tail(3) ? 4 : 0;
-  if (lead >= 0xF1 && lead <= 0xF3) return tail(1) && tail(2) && tail(3) ? 4 : 0;
-  return 0;
+// About how long the dump will be, a little too much rather than too little, so that it need not
+// grow while it is made.
+std::size_t dumped_size(const Json& value, std::size_t depth, std::size_t indent) {
+  constexpr std::size_t kNumberBytes = 8, kMarks = 6;  // two quotes, colon, blank, comma, line end
+  std::size_t size = value.is_string() ? value.as_string().size() : kNumberBytes;
+  const std::size_t each = kMarks + (depth + 1) * indent;
+  for (const Json& item : value.items()) size += each + dumped_size(item, depth + 1, indent);
+  for (const auto& [name, member] : value.members()) {
+    size += each + name.size() + dumped_size(member, depth + 1, indent);
+  }
+  return size;
 }
-
-void dump_string(std::string& out, std::string_view text) {
-  out += '"';
-  while (!text.empty()) {
-    const char c = text.front();
-    std::size_t length = 1;
-    switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      default:
-        length = utf8_length(text);
-        if (length == 0) {
-          out += "\xEF\xBF\xBD";  // U+FFFD, the replacement character.
-          length = 1;
-        } else if (static_cast<unsigned char>(c) < 0x20) {
-          fmt::format_to(std::back_inserter(out), "\\u{:04x}", static_cast<unsigned>(c));
-        } else {
-          out += text.substr(0, length);
-        }
-    }
-    text.remove_prefix(length);
-  }
-  out += '"';
-}
-
-void dump_double(std::string& out, double value) {
-  if (!std::isfinite(value)) {
-    out += "null";  // JSON has no other word for it.
-    return;
-  }
-  char buffer[32];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
-  const std::string_view text(buffer, static_cast<std::size_t>(end - buffer));
-  out += text;
-  // Stays a double when it is read back.
-  if (text.find_first_of(".e") == std::string_view::npos) out += ".0";
-}
-
-class Dumper {
- public:
-  Dumper(std::string& out, int indent) : out_(out), indent_(indent) {}
-
-  void dump(const Json& value) {
-    if (value.is_object()) {
-      container('{', '}', value.members(), [this](const Json::Member& member) {
-        dump_string(out_, member.first);
-        out_ += indent_ < 0 ? ":" : ": ";
-        dump(member.second);
-      });
-    } else if (value.is_array()) {
-      container('[', ']', value.items(), [this](const Json& item) { dump(item); });
-    } else if (value.is_string()) {
-      dump_string(out_, value.as_string());
-    } else if (value.is_bool()) {
-      out_ += value.as_bool() ? "true" : "false";
-    } else if (value.is_null()) {
-      out_ += "null";
-    } else {
-      number(value);
-    }
-  }
-
- private:
-  void number(const Json& value) {
-    if (!value.is_whole()) {
-      dump_double(out_, value.as_double());
-    } else if (const std::int64_t whole = value.as_int(); whole != 0) {
-      out_ += fmt::format_int(whole).c_str();
-    } else {
-      out_ += fmt::format_int(value.as_uint()).c_str();
-    }
-  }
-
-  template <typename Elements, typename DumpElement>
-  void container(char open, char close, const Elements& elements, DumpElement dump_element) {
-    out_ += open;
-    ++depth_;
-    bool first = true;
-    for (const auto& element : elements) {
-      if (!first) out_ += ',';
-      first = false;
-      new_line();
-      dump_element(element);
-    }
-    --depth_;
-    if (!first) new_line();
-    out_ += close;
-  }
-
-  void new_line() {
-    if (indent_ < 0) return;
-    out_ += '\n';
-    out_.append(static_cast<std::size_t>(indent_) * static_cast<std::size_t>(depth_), ' ');
-  }
-
-  std::string& out_;
-  int indent_;
-  int depth_ = 0;
-};
 
 // Walks the text and tells how far the lexer has come, which the SAX interface does not.
 class CountingIterator {
@@ -430,9 +312,9 @@ Result<std::int64_t> Json::require_int(std::string_view key) const {
 }
 
 std::string Json::dump(int indent) const {
-  std::string out;
-  Dumper(out, indent).dump(*this);
-  return out;
+  JsonWriter writer(indent, dumped_size(*this, 0, static_cast<std::size_t>(std::max(indent, 0))));
+  writer.item(*this);
+  return writer.take();
 }
 
 Result<Json> Json::parse(std::string_view text) {

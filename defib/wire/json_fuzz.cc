@@ -6,6 +6,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/wire/json.h"
+#include "defib/wire/json_parts.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using defib::wire::Json;
@@ -16,9 +17,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     DEFIB_ASSERT(*again == *json);
     const auto indented = Json::parse(json->dump(2));
     DEFIB_ASSERT(indented.has_value() && *indented == *json);
+    for (const auto& [name, member] : json->members()) {
+      if (Json(name).dump() != '"' + name + '"') continue;
+      DEFIB_ASSERT(defib::wire::json_member(json->dump(2), name) == member);
+    }
+    DEFIB_ASSERT(defib::wire::json_items(json->dump(2)).size() == json->items().size());
   } else {
     DEFIB_ASSERT(!json.error().field("offset").empty());
   }
+  static_cast<void>(defib::wire::json_member_text(text, "a"));
+  static_cast<void>(defib::wire::json_items(text));
   // Any bytes are also a text.
   const auto as_text = Json::parse(Json(text).dump());
   DEFIB_ASSERT(as_text.has_value() && as_text->is_string());

@@ -84,6 +84,22 @@ TEST(Json, EveryPairOfBytesDumpsToParsableText) {
   }
 }
 
+TEST(Json, AByteThatCannotStandThereIsEscapedWhereverInATextItIs) {
+  for (int byte = 0; byte < 256; ++byte) {
+    const Json alone(std::string(1, static_cast<char>(byte)));
+    const std::string dumped = alone.dump();
+    const std::string escaped = dumped.substr(1, dumped.size() - 2);
+    for (std::size_t size = 1; size < 20; ++size) {
+      for (std::size_t at = 0; at < size; ++at) {
+        std::string text(size, 'a'), expected = text;
+        text[at] = static_cast<char>(byte);
+        expected.replace(at, 1, escaped);
+        ASSERT_EQ(Json(text).dump(), '"' + expected + '"') << byte << " at " << at;
+      }
+    }
+  }
+}
+
 TEST(Json, EscapesAreDecoded) {
   EXPECT_EQ(parsed(R"("\u00e9\ud83d\ude00\/\b\f")").as_string(), "\xc3\xa9\xf0\x9f\x98\x80/\b\f");
 }

@@ -21,7 +21,7 @@ BUGS = [
          "      if (at->owner != 0) return path;\n")]),
     ("an abandoned lock is one of a circle", "Locks.AMutexOfAThreadThatIsGone*", [
         (LOCKS, "  if (!is_private || (head.kind & kSharedKind) != 0 || !snapshot.gaps.empty()) "
-         "return std::nullopt;\n", "")]),
+         "return std::nullopt;\n", "  if (!is_private && head.lock == 0) return std::nullopt;\n")]),
     ("any word like a mutex's is an abandoned one", "*Rules.*abandoned*", [
         (HANG, "    if (thread != nullptr && calls(*thread, {\"pthread_mutex_lock\", "
          "\"lll_lock_wait\"})) return &wait;\n", "    if (thread != nullptr) return &wait;\n")]),
@@ -35,7 +35,8 @@ BUGS = [
         (HANG, "  return line + where(facts, wait.owner, \", which stands in \");\n",
          "  return line + where(facts, wait.waiter, \", which stands in \");\n")]),
     ("the hot frames are left out", "Hangs.ABusyLoop*", [
-        (HANG, "    std::ranges::move(hot_lines(thread), std::back_inserter(evidence));\n", "")]),
+        (HANG, "    std::ranges::move(hot_lines(thread)",
+         "    if (facts.pid < 0) std::ranges::move(hot_lines(thread)")]),
     # Out of memory only on the kernel's word.
     ("a count of kills decides against the kernel's log", "*counter_beside*", [
         (CLASSIFY, "facts.new_oom_kills.value_or(0) > 0 && !facts.kernel_log_complete",
@@ -45,8 +46,8 @@ BUGS = [
     ("a process id is matched as a prefix in the kernel's log", "KernelLog.*", [
         (KERNEL, "    if (starts && ends) return true;\n", "    if (starts) return true;\n")]),
     ("the limit of processor time is not asked", "*cpu_hard_limit*", [
-        (CLASSIFY, "facts.cpu_limit_ns > 0 && facts.cpu_ns >= facts.cpu_limit_ns",
-         "facts.cpu_limit_ns < 0")]),
+        (CLASSIFY, "facts.cpu_limit_ns > 0 && facts.cpu_ns >= facts.cpu_limit_ns - cpu_slack(facts)",
+         "facts.cpu_limit_ns < 0 && facts.cpu_ns >= cpu_slack(facts)")]),
     # Text is evidence, and weaker than facts.
     ("a traceback decides whatever the exit code", "*Outputs.*python_logged*", [
         (OUTPUT, "  if (ending.exit_code != 1) return std::nullopt;\n  constexpr std::string_view "

@@ -13,11 +13,17 @@ GROUPS = "defib/daemon/crash_groups.cc"
 RUNS = "defib/daemon/run_keeper.cc"
 
 BUGS = [
+    ("what the service said and nobody heard is not told", "Recorder.WhatTheServiceSaid*", [
+        (RECORDER, "  if (event.key == \"X_DEFIB_DROPPED\") return messages_lost(own, event.value);\n",
+         "")]),
     ("a failure is counted twice", "Groups.CountNothingTwice:Groups.LoseNothing*", [
         (GROUPS, "  if (counted(incident, number)) return false;\n", "")]),
     ("what a killed recorder did not count is lost", "Recorder.EqualFailures*", [
         (GROUPS, "  for (const wire::Json& line : lines) {\n    if (line[\"event\"]",
          "  for (const wire::Json& line : lines) {\n    if (number >= 0 || line[\"event\"]")]),
+    ("an end is forgotten for the next one", "Recorder.EachOfTwoQuick*", [
+        (RECORDER, "  if (own.end && own.classify_timer != 0 && own.report_path.empty()) classify(own);\n",
+         "")]),
     ("a run that ended badly is good", "RunKeeperTest.*", [
         (RUNS, "  if (well && long_enough && !run.told)", "  if (long_enough && !run.told)")]),
     ("a run is good while something is wrong", "RunKeeperTest.While*", [

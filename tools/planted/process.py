@@ -20,6 +20,7 @@ SOCKETS = "defib/process/kept_sockets.cc"
 STALL = "defib/process/stall_rules.cc"
 STARVATION = "defib/process/starvation.cc"
 SUPERVISED = "defib/process/supervised.cc"
+SUPERVISED_SHIM = "defib/process/supervised_shim.cc"
 
 CAPTURE = "apps/defib-shim/capture.cc"
 TRACE = "apps/defib-snapshot/trace.cc"
@@ -28,6 +29,12 @@ BUGS = [
     # Captures.
     ("a capture that is late is left to itself", "Capturing.AHelperThatHolds*", [
         (CAPTURE, "  kill(-capture.pid, SIGKILL);\n  kill(capture.pid, SIGKILL);\n", "")]),
+    ("a report is told before the end that it belongs to", "Capturing.AReportThatIsDone*", [
+        (CAPTURE, "  if (find_generation(generation) != nullptr) {\n    capture.pid = kEarly;",
+         "  if (generation == 0) {\n    capture.pid = kEarly;")]),
+    ("a helper may sleep on where its process is gone", "Capturing.AHelperThatSleepsIs*", [
+        (CAPTURE, "    if (was_copied(capture)) {\n",
+         "    if (was_copied(capture) || find_generation(capture.generation) == nullptr) {\n")]),
     ("what the page tells is not reported", "Capturing.AHelperThatSleeps*:"
      "Capturing.AHelperThatIsKilled*", [
         (CAPTURE, "  if (!reported && !capture.by_page) {\n",
@@ -62,7 +69,7 @@ BUGS = [
     ("two supervisors hold one name", "StateDirTest.TheLock*:Supervision.ASecond*", [
         (GUARDIAN, "  if (!locked) return locked.error();\n", "")]),
     ("the agent's lock is not robust", "DyingService.DeathIsTold*", [
-        ("defib/process/agent_core.cc",
+        ("defib/os/life_lock.h",
          "pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&",
          "pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_STALLED) == 0 &&")]),
     # What is left behind.
@@ -73,7 +80,7 @@ BUGS = [
         (FLOW, "  if (one.groups.kill_all()) return;\n  one.used = false;",
          "  if (!one.groups.kill_all() || one.used) return;\n  one.used = false;")]),
     ("descendants are looked for among the children only", "*Family.DoubleForkers*:"
-     "*Family.AReplacement*:Supervision.*escendant*", [
+     "*Family.AReplacementMeetsNoneOfALine*", [
         (FLOW, "  kill_descendants(getpid(), spared, count);\n", "  (void)count;\n"),
         (ENDING, "  await_leftovers();\n    request_start(true, report->ticket_id);\n",
          "  request_start(true, report->ticket_id);\n")]),
@@ -104,11 +111,35 @@ BUGS = [
          "  exit.number = ++record.exit_number;\n  record.acknowledged = exit.number;\n")]),
     ("an end that was told is told again", "Takeover.AnAcknowledged*", [
         (CONTROL, "  record.acknowledged = acknowledged;\n", "")]),
-    ("the program runs before the disk knows of it", "Strikes.TheShim*", [
+    ("the program runs before the disk knows of it", "Strikes.TheShimIsKilledAtEachWrite*", [
         (LAUNCH, "  if (status.write_record() != 0 && status.write_record() != 0) {\n",
          "  if (status.record.magic == 0) {\n")]),
-    ("the status file is written in one place", "Strikes.TheShim*:StatusFile.*:Takeover.*:Torture.*", [
+    ("the status file is written in one place", "Takeover.TheRecordBefore*", [
         (STATUS, "static_cast<off_t>(record.sequence % 2);", "static_cast<off_t>(record.sequence * 0);")]),
+    ("a stop that the supervisor before asked for is asked of no further shim",
+     "Takeover.AStopThatTheSupervisorBefore*", [
+         (SUPERVISED_SHIM, "    stop_asked_ = graceful_stop(spec_, welcome.stopping, requested ? 0 : "
+          "active.generation);\n    kill_at_mono_ns_ = context_.clock.mono_ns() + "
+          "stop_asked_->grace_ns;\n", "")]),
+    ("a stop of a start that has not begun is forgotten", "Takeover.AStopOfAStart*", [
+        (SUPERVISED, "state_ == ServiceState::kStopped && !start_asked_ && replay_left_ == 0;",
+         "state_ != ServiceState::kBackingOff;")]),
+    ("a second stop forgets the first", "Takeover.ASecondStop*", [
+        (SUPERVISED, "  if (!rests) planner_->remember_stop(generation_);",
+         "  if (!rests) planner_->remember_stop(generation_); else planner_->forget_pending();")]),
+    ("a start does not wait for what the stop before it finds", "CommandRace.AStartAfter*", [
+        (SUPERVISED, "  restart_requested_ = stop_unanswered_ != 0;\n",
+         "  restart_requested_ = false;\n")]),
+    ("a stop that found nothing is not answered where that cannot be said",
+     "CommandRace.AStopIsAnswered*", [
+         (CONTROL, "sizeof body, nullptr, 0, nullptr, 0)) drop_connection();",
+          "sizeof body, nullptr, 0, nullptr, 0)) return;")]),
+    ("a stop that nobody heard is forgotten", "Takeover.AStopThatNobodyHeard*", [
+        (SUPERVISED, "  if (stop_requested() && report.reason != StopReason::kRequested) "
+                     "return call_off_start();\n", "")]),
+    ("a start that was called off between fence and end is waited for",
+     "DyingService.AStopBetween*", [
+         (SUPERVISED_SHIM, "(exited.ticket_id != 0 && !called_off)", "exited.ticket_id != 0")]),
     ("a takeover begins the log anew", "Torture.*:ServiceOutput.AFloodThrough*", [
         (PUMP, "  if (fd < 0) fd = open(kLogCurrent, O_RDWR | O_CREAT | O_CLOEXEC, 0600);\n",
          "  if (fd < 0) fd = open(kLogCurrent, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);\n")]),
@@ -117,13 +148,13 @@ BUGS = [
          "  if (rotate()) return max_bytes_;\n"),
         (PUMP, "  finish_line(stream);\n  used = size_", "  used = size_")]),
     ("a flood has no rate", "ServiceOutput.AFloodIsCut*", [
-        (PUMP, "  if (rate_ == 0) return true;\n", "  if (rate_ >= 0) return true;\n")]),
+        (PUMP, "  if (rate_ == 0) return true;\n", "  if (rate_ != 1) return true;\n")]),
     ("the sockets of a service die with its shim", "SocketService.KeepsThem*:SocketService.GetsBack*", [
         (SOCKETS, "  stored_ = std::move(stored);\n", "  stored_.clear();\n")]),
     ("a crash is not written down", "Planner.WhatIsKnown*", [
         (POLICY, "    last_generation_ = generation;\n    save();\n",
          "    last_generation_ = generation;\n")]),
-    ("a decision is not written down before it is carried out", "Planner.ADelay*", [
+    ("a decision is not written down before it is carried out", "Planner.ADelayed*", [
         (POLICY, "  Decision decision = {Verdict::kStart, permitted->delay, std::nullopt};\n"
                  "  remember(generation, decision);\n",
          "  Decision decision = {Verdict::kStart, permitted->delay, std::nullopt};\n")]),
@@ -137,7 +168,7 @@ BUGS = [
     ("the list of exit codes is inverted", "RestartRules.*", [
         (POLICY, "  return without(unite(set, spec.restart_exit_codes), spec.no_restart_exit_codes);\n",
          "  return without(unite(set, spec.no_restart_exit_codes), spec.restart_exit_codes);\n")]),
-    ("a stop on request is restarted", "Ticket.*:Supervision.StoppingIs*", [
+    ("a stop on request is restarted", "Ticket.*", [
         (PROTOCOL, "  if (exit.reason == StopReason::kRequested || "
                    "exit.reason == StopReason::kReboot) return false;\n", "")]),
     ("a healthy time does not reset the delays", "Supervision.AHealthyTime*", [
@@ -146,19 +177,17 @@ BUGS = [
         (POLICY, "  options.spread = kSpread;\n", "  options.jitter = false;\n")]),
     ("equal crashes are not recognised", "Planner.TheThirdEqualCrash*", [
         (POLICY, "    in_a_row_ = again ? in_a_row_ + 1 : 1;\n", "    in_a_row_ = 1;\n")]),
-    ("a restart that has happened is not counted", "Supervision.ACrashLoop*", [
+    ("a restart that has happened is not counted", "Supervision.ACrashLoop*:Planner.*", [
         (POLICY, "  if (budget_.prepared()) {\n    budget_.use_prepared();\n  } else {\n"
                  "    budget_.record();\n  }\n  note(budget_.settle());\n",
          "  note(budget_.give_back());\n")]),
-    ("a stop does not call the waiting start off", "Supervision.AStopWhile*", [
+    ("a stop does not call the waiting start off", "Takeover.ASecondStop*", [
         (SERVICE, "    ticket_ = Ticket{};\n    pending_ = Ticket{};\n    start_at_ = 0;\n"
-                  "    cancel_waiting();\n", "    ticket_ = Ticket{};\n"),
-        (SUPERVISED, "  cancel(start_timer_);\n  cancel(decide_timer_);\n  deciding_ = false;\n"
-                     "  next_start_mono_ns_ = 0;\n"
-                     "  if (requested) restart_requested_ = fresh_asked_ = restart_when_started_ = false;\n",
-         "  cancel(decide_timer_);\n  deciding_ = false;\n"
-         "  if (requested) restart_requested_ = fresh_asked_ = restart_when_started_ = false;\n")]),
-    ("the supervisor starts twice what the shim starts", "Supervision.AKillIsAnswered*:Torture.*", [
+                  "    cancel_waiting();\n", "    ticket_ = Ticket{};\n")]),
+    ("a stop that only the disk knows is not told to the shim", "Takeover.AStopThatOnlyTheDisk*", [
+        (SUPERVISED, "    if (stopped && shim_waits_) {", "    if (stopped && !shim_waits_) {")]),
+    ("the supervisor starts twice what the shim starts", "Takeover.TheNextSupervisorAdopts*", [
+        (FLOW, "  if (alive()) return;\n  start_at_ = 0;\n", "  start_at_ = 0;\n"),
         (CONTROL, "        if (start_when_gone_) return;\n        return refuse(type, EALREADY);\n",
          "        if (start_when_gone_) return;\n"),
         (SUPERVISED, "  if (alive()) {\n    // Of a process that is on its way out",
@@ -168,7 +197,7 @@ BUGS = [
     ("starvation is told as a hang", "Stall.*:StallRules.*", [
         (STALL, "  if (available >= wanted || is_plain(evidence)) {\n",
          "  if (available >= os::Duration(0) || is_plain(evidence)) {\n")]),
-    ("a hang is never told", "HeartbeatTest.*", [
+    ("a hang is never told", "HeartbeatTest.ACounting*:HeartbeatTest.AStamped*", [
         (HEARTBEAT, "  if (mono_ns >= deadline_at && mono_ns >= slot.held_until_ns) {\n",
          "  if (mono_ns < 0 && mono_ns >= slot.held_until_ns) {\n")]),
     ("a debugged service is killed", "Stall.ADebugged*:StallRules.*", [
@@ -197,6 +226,9 @@ BUGS = [
     ("anybody may take the shim over", "Takeover.*:Launched.*", [
         (KERNEL, "  return peer.uid == geteuid() || peer.uid == 0;\n",
          "  return peer.uid == geteuid() || peer.pid != 0;\n")]),
+    ("a stop that crosses the start signals twice", "Family.AStopThatCrosses*", [
+        ("apps/defib-shim/service.cc", "  if (one.kill_at != 0 && request.number != 0 && same) return;\n",
+         "  if (same && one.pid < 0) return;\n")]),
     ("what is said while there is no shim is lost", "NotifyProtocol.WhatTheAgentSays*", [
         ("apps/defib-shim/service.cc", "  take_unheard(one);\n", "")]),
 ]

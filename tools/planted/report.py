@@ -23,6 +23,8 @@ BUGS = [
     ("a disconnected exchange is not noticed", "Advice.ADisconnected*", [
         (ADVICE, "facts.venue_disconnected || tells_of_a_disconnect(entry)",
          "facts.venue_disconnected || (facts.cause.empty() && tells_of_a_disconnect(entry))")]),
+    ("refused memory was taken by the kernel", "Advice.OfMemory*", [
+        (ADVICE, "case_of(facts.cause, facts.subtype)", "case_of(facts.cause)")]),
     ("a flood of output is shown whole", "Html.IsBounded*", [
         (DOCUMENT, "constexpr std::size_t kMaxLogLines = 400;",
          "constexpr std::size_t kMaxLogLines = 400'000;")]),

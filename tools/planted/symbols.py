@@ -15,6 +15,15 @@ BUGS = [
         (FILES, "      if (id == build_id_) return true;\n", "      if (!id.empty()) return true;\n")]),
     ("a debug link's checksum is not compared", "DebugFiles.OfAProgramWithout*", [
         (FILES, "    return crc_of(fd) == link->crc ||\n", "    return crc_of(fd) != 0 ||\n")]),
+    ("a copy of the stripped program hides the debug file beside it", "DebugFiles.AreFoundBeside*", [
+        (FILES, " && tells_names(search.found().fd.get())", "")]),
+    ("a packed section is taken as it comes out", "Unpacked.OfADamaged*", [
+        ("defib/postmortem/unpacked_file.cc",
+         "  return ::isal_inflate(state.get()) == ISAL_DECOMP_OK && state->avail_out == 0 &&\n"
+         "         state->block_state == ISAL_BLOCK_FINISH;\n",
+         "  ::isal_inflate(state.get());\n  return true;\n")]),
+    ("what was to be done meanwhile is done at each attempt", "Guarded.WhatIsDoneMeanwhile*", [
+        ("defib/postmortem/guarded.cc", "attempt == 0 ? meanwhile : nullptr", "meanwhile")]),
     ("a refused debug file is not told", "DebugFiles.OfAnother*", [
         (UNWIND, "  for (const std::string& line : session.refused()) output.write(encode_gap(line));\n",
          "")]),

@@ -5,8 +5,8 @@ namespace {
 using Callback = int (*)(int);
 
 VICTIM_FUNCTION int notify_listener(Callback callback) {
-  const int answer = callback(7);  // fault
-  return answer + 1;
+  callback(7);  // fault
+  return 8;     // where the call would return to: another line than that of the call
 }
 
 }  // namespace

@@ -5,6 +5,10 @@
 //   a
 //                               process that has ended (double fork), with all descriptors closed;
 //                               runs
+//   launched line N             has N descendants, each in a session of its own and the child of
+//   the
+//                               one before; the last holds a lock. A start that finds it held says
+//                               so in `met`. Runs
 //   launched bomb               forks as often as it can, and so does every child, until killed
 //   launched signals FILE       notes each of SIGINT, SIGHUP, SIGTERM in FILE, and goes on
 //   launched ready              says READY=1; runs
@@ -20,6 +24,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -134,6 +139,20 @@ void scatter() {
   }
 }
 
+void line(int length) {
+  const std::string dir = variable("VICTIM_DIR");
+  const int lock = open((dir + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (flock(lock, LOCK_EX | LOCK_NB) != 0) append((dir + "/met").c_str(), "somebody\n");
+  close(lock);
+  for (int i = 0; i < length; ++i) {
+    if (fork() != 0) run();
+    setsid();
+  }
+  const int held = open((dir + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  flock(held, LOCK_EX);
+  append((dir + "/line").c_str(), "done\n");
+}
+
 [[noreturn]] void bomb() {
   signal(SIGCHLD, SIG_IGN);
   const pid_t service = getpid();
@@ -177,6 +196,8 @@ int main(int argc, char** argv) {
   } else if (mode == "scatter") {
     scatter();
     append((variable("VICTIM_DIR") + "/scattered").c_str(), "done\n");
+  } else if (mode == "line") {
+    line(number(2));
   } else if (mode == "bomb") {
     bomb();
   } else if (mode == "signals") {

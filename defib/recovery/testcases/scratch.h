@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "defib/base/assert.h"
-#include "defib/os/files.h"
+#include "defib/os/pass_through_files.h"
 
 namespace defib::recovery::testcases {
 
@@ -47,54 +47,43 @@ class Scratch {
 // gate's answer: do it, do half of it (a write), or fail without doing anything.
 enum class Gate { kPass, kHalf, kFail };
 
-class GatedFiles final : public os::Files {
+class GatedFiles final : public os::PassThroughFiles {
  public:
   // Called with the operation's name: "open", "write", "sync", "truncate", "rename", "remove",
   // "create_dirs", "sync_dir"; after kHalf also "after half a write". Reading is not gated.
   using Ask = std::function<Gate(std::string_view operation)>;
-  explicit GatedFiles(Ask ask) : ask_(std::move(ask)) {}
+  explicit GatedFiles(Ask ask) : PassThroughFiles(os::real_files()), ask_(std::move(ask)) {}
 
   Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
     if (mode != os::OpenMode::kRead) DEFIB_TRY(gate("open", path));
-    DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, os::real_files().open(path, mode));
+    DEFIB_TRY_ASSIGN(std::unique_ptr<os::File> file, files_.open(path, mode));
     return std::unique_ptr<os::File>(std::make_unique<GatedFile>(*this, std::move(file)));
   }
   Result<> rename(const std::string& from, const std::string& to) override {
     DEFIB_TRY(gate("rename", from));
-    return os::real_files().rename(from, to);
+    return files_.rename(from, to);
   }
   Result<> remove(const std::string& path) override {
     DEFIB_TRY(gate("remove", path));
-    return os::real_files().remove(path);
+    return files_.remove(path);
   }
   Result<> create_dirs(const std::string& path) override {
     DEFIB_TRY(gate("create_dirs", path));
-    return os::real_files().create_dirs(path);
+    return files_.create_dirs(path);
   }
   Result<> sync_dir(const std::string& path) override {
     DEFIB_TRY(gate("sync_dir", path));
-    return skip_syncs ? Result<>() : os::real_files().sync_dir(path);
-  }
-  Result<std::vector<std::string>> list(const std::string& path) override {
-    return os::real_files().list(path);
-  }
-  bool exists(const std::string& path) override { return os::real_files().exists(path); }
-  bool is_dir(const std::string& path) override { return os::real_files().is_dir(path); }
-  Result<std::uint64_t> free_space(const std::string& path) override {
-    return os::real_files().free_space(path);
+    return skip_syncs ? Result<>() : files_.sync_dir(path);
   }
 
   // A killed process loses nothing that it wrote, so tests of kills need no slow syncs.
   bool skip_syncs = true;
 
  private:
-  class GatedFile final : public os::File {
+  class GatedFile final : public os::PassThroughFile {
    public:
     GatedFile(GatedFiles& files, std::unique_ptr<os::File> file)
-        : files_(files), file_(std::move(file)) {}
-    Result<std::size_t> read_at(std::uint64_t offset, char* to, std::size_t size) override {
-      return file_->read_at(offset, to, size);
-    }
+        : PassThroughFile(std::move(file)), files_(files) {}
     Result<> write_at(std::uint64_t offset, std::string_view bytes) override {
       const Gate answer = files_.ask_("write");
       if (answer == Gate::kPass) return file_->write_at(offset, bytes);
@@ -112,13 +101,9 @@ class GatedFiles final : public os::Files {
       DEFIB_TRY(files_.gate("truncate", ""));
       return file_->truncate(size);
     }
-    Result<std::uint64_t> size() override { return file_->size(); }
-    Result<> drop_cache() override { return file_->drop_cache(); }
-    Result<> try_lock() override { return file_->try_lock(); }
 
    private:
     GatedFiles& files_;
-    std::unique_ptr<os::File> file_;
   };
 
   Result<> gate(std::string_view operation, const std::string& path) {

@@ -1,4 +1,5 @@
-// PassThrough: a Files that hands every call on, for decorators that change a few of them.
+// PassThroughFiles: a Files that hands every call on, for decorators that change a few of them,
+// such as the planted faults of tests. Thread rules: those of what it passes on to.
 
 #pragma once
 
@@ -10,11 +11,11 @@
 
 #include "defib/os/files.h"
 
-namespace defib::store::testing_util {
+namespace defib::os {
 
-class PassThroughFile : public os::File {
+class PassThroughFile : public File {
  public:
-  explicit PassThroughFile(std::unique_ptr<os::File> file) : file_(std::move(file)) {}
+  explicit PassThroughFile(std::unique_ptr<File> file) : file_(std::move(file)) {}
   Result<std::size_t> read_at(std::uint64_t offset, char* to, std::size_t size) override {
     return file_->read_at(offset, to, size);
   }
@@ -28,17 +29,17 @@ class PassThroughFile : public os::File {
   Result<> truncate(std::uint64_t size) override { return file_->truncate(size); }
   Result<std::uint64_t> size() override { return file_->size(); }
   Result<> drop_cache() override { return file_->drop_cache(); }
-  Result<std::unique_ptr<os::FileView>> map() override { return file_->map(); }
+  Result<std::unique_ptr<FileView>> map() override { return file_->map(); }
   Result<> try_lock() override { return file_->try_lock(); }
 
  protected:
-  std::unique_ptr<os::File> file_;
+  std::unique_ptr<File> file_;
 };
 
-class PassThroughFiles : public os::Files {
+class PassThroughFiles : public Files {
  public:
-  explicit PassThroughFiles(os::Files& files) : files_(files) {}
-  Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
+  explicit PassThroughFiles(Files& files) : files_(files) {}
+  Result<std::unique_ptr<File>> open(const std::string& path, OpenMode mode) override {
     return files_.open(path, mode);
   }
   Result<> rename(const std::string& from, const std::string& to) override {
@@ -55,21 +56,21 @@ class PassThroughFiles : public os::Files {
   Result<std::uint64_t> free_space(const std::string& path) override {
     return files_.free_space(path);
   }
-  Result<std::unique_ptr<os::VolatilePage>> volatile_page(const std::string& name) override {
+  Result<std::unique_ptr<VolatilePage>> volatile_page(const std::string& name) override {
     return files_.volatile_page(name);
   }
-  Result<std::unique_ptr<os::VolatilePage>> find_volatile_page(const std::string& name) override {
+  Result<std::unique_ptr<VolatilePage>> find_volatile_page(const std::string& name) override {
     return files_.find_volatile_page(name);
   }
   Result<> remove_volatile_page(const std::string& name) override {
     return files_.remove_volatile_page(name);
   }
-  Result<os::FileSystemInfo> file_system(const std::string& path) override {
+  Result<FileSystemInfo> file_system(const std::string& path) override {
     return files_.file_system(path);
   }
 
  protected:
-  os::Files& files_;
+  Files& files_;
 };
 
-}  // namespace defib::store::testing_util
+}  // namespace defib::os

@@ -1,0 +1,98 @@
+"""Bugs of trading: gates, kill switch, parents, ramp, checkpoint, checklist."""
+
+CHECKLIST = "defib/trading/checklist.cc"
+CHECKPOINT = "defib/trading/checkpoint.cc"
+DAMAGE = "defib/trading/damage.cc"
+FENCE = "defib/trading/fence.cc"
+GATES = "defib/trading/gates.cc"
+GATEWAY = "defib/trading/gateway.cc"
+KILL = "defib/trading/kill_switch.cc"
+RAMP = "defib/trading/ramp.cc"
+RECONCILE = "defib/trading/reconcile.cc"
+RESUME = "defib/trading/resume.cc"
+RUNBOOK = "defib/trading/runbook.cc"
+
+BUGS = [
+    ("an order leaves while a kill switch is engaged", "KillSwitchTest.ARunningEngine*", [
+        (GATEWAY, "  DEFIB_TRY(check_kill_switch(draft));\n", "")]),
+    ("a kill is verified before the last fence", "KillSwitchTest.AKillIsVerified*", [
+        (KILL, "  const bool late = clock_.mono_ns() >= quiet_at;\n",
+         "  const bool late = clock_.mono_ns() >= 0;\n")]),
+    ("a kill switch that cannot be read stops nothing", "KillSwitchTest.WhatCannotBeRead*", [
+        (KILL, 'seen_ = {{"all", "defib", records.error().message(), clock_->wall_ns()}};',
+         "seen_.clear();")]),
+    ("a blocked proof waits for its turn though the trade has an owner", "FenceTest.ABlocked*", [
+        (FENCE, "(suspicious_fill(intent) != nullptr ? wait : 0)", "wait")]),
+    ("an order is not looked for before its fence", "FenceTest.ATradeOfAnOrderThatIsFound*", [
+        (FENCE, "    if (!stands_against) continue;\n", "    if (stands_against) continue;\n")]),
+    ("a trade that could be its own does not block the proof", "FenceTest.ATradeThat*", [
+        (FENCE, "  if (const venue::Fill* fill = suspicious_fill(intent)) {\n",
+         "  if (const venue::Fill* fill = nullptr) {\n")]),
+    ("a new ledger has no checkpoint until it has decided", "RecoveryTest.AKillBetween*", [
+        ("defib/trading/ledger.cc", "  if (!checkpoint_.empty()) {\n", "  if (checkpoint_.size() == 1) {\n")]),
+    ("an order that is hidden for a lag is missing at once", "Reconcile.AnOrderThatWasJust*", [
+        (RECONCILE, "    if (!complete && may_be_hidden(here)) {\n",
+         "    if (!complete && may_be_hidden(here) && here.symbol.empty()) {\n")]),
+    ("an order that is missing for long is hidden", "Reconcile.AnOrderThatWasJust*", [
+        (RECONCILE, "visibility_lag_ms + kReadingMs;", "visibility_lag_ms + 1'000 * kReadingMs;")]),
+    ("an order without a price weighs nothing", "Exposure.AnOpenOrder*", [
+        ("defib/trading/ledger.cc", "    if (price.is_zero() && !left.is_zero()) exposure.unpriced.insert(order.symbol);\n", "")]),
+    ("a stop order is expected to lock its money", "Reconcile.AStopOrder*", [
+        (RECONCILE, "      if (buy && order.market_at_trigger) {\n", "      if (buy && order.market_at_trigger && order.symbol.empty()) {\n")]),
+    ("more is sent for a parent than it wants", "ParentTest.NoMoreIsSent*", [
+        (GATEWAY, "  if (wanted > Decimal() && total > wanted) {\n", "  if (total < Decimal()) {\n")]),
+    ("the parents are counted anew after a restart", "ParentTest.NoMoreIsSent*", [
+        (GATEWAY, "    ++count.orders;\n    // What has ended can be filled no further.\n",
+         "    // What has ended can be filled no further.\n    continue;\n")]),
+    ("a verdict is not compared with what its evidence gives", "Gates.AChangedVerdict*", [
+        (GATES, "  if (again.to_json().dump() == saved.to_json().dump()) return again;\n",
+         "  if (!again.id.empty()) return again;\n")]),
+    ("a refusal can be made milder by configuration", "Gates.AVerdictIsConfigurable*", [
+        (GATES, "  if (gate->otherwise == Verdict::kRefuse && verdict != Verdict::kRefuse) {\n",
+         "  if (gate->otherwise == Verdict::kWarn && verdict == Verdict::kRefuse) {\n")]),
+    ("heap corruption holds nothing", "Gates.*", [
+        (GATES, '  const bool corrupted = cause == "heap_corruption";\n',
+         '  const bool corrupted = cause == "none at all";\n')]),
+    ("an amount without a rate is as good as any", "Gates.AnAmountWithout*", [
+        (GATES, "  if (unpriced.size() != 0) {\n", "  if (unpriced.size() > 1'000) {\n")]),
+    ("the ramp begins without the comprehensive check", "Ramp.NothingTradesBefore*", [
+        (RAMP, "  if (options_.check_after.count() == 0) return start_step(0, now_ns);\n",
+         "  if (options_.check_after.count() >= 0) return start_step(0, now_ns);\n")]),
+    ("a checkpoint's checksum is not compared", "CheckpointTest.NoMutation*:CheckpointTest.AnyChanged*", [
+        (CHECKPOINT, '    if ((*json)["checksum"].as_string() != wanted) {\n',
+         '    if ((*json)["checksum"].as_string().empty()) {\n')]),
+    ("the checkpoint of another venue is taken", "CheckpointTest.AVersionOne*", [
+        (CHECKPOINT, "    check_venue(checkpoint);\n", "")]),
+    ("a no counts as done", "ChecklistTest.EveryItem*", [
+        (CHECKLIST, "  return found->second.kind == AnswerKind::kYes ||\n",
+         "  return found->second.kind != AnswerKind::kNotApplicable ||\n")]),
+    ("an answer is not chained", "ChecklistTest.AnswersAreChained*", [
+        (CHECKLIST,
+         '  DEFIB_TRY(record.append("checklist_answer", fields, recovery::Durability::kSync));\n',
+         "")]),
+    ("a step whose program fails is done", "Runbook.*", [
+        (RUNBOOK, "  if (output.status.success()) return tail(output.text);\n",
+         "  if (output.status.known) return tail(output.text);\n")]),
+    ("every error of a step is tried again", "Runbook.OnlyErrors*", [
+        (RUNBOOK, " || !is_retryable(result.error())) return result;\n", ") return result;\n")]),
+    ("what one reading shows beside an engine counts", "ReconcileBesideAnEngine.*", [
+        (RECONCILE, "    if (stood.contains({item.kind, item.subject})) continue;\n",
+         "    if (!stood.empty()) continue;\n")]),
+    ("what an engine moves while it is read hides what stands", "ReconcileBesideAnEngine.*", [
+        (RECONCILE, "    if (stood.contains({item.kind, item.subject})) continue;\n", "")]),
+    ("a duplicate that one reading shows is a movement", "ReconcileBesideAnEngine.*", [
+        (RECONCILE, "    if (item.explained || is_duplicate(item)) continue;\n",
+         "    if (item.explained) continue;\n")]),
+    ("strict mode forgives what is explained", "Reconcile*Strict*:ReconcileModes.*", [
+        (RECONCILE, "    if (tolerance_.strict) trust_nothing();\n", "")]),
+    ("damage is forgotten once the store opens again", "RecoveryTest.DamageHolds*", [
+        (DAMAGE, "  if (!files.exists(path)) return std::nullopt;\n", "  return std::nullopt;\n")]),
+    ("a record of damage that cannot be read is none", "RecoveryTest.ARecordOfDamage*", [
+        (DAMAGE, "  unreadable.store_dir = store_dir;\n  return unreadable;\n",
+         "  unreadable.store_dir = store_dir;\n  return std::nullopt;\n")]),
+    ("after damage the epochs are counted on as before", "RecoveryTest.AfterDamage*", [
+        ("defib/trading/ids.cc", "std::clamp(least_epoch, last + 1, kMaxEpoch);",
+         "std::clamp(least_epoch - least_epoch, last + 1, kMaxEpoch);")]),
+    ("a clock that was set opens nothing", "RecoveryTest.AClockTwoSeconds*", [
+        (RESUME, "  DEFIB_TRY_ASSIGN(evidence.clock_skew_ms, parts.gateway->sync_clock());\n", "")]),
+]
