@@ -23,7 +23,9 @@ import sys
 import tempfile
 import time
 
-BIN = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else sys.exit(__doc__)
+if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+    sys.exit(__doc__)
+BIN = os.path.abspath(sys.argv[1])
 QUICK = "--quick" in sys.argv
 ONLY = sys.argv[sys.argv.index("--only") + 1] if "--only" in sys.argv[:-1] else ""
 if ONLY not in ("", "restarts", "footprints"):

@@ -287,9 +287,9 @@ TEST(Rebuild, TakesTheTimeThatIsPredictedForIt) {
   ASSERT_TRUE(venue->rules());
   ASSERT_TRUE(venue->balances());
   ASSERT_TRUE(venue->open_orders());
-  std::map<std::string, std::string> cursors;
-  for (const std::string& each : languages()[2].symbols) cursors[each];
-  const std::size_t fills = venue->fills_of(cursors)->size();
+  std::map<std::string, venue::FillsFrom> all;
+  for (const std::string& each : languages()[2].symbols) all[each];
+  const std::size_t fills = venue->fills_of(all)->size();
   const std::int64_t took = world.clock().mono_ns() - started;
   const trading::RebuildCost predicted = trading::estimate_rebuild(
       venue->rebuild_model(), {.symbols = languages()[2].symbols.size(), .fills = fills},

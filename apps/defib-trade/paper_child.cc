@@ -85,8 +85,8 @@ class WatchedVenue : public venue::Venue {
     return next().fills(symbol, after);
   }
   Result<std::vector<venue::Fill>> fills_of(
-      const std::map<std::string, std::string>& after) override {
-    return next().fills_of(after);
+      const std::map<std::string, venue::FillsFrom>& from) override {
+    return next().fills_of(from);
   }
   Result<> test_order(const venue::OrderRequest& request) override {
     return next().test_order(request);

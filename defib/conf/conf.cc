@@ -273,7 +273,8 @@ struct Section::State {
     Code code;
     Place place;
     std::string key;
-    std::string message;  // without the place
+    std::string message;      // without the place
+    std::string action = {};  // empty: what the code says
   };
   std::string name;       // as messages show it
   std::string directory;  // that relative paths start from
@@ -282,8 +283,8 @@ struct Section::State {
   // The keys that somebody asked for, by table.
   std::map<const toml::table*, std::vector<std::string>> asked;
 
-  void add(Code code, Place place, std::string key, std::string message) {
-    problems.push_back({code, place, std::move(key), std::move(message)});
+  void add(Code code, Place place, std::string key, std::string message, std::string action = {}) {
+    problems.push_back({code, place, std::move(key), std::move(message), std::move(action)});
   }
 
   void add_unknown_keys(const toml::table& table, const std::vector<std::string>& known) {
@@ -307,12 +308,14 @@ struct Section::State {
   }
 
   Error to_error(const Problem& problem) const {
-    return Error(problem.code, fmt::format("{}:{}:{}: {}", name, problem.place.line,
-                                           problem.place.column, problem.message))
-        .with("file", name)
-        .with("line", problem.place.line)
-        .with("column", problem.place.column)
-        .with("key", problem.key);
+    Error error = Error(problem.code, fmt::format("{}:{}:{}: {}", name, problem.place.line,
+                                                  problem.place.column, problem.message))
+                      .with("file", name)
+                      .with("line", problem.place.line)
+                      .with("column", problem.place.column)
+                      .with("key", problem.key);
+    if (problem.action.empty()) return error;
+    return std::move(error).suggest(problem.action);
   }
 };
 
@@ -358,7 +361,8 @@ void Section::bad_value(std::string_view key, std::string_view expected) {
 void Section::fail(std::string_view key, std::string_view message) {
   const std::string full = full_key(key);
   state_->add(Code::kConfigBadValue, place_of(key), full,
-              full.empty() ? std::string(message) : fmt::format("{}: {}", full, message));
+              full.empty() ? std::string(message) : fmt::format("{}: {}", full, message),
+              "correct that line as the message says");
 }
 
 std::string Section::where(std::string_view key) const {

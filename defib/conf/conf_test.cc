@@ -305,6 +305,15 @@ TEST(Conf, CallersAddTheirOwnErrorsAtAKeysPlace) {
                                                "defib.toml:3:7: a.max: must not be below min"));
 }
 
+TEST(Conf, ACallersErrorNamesNoRangeToChooseFrom) {
+  Document document = parsed("program = '/nowhere'\n");
+  document.root().required<std::string>("program");
+  document.root().fail("program", "there is no such file");
+  const Result<> finished = document.finish();
+  ASSERT_FALSE(finished);
+  EXPECT_EQ(finished.error().suggested_action(), "correct that line as the message says");
+}
+
 TEST(Conf, NamedTablesComeInTheOrderOfTheFile) {
   Document document = parsed("[services.zebra]\n[services.apple]\n[services.mango]\n");
   std::vector<std::string> names;

@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "defib/marketdata/records.h"
 
 namespace defib::marketdata {
@@ -209,8 +211,11 @@ void visit(const InstrumentDefMsg& m, Sink& sink) {
   sink.character("leg_side", m.leg_side);
 }
 
-template <typename Sink>
-void visit(const InstrumentDefMsgV2& m, Sink& sink) {
+template <typename Definition, typename Sink>
+  requires(std::is_same_v<Definition, InstrumentDefMsgV1> ||
+           std::is_same_v<Definition, InstrumentDefMsgV2>)
+void visit(const Definition& m, Sink& sink) {
+  constexpr bool kIsV2 = std::is_same_v<Definition, InstrumentDefMsgV2>;
   sink.time("ts_recv", m.ts_recv);
   sink.price("min_price_increment", m.min_price_increment);
   sink.price("display_factor", m.display_factor);
@@ -223,7 +228,8 @@ void visit(const InstrumentDefMsgV2& m, Sink& sink) {
   sink.price("unit_of_measure_qty", m.unit_of_measure_qty);
   sink.price("min_price_increment_amount", m.min_price_increment_amount);
   sink.price("price_ratio", m.price_ratio);
-  sink.price("strike_price", m.strike_price);
+  // Each version in the order of its own layout.
+  if constexpr (kIsV2) sink.price("strike_price", m.strike_price);
   sink.number("inst_attrib_value", m.inst_attrib_value);
   sink.number("underlying_id", m.underlying_id);
   sink.number("raw_instrument_id", m.raw_instrument_id);
@@ -256,70 +262,7 @@ void visit(const InstrumentDefMsgV2& m, Sink& sink) {
   sink.text("underlying", m.underlying);
   sink.text("strike_price_currency", m.strike_price_currency);
   sink.character("instrument_class", m.instrument_class);
-  sink.character("match_algorithm", m.match_algorithm);
-  sink.number("md_security_trading_status", m.md_security_trading_status);
-  sink.number("main_fraction", m.main_fraction);
-  sink.number("price_display_format", m.price_display_format);
-  sink.number("settl_price_type", m.settl_price_type);
-  sink.number("sub_fraction", m.sub_fraction);
-  sink.number("underlying_product", m.underlying_product);
-  sink.character("security_update_action", m.security_update_action);
-  sink.number("maturity_month", m.maturity_month);
-  sink.number("maturity_day", m.maturity_day);
-  sink.number("maturity_week", m.maturity_week);
-  sink.character("user_defined_instrument", m.user_defined_instrument);
-  sink.number("contract_multiplier_unit", m.contract_multiplier_unit);
-  sink.number("flow_schedule_type", m.flow_schedule_type);
-  sink.number("tick_rule", m.tick_rule);
-}
-
-template <typename Sink>
-void visit(const InstrumentDefMsgV1& m, Sink& sink) {
-  sink.time("ts_recv", m.ts_recv);
-  sink.price("min_price_increment", m.min_price_increment);
-  sink.price("display_factor", m.display_factor);
-  sink.time("expiration", m.expiration);
-  sink.time("activation", m.activation);
-  sink.price("high_limit_price", m.high_limit_price);
-  sink.price("low_limit_price", m.low_limit_price);
-  sink.price("max_price_variation", m.max_price_variation);
-  sink.price("trading_reference_price", m.trading_reference_price);
-  sink.price("unit_of_measure_qty", m.unit_of_measure_qty);
-  sink.price("min_price_increment_amount", m.min_price_increment_amount);
-  sink.price("price_ratio", m.price_ratio);
-  sink.number("inst_attrib_value", m.inst_attrib_value);
-  sink.number("underlying_id", m.underlying_id);
-  sink.number("raw_instrument_id", m.raw_instrument_id);
-  sink.number("market_depth_implied", m.market_depth_implied);
-  sink.number("market_depth", m.market_depth);
-  sink.number("market_segment_id", m.market_segment_id);
-  sink.number("max_trade_vol", m.max_trade_vol);
-  sink.number("min_lot_size", m.min_lot_size);
-  sink.number("min_lot_size_block", m.min_lot_size_block);
-  sink.number("min_lot_size_round_lot", m.min_lot_size_round_lot);
-  sink.number("min_trade_vol", m.min_trade_vol);
-  sink.number("contract_multiplier", m.contract_multiplier);
-  sink.number("decay_quantity", m.decay_quantity);
-  sink.number("original_contract_size", m.original_contract_size);
-  sink.number("trading_reference_date", m.trading_reference_date);
-  sink.number("appl_id", m.appl_id);
-  sink.number("maturity_year", m.maturity_year);
-  sink.number("decay_start_date", m.decay_start_date);
-  sink.number("channel_id", m.channel_id);
-  sink.text("currency", m.currency);
-  sink.text("settl_currency", m.settl_currency);
-  sink.text("secsubtype", m.secsubtype);
-  sink.text("raw_symbol", m.raw_symbol);
-  sink.text("group", m.group);
-  sink.text("exchange", m.exchange);
-  sink.text("asset", m.asset);
-  sink.text("cfi", m.cfi);
-  sink.text("security_type", m.security_type);
-  sink.text("unit_of_measure", m.unit_of_measure);
-  sink.text("underlying", m.underlying);
-  sink.text("strike_price_currency", m.strike_price_currency);
-  sink.character("instrument_class", m.instrument_class);
-  sink.price("strike_price", m.strike_price);
+  if constexpr (!kIsV2) sink.price("strike_price", m.strike_price);
   sink.character("match_algorithm", m.match_algorithm);
   sink.number("md_security_trading_status", m.md_security_trading_status);
   sink.number("main_fraction", m.main_fraction);

@@ -194,4 +194,21 @@ Result<Decimal> decode_amount(std::string_view what, std::string_view key,
   return amount;
 }
 
+std::string encode_time(std::int64_t time_ms) {
+  std::string record;
+  Writer out(record);
+  out.u8(kRecordVersion);
+  out.i64(time_ms);
+  return record;
+}
+
+Result<std::int64_t> decode_time(std::string_view what, std::string_view key,
+                                 std::string_view record) {
+  Reader in(record);
+  const std::uint8_t version = in.u8();
+  const std::int64_t time_ms = in.i64();
+  if (version != kRecordVersion || !in.finished()) return damaged_record(what, key, version);
+  return time_ms;
+}
+
 }  // namespace defib::trading

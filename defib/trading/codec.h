@@ -41,5 +41,9 @@ std::string encode_instrument(const Instrument& instrument);
 Result<Instrument> decode_instrument(std::string_view symbol, std::string_view record);
 std::string encode_amount(Decimal amount);
 Result<Decimal> decode_amount(std::string_view what, std::string_view key, std::string_view record);
+// Milliseconds.
+std::string encode_time(std::int64_t time_ms);
+Result<std::int64_t> decode_time(std::string_view what, std::string_view key,
+                                 std::string_view record);
 
 }  // namespace defib::trading

@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::size_t kTradeIdDigits = 20;
 constexpr int kInitialReadings = 5;
+constexpr std::int64_t kTimePrecisionMs = 2'000;  // of a venue that tells whole seconds
+constexpr std::int64_t kSettleEveryMs = 60'000;   // of symbols that do not trade
 constexpr std::size_t kFillsPerCommit = 500;
 constexpr std::size_t kUnknownFillsKept = 500;
 
@@ -78,6 +80,10 @@ Result<LedgerState> read_books(const store::Snapshot& snapshot) {
   DEFIB_TRY(read_table(snapshot, kCursorTable, state.cursors,
                        [](std::string_view, std::string_view record) -> Result<std::string> {
                          return std::string(record);
+                       }));
+  DEFIB_TRY(read_table(snapshot, kSinceTable, state.since,
+                       [](std::string_view key, std::string_view record) {
+                         return decode_time("first time", key, record);
                        }));
   DEFIB_TRY(read_recent_fills(snapshot, state));
   return state;
@@ -183,6 +189,21 @@ bool trade_id_less(std::string_view a, std::string_view b) {
     return fill_key({}, a) < fill_key({}, b);
   }
   return a < b;
+}
+
+std::map<std::string, venue::FillsFrom> LedgerView::fills_from(
+    const std::vector<std::string>& symbols) const {
+  std::map<std::string, venue::FillsFrom> from;
+  for (const std::string& symbol : symbols) {
+    venue::FillsFrom& first = from[symbol];
+    if (const auto cursor = cursors.find(symbol); cursor != cursors.end()) {
+      first.after = cursor->second;
+    }
+    if (const auto known = since.find(symbol); known != since.end()) {
+      first.since_ms = known->second;
+    }
+  }
+  return from;
 }
 
 Result<LedgerState> read_ledger_state(const store::Snapshot& snapshot) {
@@ -323,6 +344,10 @@ void LedgerUpdate::set_cursor(const std::string& symbol, const std::string& trad
   if (now.empty() || trade_id_less(now, trade_id)) cursors_[symbol] = trade_id;
 }
 
+void LedgerUpdate::set_since(const std::string& symbol, std::int64_t venue_ms) {
+  since_[symbol] = venue_ms;
+}
+
 Result<> LedgerUpdate::set_order(const venue::Order& shown, std::string_view why, bool external) {
   TrackedOrder next;
   next.order = shown;
@@ -396,9 +421,9 @@ void LedgerUpdate::close_finding(const std::string& id) {
 }
 
 bool LedgerUpdate::empty() const {
-  return fills_.empty() && cursors_.empty() && orders_.empty() && venue_orders_.empty() &&
-         intents_.empty() && instruments_.empty() && positions_.empty() && balances_.empty() &&
-         findings_.empty() && journal_.empty() && !initialize_;
+  return fills_.empty() && cursors_.empty() && since_.empty() && orders_.empty() &&
+         venue_orders_.empty() && intents_.empty() && instruments_.empty() && positions_.empty() &&
+         balances_.empty() && findings_.empty() && journal_.empty() && !initialize_;
 }
 
 Result<> LedgerUpdate::write(store::Transaction& transaction) const {
@@ -407,6 +432,9 @@ Result<> LedgerUpdate::write(store::Transaction& transaction) const {
   }
   for (const auto& [symbol, cursor] : cursors_) {
     DEFIB_TRY(transaction.put(kCursorTable, symbol, cursor));
+  }
+  for (const auto& [symbol, time_ms] : since_) {
+    DEFIB_TRY(transaction.put(kSinceTable, symbol, encode_time(time_ms)));
   }
   for (const auto& [key, order] : orders_) {
     DEFIB_TRY(order ? transaction.put(kOrderTable, key, encode_order(*order))
@@ -465,6 +493,7 @@ Result<> LedgerUpdate::commit(std::int64_t wall_ns, store::Durability durability
     }
   }
   for (const auto& [id, intent] : intents_) ledger_->intents_->remember(intent);
+  for (const auto& [symbol, time_ms] : since_) ledger_->since_[symbol] = time_ms;
   for (auto& [symbol, item] : instruments_) ledger_->instruments_[symbol] = std::move(item);
   for (auto& [symbol, item] : positions_) ledger_->positions_[symbol] = std::move(item);
   for (const auto& [asset, total] : balances_) ledger_->balances_[asset] = total;
@@ -487,6 +516,7 @@ Result<std::unique_ptr<Ledger>> Ledger::open(store::Store& store, IntentLog& int
   ledger->balances_ = std::move(state.balances);
   ledger->orders_ = std::move(state.orders);
   ledger->cursors_ = std::move(state.cursors);
+  ledger->since_ = std::move(state.since);
   ledger->recent_fills_ = std::move(state.recent_fills);
   DEFIB_TRY(ledger->load_unknown_fills(*snapshot));
   DEFIB_TRY_ASSIGN(const std::unique_ptr<store::Cursor> journal, snapshot->scan(kJournalTable));
@@ -511,20 +541,22 @@ Result<> Ledger::initialize(venue::Venue& venue, const std::vector<std::string>&
   for (const venue::SymbolRules& rule : rules) {
     added[rule.symbol] = {rule.symbol, rule.base_asset, rule.quote_asset, rule.tick, rule.lot};
   }
-  std::map<std::string, std::string> cursors;
+  DEFIB_TRY_ASSIGN(const std::int64_t venue_ms, venue.server_time_ms());
+  const std::int64_t settled_ms = venue_ms - venue.visibility_lag_ms() - kTimePrecisionMs;
+  std::map<std::string, venue::FillsFrom> from;
   for (const std::string& symbol : fresh) {
     if (!added.contains(symbol)) {
       return Error(Code::kNotFound, fmt::format("the venue has no symbol {}", symbol))
           .with("symbol", symbol);
     }
-    cursors[symbol];
+    from[symbol].since_ms = settled_ms;
   }
   std::vector<venue::Balance> balances;
   bool stable = false;
   for (int reading = 0; reading < kInitialReadings && !stable; ++reading) {
     stable = reading > 0;
-    DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills, venue.fills_of(cursors));
-    for (const venue::Fill& fill : fills) cursors[fill.symbol] = fill.trade_id;
+    DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills, venue.fills_of(from));
+    for (const venue::Fill& fill : fills) from[fill.symbol].after = fill.trade_id;
     if (!fills.empty()) stable = false;
     if (stable) break;
     DEFIB_TRY_ASSIGN(balances, venue.balances());
@@ -542,7 +574,10 @@ Result<> Ledger::initialize(venue::Venue& venue, const std::vector<std::string>&
     position.symbol = symbol;
     position.baseline = totals[instrument.base_asset];
     update.set_position(position);
-    if (!cursors[symbol].empty()) update.set_cursor(symbol, cursors[symbol]);
+    if (const std::string& last = from[symbol].after; !last.empty()) {
+      update.set_cursor(symbol, last);
+    }
+    update.set_since(symbol, settled_ms);
   }
   DEFIB_TRY_ASSIGN(const std::vector<venue::Order> open, venue.open_orders_of(fresh));
   for (const venue::Order& order : open) {
@@ -569,9 +604,8 @@ Result<int> Ledger::sync_fills(venue::Venue& venue, const std::string& symbol,
 
 Result<int> Ledger::sync_fills(venue::Venue& venue, const std::vector<std::string>& symbols,
                                std::int64_t wall_ns) {
-  std::map<std::string, std::string> cursors;
-  for (const std::string& symbol : symbols) cursors[symbol] = cursor(symbol);
-  DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills, venue.fills_of(cursors));
+  DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills,
+                   venue.fills_of(view().fills_from(symbols)));
   std::map<std::string, std::vector<venue::Fill>> by_symbol;
   for (const venue::Fill& fill : fills) by_symbol[fill.symbol].push_back(fill);
   int booked = 0;
@@ -580,7 +614,25 @@ Result<int> Ledger::sync_fills(venue::Venue& venue, const std::vector<std::strin
                      book(symbol, its_fills, venue.visibility_lag_ms(), wall_ns));
     booked += of_symbol;
   }
+  // Where one history tells of all symbols, it settles those too that do not trade.
+  if (!venue.rebuild_model().filtered && !fills.empty()) {
+    std::int64_t newest_ms = 0;
+    for (const venue::Fill& fill : fills) newest_ms = std::max(newest_ms, fill.time_ms);
+    DEFIB_TRY(settle_before(symbols, newest_ms - venue.visibility_lag_ms(), wall_ns));
+  }
   return booked;
+}
+
+Result<> Ledger::settle_before(const std::vector<std::string>& symbols, std::int64_t venue_ms,
+                               std::int64_t wall_ns) {
+  LedgerUpdate update(*this);
+  for (const std::string& symbol : symbols) {
+    const auto known = since_.find(symbol);
+    if (known == since_.end() || known->second + kSettleEveryMs < venue_ms) {
+      update.set_since(symbol, venue_ms);
+    }
+  }
+  return update.empty() ? Result<>() : update.commit(wall_ns);
 }
 
 Result<int> Ledger::book(const std::string& symbol, const std::vector<venue::Fill>& fills,
@@ -602,12 +654,14 @@ Result<int> Ledger::book(const std::string& symbol, const std::vector<venue::Fil
 
 LedgerView Ledger::view() const {
   return {initialized_, instruments_, positions_,    balances_,
-          orders_,      cursors_,     recent_fills_, intents_->open_intents()};
+          orders_,      cursors_,     recent_fills_, intents_->open_intents(),
+          since_};
 }
 
 LedgerState Ledger::state() const {
   return {initialized_, instruments_, positions_,    balances_,
-          orders_,      cursors_,     recent_fills_, intents_->open_intents()};
+          orders_,      cursors_,     recent_fills_, intents_->open_intents(),
+          since_};
 }
 
 std::string Ledger::cursor(const std::string& symbol) const {

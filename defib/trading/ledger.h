@@ -94,20 +94,24 @@ struct LedgerState {
   std::map<std::string, std::string> cursors;       // symbol -> trade id; all up to it is settled
   std::map<std::string, venue::Fill> recent_fills;  // booked behind the cursors, by fill_key
   std::map<std::string, Intent> intents;            // not terminal, by id
+  // All fills older than this are booked, or of before the baseline; venue's clock, ms.
+  std::map<std::string, std::int64_t> since;
 };
 // Everything, where it lies: for reconciliation, gates and checkpoints. Good until the ledger
 // changes.
 struct LedgerView {
   LedgerView(const LedgerState& state)  // NOLINT(google-explicit-constructor): it is one
-      : LedgerView{state.initialized, state.instruments, state.positions,    state.balances,
-                   state.orders,      state.cursors,     state.recent_fills, state.intents} {}
+      : LedgerView{state.initialized,  state.instruments, state.positions,
+                   state.balances,     state.orders,      state.cursors,
+                   state.recent_fills, state.intents,     state.since} {}
   LedgerView(bool is_initialized, const std::map<std::string, Instrument>& its_instruments,
              const std::map<std::string, Position>& its_positions,
              const std::map<std::string, Decimal>& its_balances,
              const std::map<std::string, TrackedOrder>& its_orders,
              const std::map<std::string, std::string>& its_cursors,
              const std::map<std::string, venue::Fill>& its_recent_fills,
-             const std::map<std::string, Intent>& its_intents)
+             const std::map<std::string, Intent>& its_intents,
+             const std::map<std::string, std::int64_t>& its_since)
       : initialized(is_initialized),
         instruments(its_instruments),
         positions(its_positions),
@@ -115,7 +119,11 @@ struct LedgerView {
         orders(its_orders),
         cursors(its_cursors),
         recent_fills(its_recent_fills),
-        intents(its_intents) {}
+        intents(its_intents),
+        since(its_since) {}
+
+  // Where the reading of their fills goes on.
+  std::map<std::string, venue::FillsFrom> fills_from(const std::vector<std::string>& symbols) const;
 
   bool initialized;
   const std::map<std::string, Instrument>& instruments;
@@ -125,6 +133,7 @@ struct LedgerView {
   const std::map<std::string, std::string>& cursors;
   const std::map<std::string, venue::Fill>& recent_fills;
   const std::map<std::string, Intent>& intents;
+  const std::map<std::string, std::int64_t>& since;
 };
 Result<LedgerState> read_ledger_state(const store::Snapshot& snapshot);
 // The findings that no person has accepted yet, by id.
@@ -142,6 +151,8 @@ class LedgerUpdate {
   Result<bool> apply_fill(const venue::Fill& fill);
   // Moves the cursor forward, never back: all trades up to this one are settled.
   void set_cursor(const std::string& symbol, const std::string& trade_id);
+  // All fills of before this time are settled too.
+  void set_since(const std::string& symbol, std::int64_t venue_ms);
   // An order as the venue shows it: kept while open, forgotten when terminal. Moves its intent.
   // A reading that is older than what is known never brings an ended order back. DuplicateOrder
   // where another venue order carries the same client id.
@@ -178,6 +189,7 @@ class LedgerUpdate {
   Ledger* ledger_;
   std::map<std::string, venue::Fill> fills_;  // by fill_key
   std::map<std::string, std::string> cursors_;
+  std::map<std::string, std::int64_t> since_;
   std::map<std::string, std::optional<TrackedOrder>> orders_;
   std::map<std::string, VenueOrderRecord> venue_orders_;  // by order_reference
   std::map<std::string, Intent> intents_;
@@ -233,6 +245,8 @@ class Ledger {
   // All of one symbol, oldest first.
   Result<int> book(const std::string& symbol, const std::vector<venue::Fill>& fills,
                    std::int64_t lag_ms, std::int64_t wall_ns);
+  Result<> settle_before(const std::vector<std::string>& symbols, std::int64_t venue_ms,
+                         std::int64_t wall_ns);
   Result<> load_unknown_fills(const store::Snapshot& snapshot);
   void remember_fills(const LedgerUpdate& update);
   Ledger(store::Store& store, IntentLog& intents) : store_(&store), intents_(&intents) {}
@@ -245,6 +259,7 @@ class Ledger {
   std::map<std::string, Decimal> balances_;
   std::map<std::string, TrackedOrder> orders_;
   std::map<std::string, std::string> cursors_;
+  std::map<std::string, std::int64_t> since_;
   std::map<std::string, venue::Fill> recent_fills_;
   std::deque<venue::Fill> unknown_fills_;
 };

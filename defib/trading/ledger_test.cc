@@ -155,6 +155,55 @@ TEST_F(LedgerTest, BeginsWithTheVenuesHoldingsAsBaselineAndOldTradesAreNotBooked
   EXPECT_EQ(engine->ledger->sync_fills(venue_, "BTCUSDT", 1).value(), 0);
 }
 
+// A history that is read newest first is not walked through to find out where it ends.
+TEST_F(LedgerTest, WhereTheHistoryIsNotWalkedThroughTheBaselinesTimeIsWhereFillsBegin) {
+  venue_.read_fills_by_time(true);
+  venue_.place_external("old", "1", "50000");
+  venue_.fill("old", "1");
+  clock_.advance(std::chrono::seconds(10));
+  TemporaryDir fresh;
+  auto engine = Engine::start(fresh.path(), clock_, venue_);
+  engine->ready(venue_, clock_);
+  EXPECT_EQ(engine->ledger->cursor("BTCUSDT"), "");
+  EXPECT_EQ(engine->ledger->positions().at("BTCUSDT").baseline, dec("11"));
+  const Submitted order = engine->submit(Engine::draft("0.5", "49000"));
+  venue_.fill(order.client_id, "0.2");
+  clock_.advance(std::chrono::seconds(10));
+  engine.reset();
+  engine = Engine::start(fresh.path(), clock_, venue_);
+  const auto read = [&] { return engine->ledger->sync_fills(venue_, "BTCUSDT", 1).value(); };
+  EXPECT_EQ(read(), 1) << "not the one of before the baseline";
+  venue_.fill(order.client_id, "0.2");
+  EXPECT_EQ(read(), 1);
+  EXPECT_EQ(engine->ledger->positions().at("BTCUSDT").quantity, dec("0.4"));
+  EXPECT_NE(engine->ledger->cursor("BTCUSDT"), "") << "a settled trade is a better beginning";
+}
+
+TEST_F(LedgerTest, OneHistoryOfAllSymbolsSettlesThoseThatDoNotTrade) {
+  const std::vector<std::string> symbols = {"BTCUSDT", "ETHUSDT"};
+  const auto since = [&](const std::string& symbol) {
+    return engine_->ledger->view().fills_from(symbols).at(symbol).since_ms;
+  };
+  const std::int64_t baseline = since("ETHUSDT");
+  EXPECT_EQ(baseline, venue_.now_ms() - venue_.visibility_lag_ms() - 2'000);
+  const Submitted order = engine_->submit(Engine::draft("0.5", "49000"));
+  const auto trade_after = [&](os::Duration pause) {
+    clock_.advance(pause);
+    venue_.fill(order.client_id, "0.1");
+    ASSERT_TRUE(engine_->ledger->sync_fills(venue_, symbols, clock_.wall_ns()));
+  };
+  trade_after(std::chrono::minutes(2));
+  EXPECT_EQ(since("ETHUSDT"), baseline) << "each symbol has its own history";
+  venue_.read_fills_by_time(true);
+  trade_after(std::chrono::minutes(2));
+  EXPECT_EQ(since("ETHUSDT"), venue_.now_ms() - venue_.visibility_lag_ms());
+  const std::int64_t settled = since("ETHUSDT");
+  trade_after(std::chrono::seconds(10));
+  EXPECT_EQ(since("ETHUSDT"), settled) << "not written at each trade";
+  restart();
+  EXPECT_EQ(since("ETHUSDT"), settled);
+}
+
 TEST_F(LedgerTest, AFillIsBookedOnceHoweverOftenItIsReadAndRestarted) {
   const Submitted order = engine_->submit(Engine::draft("0.5", "49000"));
   venue_.fill(order.client_id, "0.2");

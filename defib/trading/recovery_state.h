@@ -56,8 +56,9 @@ struct TradingRecovery::State {
   Result<> resume_approved(const Approval& approval);
   Result<> ask_gate_again();
   Result<> poll_ramp();
-  HealthResult check_health();
-  HealthResult check_without_trading();
+  std::optional<HealthResult> check_health();
+  std::optional<HealthResult> check_without_trading();
+  std::optional<HealthResult> unanswered(std::string check, const Error& error);
   Result<> try_test_order();
   Result<HealthResult> reconcile_while_ramping();
   void ask_crash_cause();
@@ -99,6 +100,8 @@ struct TradingRecovery::State {
   std::string incident;        // of that crash
   os::Duration round_trip{0};  // of one request, as measured
   std::int64_t reconcile_next = 0;
+  std::int64_t unanswered_since = 0;  // the venue's "slower" is the answer to health checks
+  std::int64_t health_next = 0;       // the next of them then
   // Unexplained while ramping, since when (monotonic); it fails the check when it stays.
   std::map<std::string, std::int64_t> suspected;
 };

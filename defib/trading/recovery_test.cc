@@ -529,6 +529,42 @@ TEST_F(RecoveryTest, AFailingHealthCheckStopsEverythingInAnyStep) {
   }
 }
 
+// A budget that is used up says nothing of the state. Who is told to stop is stopped all the same,
+// and a venue that cannot be watched for long is left.
+TEST_F(RecoveryTest, AVenueThatSaysSlowerStopsNothingByItselfAndPassesNothing) {
+  const Error slower(Code::kVenueRateLimited, "the budget of requests is used up");
+  expect_recovers();
+  live(5s);
+  ASSERT_EQ(run_->last("ramp_step")["step"].as_int(), 1);
+  const std::size_t entered = run_->states.size();
+  venue_.fail_reads(slower);
+  live(50s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+  EXPECT_EQ(run_->states.size(), entered);
+  venue_.fail_reads({});
+  live(30s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+  EXPECT_EQ(run_->last("ramp_step")["step"].as_int(), 1)
+      << "the time without checks does not count";
+
+  venue_.fail_reads(slower);
+  live(80s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  EXPECT_EQ(run_->last("emergency_stop")["check"].as_string(), "venue");
+}
+
+TEST_F(RecoveryTest, ALossIsSeenWhileTheVenueSaysSlower) {
+  expect_recovers();
+  live(5s);
+  venue_.fail_reads(Error(Code::kVenueRateLimited, "the budget of requests is used up"));
+  live(10s);
+  EXPECT_TRUE(engine_->gateway->permit().open);
+  run_->health = {false, "drawdown", "too deep"};
+  live(5s);
+  EXPECT_FALSE(engine_->gateway->permit().open);
+  EXPECT_EQ(run_->last("emergency_stop")["check"].as_string(), "drawdown");
+}
+
 TEST_F(RecoveryTest, ADryRunChangesNothing) {
   expect_recovers();
   venue_.next(Script::kLose);

@@ -19,6 +19,8 @@ using namespace std::chrono_literals;
 constexpr os::Duration kApprovalPoll = 250ms;
 constexpr os::Duration kGatePoll = 5s;
 constexpr os::Duration kRetry = 1s;
+// A venue that says "slower" for so long is one that cannot be watched.
+constexpr os::Duration kLongestSilence = 1min;
 
 // A person walks the manual procedure, or a clock is set, while the engine watches.
 constexpr std::array<std::string_view, 3> kRefusalsThatMayEnd = {"state_damage", "heap_corruption",
@@ -43,7 +45,7 @@ std::int64_t TradingRecovery::State::next_poll() const {
   earlier(due, resolver_next);
   earlier(due, approval_next);
   earlier(due, gate_next);
-  earlier(due, ramp.next_ns());
+  if (ramp.next_ns() != 0) earlier(due, std::max(ramp.next_ns(), health_next));
   if (checkpoint_mono_ns != 0) {
     earlier(due, checkpoint_mono_ns + parts.config.checkpoint_every.count());
   }
@@ -241,34 +243,49 @@ Result<> TradingRecovery::State::poll_ramp() {
     const HealthResult failure{false, "duplicate_orders", duplicate->to_line()};
     return on_ramp_change(ramp.advance(now, failure));
   }
-  if (now < ramp.next_ns()) return {};
+  if (now < ramp.next_ns() || now < health_next) return {};
   std::optional<HealthResult> health;
   if (ramp.phase() == RampPhase::kProving) {
     health = check_without_trading();
   } else if (now >= ramp.check_due_ns()) {
     health = check_health();
   }
+  if (health) unanswered_since = 0;
+  health_next = unanswered_since == 0 ? 0 : now + kRetry.count();
   return on_ramp_change(ramp.advance(parts.clock->mono_ns(), health));
+}
+
+// A budget of requests that is used up says nothing about the state, and by itself stops nothing:
+// there is no result, and no step of the ramp passes without one.
+std::optional<HealthResult> TradingRecovery::State::unanswered(std::string check,
+                                                               const Error& error) {
+  if (error.code() == Code::kVenueRateLimited) {
+    const std::int64_t now = parts.clock->mono_ns();
+    if (unanswered_since == 0) unanswered_since = now;
+    if (now - unanswered_since < kLongestSilence.count()) return std::nullopt;
+  }
+  return HealthResult{false, std::move(check), error.to_line()};
 }
 
 // The comprehensive check before the first order: everything that the ten steps asked, once more,
 // after the world had time to move.
-HealthResult TradingRecovery::State::check_without_trading() {
-  HealthResult quick = check_health();
-  if (!quick.healthy) return quick;
+std::optional<HealthResult> TradingRecovery::State::check_without_trading() {
+  std::optional<HealthResult> quick = check_health();
+  if (!quick || !quick->healthy) return quick;
   const Result<venue::VenueStatus> status = parts.venue->status();
-  if (!status) return {false, "venue_status", status.error().to_line()};
+  if (!status) return unanswered("venue_status", status.error());
   if (*status != venue::VenueStatus::kOnline) {
-    return {false, "venue_status", std::string(venue::to_string(*status))};
+    return HealthResult{false, "venue_status", std::string(venue::to_string(*status))};
   }
   if (const Result<> tested = try_test_order(); !tested) {
-    return {false, "test_order", tested.error().to_line()};
+    return unanswered("test_order", tested.error());
   }
   if (!evidence.permissions_verified) {
-    return {false, "test_order", test_order_error ? test_order_error->to_line() : "not accepted"};
+    if (test_order_error) return unanswered("test_order", *test_order_error);
+    return HealthResult{false, "test_order", "not accepted"};
   }
   const Result<HealthResult> reconciled = reconcile_while_ramping();
-  if (!reconciled) return {false, "reconciliation", reconciled.error().to_line()};
+  if (!reconciled) return unanswered("reconciliation", reconciled.error());
   return *reconciled;
 }
 
@@ -305,47 +322,51 @@ Result<HealthResult> TradingRecovery::State::reconcile_while_ramping() {
   return HealthResult{true, {}, {}};
 }
 
-HealthResult TradingRecovery::State::check_health() {
-  const Result<std::int64_t> offset = parts.gateway->sync_clock();
-  if (!offset) return {false, "venue", offset.error().to_line()};
-  const std::int64_t max_skew = parts.config.gates.max_clock_skew.count() / 1'000'000;
-  if (*offset > max_skew || *offset < -max_skew) {
-    return {false, "clock_skew", fmt::format("{} ms", *offset)};
-  }
+std::optional<HealthResult> TradingRecovery::State::check_health() {
+  const auto failed = [](std::string check, std::string detail) {
+    return HealthResult{false, std::move(check), std::move(detail)};
+  };
+  // First what is known here, whatever the venue answers.
   if (parts.kill_switch != nullptr) {
     if (const auto engaged = parts.kill_switch->stops(parts.venue->name(), {})) {
-      return {false, "kill_switch",
-              fmt::format("{} by {}: {}", engaged->scope, engaged->by, engaged->reason)};
+      return failed("kill_switch",
+                    fmt::format("{} by {}: {}", engaged->scope, engaged->by, engaged->reason));
     }
   }
   const Limits& limits = *parts.config.limits;
   const std::size_t unknown = parts.intents->unresolved().size();
   if (unknown > static_cast<std::size_t>(limits.max_unknown_intents)) {
-    return {false, "unknown_intents", fmt::format("{} are unresolved", unknown)};
+    return failed("unknown_intents", fmt::format("{} are unresolved", unknown));
   }
   const Exposure exposure = parts.gateway->exposure();
   const Decimal allowed = std::max(limits.max_exposure, approved_exposure);
   if (exposure.total() > allowed) {
-    return {false, "exposure",
-            fmt::format("{}, allowed {}", exposure.total().to_string(), allowed.to_string())};
+    return failed("exposure",
+                  fmt::format("{}, allowed {}", exposure.total().to_string(), allowed.to_string()));
+  }
+  for (const HealthCheck& check : parts.health_checks) {
+    HealthResult result = check();
+    if (!result.healthy) return result;
+  }
+  const Result<std::int64_t> offset = parts.gateway->sync_clock();
+  if (!offset) return unanswered("venue", offset.error());
+  const std::int64_t max_skew = parts.config.gates.max_clock_skew.count() / 1'000'000;
+  if (*offset > max_skew || *offset < -max_skew) {
+    return failed("clock_skew", fmt::format("{} ms", *offset));
   }
   const std::int64_t now = parts.clock->mono_ns();
   const bool ramping = ramp.phase() == RampPhase::kSettling || ramp.phase() == RampPhase::kWatching;
   if (ramping && parts.config.reconcile_every.count() > 0 && now >= reconcile_next) {
     reconcile_next = now + parts.config.reconcile_every.count();
     const Result<HealthResult> reconciled = reconcile_while_ramping();
-    // A budget that is used up says nothing about the state; it is looked at again in its turn.
+    // Asking at once would only use up the budget again: it has its turn.
     const bool limited = !reconciled && reconciled.error().code() == Code::kVenueRateLimited;
-    if (!reconciled && !limited) return {false, "reconciliation", reconciled.error().to_line()};
-    if (reconciled && !reconciled->healthy) return *reconciled;
+    if (!reconciled && !limited) return failed("reconciliation", reconciled.error().to_line());
     // A suspicion is looked at again at the next check.
     if (!suspected.empty()) reconcile_next = 0;
+    if (reconciled) return *reconciled;
   }
-  for (const HealthCheck& check : parts.health_checks) {
-    HealthResult result = check();
-    if (!result.healthy) return result;
-  }
-  return {true, {}, {}};
+  return HealthResult{true, {}, {}};
 }
 
 Result<> TradingRecovery::State::on_ramp_change(RampChange change) {

@@ -17,6 +17,7 @@ inline constexpr std::string_view kBalanceTable = "trade.balance";         // as
 inline constexpr std::string_view kInstrumentTable = "trade.instrument";   // symbol -> instrument
 inline constexpr std::string_view kFillTable = "trade.fill";      // symbol, trade id -> fill
 inline constexpr std::string_view kCursorTable = "trade.cursor";  // symbol -> trade id
+inline constexpr std::string_view kSinceTable = "trade.since";    // symbol -> venue's time
 inline constexpr std::string_view kCheckpointTable = "trade.checkpoint";  // "latest" -> JSON
 inline constexpr std::string_view kApprovalTable = "trade.approval";      // plan hash -> JSON
 inline constexpr std::string_view kFindingTable = "trade.finding";        // id -> JSON

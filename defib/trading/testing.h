@@ -89,6 +89,8 @@ class ScriptedVenue : public venue::Venue {
     }
   }
   void deposit(const std::string& asset, std::string_view amount) { totals_[asset] += dec(amount); }
+  // Lists trades newest first, as kraken does, and so can leave out what is older than asked for.
+  void read_fills_by_time(bool by_time) { by_time_ = by_time; }
   void fail_reads(std::optional<Error> error) { read_error_ = std::move(error); }
   void fail_test_order(std::optional<Error> error, int times = INT_MAX) {
     test_order_error_ = std::move(error);
@@ -264,6 +266,21 @@ class ScriptedVenue : public venue::Venue {
     }
     return found;
   }
+  Result<std::vector<venue::Fill>> fills_of(
+      const std::map<std::string, venue::FillsFrom>& from) override {
+    DEFIB_TRY_ASSIGN(std::vector<venue::Fill> found, Venue::fills_of(from));
+    if (!by_time_) return found;
+    std::erase_if(found, [&](const venue::Fill& fill) {
+      const venue::FillsFrom& first = from.at(fill.symbol);
+      return first.after.empty() && fill.time_ms < first.since_ms;
+    });
+    return found;
+  }
+  venue::RebuildModel rebuild_model() const override {
+    venue::RebuildModel model = Venue::rebuild_model();
+    model.filtered = !by_time_;
+    return model;
+  }
   Result<> test_order(const venue::OrderRequest& request) override {
     EXPECT_GT(request.quantity, Decimal());
     if (test_order_error_ && test_order_failures_-- > 0) return *test_order_error_;
@@ -341,6 +358,7 @@ class ScriptedVenue : public venue::Venue {
   const os::Clock* clock_;
   std::int64_t offset_ms_ = 0;
   std::int64_t lag_ms_ = 500;
+  bool by_time_ = false;
   std::int64_t last_order_ = 100;
   std::int64_t last_trade_ = 1'000;
   std::vector<venue::SymbolRules> rules_;

@@ -38,12 +38,8 @@ class Reading {
   // Everything behind the ledger's cursor each time, since trades may become visible late and out
   // of order. True where there were new ones.
   Result<bool> read_fills() {
-    std::map<std::string, std::string> cursors;
-    for (const std::string& symbol : options_.symbols) {
-      const auto cursor = believed_.cursors.find(symbol);
-      cursors[symbol] = cursor == believed_.cursors.end() ? "" : cursor->second;
-    }
-    DEFIB_TRY_ASSIGN(std::vector<venue::Fill> all, venue_.fills_of(cursors));
+    DEFIB_TRY_ASSIGN(std::vector<venue::Fill> all,
+                     venue_.fills_of(believed_.fills_from(options_.symbols)));
     const bool moved = all.size() != snapshot_.new_fills.size();
     snapshot_.new_fills = std::move(all);
     return moved;

@@ -15,13 +15,23 @@ namespace {
 
 constexpr std::int64_t kOpenOrdersWeight = 6;
 constexpr std::int64_t kAllOpenOrdersWeight = 80;
-constexpr int kFillsPerPage = 1'000;
-constexpr int kMaxFillPages = 10'000;
 
 }  // namespace
 
 struct BinanceVenue::Impl : BinanceTransport {
-  using BinanceTransport::BinanceTransport;
+  explicit Impl(BinanceOptions given)
+      : BinanceTransport(std::move(given), {.time = "/api/v3/time",
+                                            .rules = "/api/v3/exchangeInfo",
+                                            .ticker = "/api/v3/ticker/bookTicker",
+                                            .order = "/api/v3/order",
+                                            .test_order = "/api/v3/order/test",
+                                            .trades = "/api/v3/myTrades",
+                                            .rules_weight = 20,
+                                            .quotes_weight = 4,
+                                            .order_weight = 4,
+                                            .trades_weight = 20,
+                                            .response_type = "FULL",
+                                            .futures = false}) {}
 };
 
 BinanceVenue::BinanceVenue(BinanceOptions options)
@@ -36,82 +46,27 @@ std::string BinanceVenue::name() const {
 }
 
 Result<std::int64_t> BinanceVenue::server_time_ms() {
-  const std::int64_t before = impl_->clock.wall_ns();
-  const std::int64_t started = impl_->clock.mono_ns();
-  DEFIB_TRY_ASSIGN(const std::string body,
-                   impl_->send({.what = "the time", .path = "/api/v3/time", .is_signed = false}));
-  DEFIB_TRY_ASSIGN(const std::int64_t time, parse_binance_time(body));
-  // The answer was made about half-way between sending and receiving.
-  const std::int64_t middle = before + (impl_->clock.mono_ns() - started) / 2;
-  impl_->clock_offset_ms = time - middle / 1'000'000;
-  return time;
+  return impl_->server_time_ms();
 }
 
 Result<std::vector<SymbolRules>> BinanceVenue::rules() {
-  DEFIB_TRY_ASSIGN(
-      const std::string body,
-      impl_->send(
-          {.what = "the rules", .path = "/api/v3/exchangeInfo", .is_signed = false, .weight = 20}));
-  return parse_binance_rules(body);
+  return impl_->rules();
 }
 
 Result<Quote> BinanceVenue::quote(const std::string& symbol) {
-  DEFIB_TRY_ASSIGN(const std::string body, impl_->send({.what = "the quote of " + symbol,
-                                                        .path = "/api/v3/ticker/bookTicker",
-                                                        .parameters = {{"symbol", symbol}},
-                                                        .is_signed = false,
-                                                        .weight = 2}));
-  return parse_binance_quote(body);
+  return impl_->quote(symbol);
 }
 
 Result<std::vector<Quote>> BinanceVenue::quotes() {
-  DEFIB_TRY_ASSIGN(const std::string body, impl_->send({.what = "the quotes",
-                                                        .path = "/api/v3/ticker/bookTicker",
-                                                        .is_signed = false,
-                                                        .weight = 4}));
-  return parse_binance_quotes(body);
+  return impl_->quotes();
 }
 
 Result<Order> BinanceVenue::place(const OrderRequest& request) {
-  DEFIB_TRY_ASSIGN(BinanceParameters parameters, binance_order_parameters(request, "FULL"));
-  const std::string what = "order " + request.client_id;
-  DEFIB_TRY_ASSIGN(std::string body,
-                   impl_->send({.what = what,
-                                .method = "POST",
-                                .path = "/api/v3/order",
-                                .parameters = std::move(parameters),
-                                .effect = Effect::kOrders,
-                                .is_new_order = true,
-                                .window_ms = request.expires_ms - request.timestamp_ms}));
-  Result<Order> order = parse_binance_order(std::move(body), ClientIdMember::kClientOrderId);
-  // The venue said yes, but not to what: the order is looked up, never assumed.
-  if (!order)
-    return no_outcome(Effect::kOrders, name(), what, "its answer is unreadable")
-        .because(order.error());
-  if (order->client_id != request.client_id || order->symbol != request.symbol) {
-    return no_outcome(
-        Effect::kOrders, name(), what,
-        fmt::format("the answer is about order {} of {}", order->client_id, order->symbol));
-  }
-  // A new order's answer has `transactTime` only, which is when it was made.
-  if (order->created_ms == 0) order->created_ms = order->updated_ms;
-  return order;
+  return impl_->place(request);
 }
 
 Result<Order> BinanceVenue::cancel(const std::string& symbol, const std::string& client_id) {
-  const std::string what = "the cancel of order " + client_id;
-  DEFIB_TRY_ASSIGN(
-      std::string body,
-      impl_->send({.what = what,
-                   .method = "DELETE",
-                   .path = "/api/v3/order",
-                   .parameters = {{"symbol", symbol}, {"origClientOrderId", client_id}},
-                   .effect = Effect::kOrders}));
-  Result<Order> order = parse_binance_order(std::move(body), ClientIdMember::kOrigClientOrderId);
-  if (!order)
-    return no_outcome(Effect::kOrders, name(), what, "its answer is unreadable")
-        .because(order.error());
-  return order;
+  return impl_->cancel(symbol, client_id);
 }
 
 Result<> BinanceVenue::cancel_all(const std::string& symbol) {
@@ -125,19 +80,7 @@ Result<> BinanceVenue::cancel_all(const std::string& symbol) {
 }
 
 Result<Order> BinanceVenue::order(const std::string& symbol, const std::string& client_id) {
-  DEFIB_TRY_ASSIGN(
-      std::string body,
-      impl_->send({.what = "order " + client_id,
-                   .path = "/api/v3/order",
-                   .parameters = {{"symbol", symbol}, {"origClientOrderId", client_id}},
-                   .weight = 4}));
-  DEFIB_TRY_ASSIGN(Order order,
-                   parse_binance_order(std::move(body), ClientIdMember::kClientOrderId));
-  if (order.client_id != client_id) {
-    return Error(Code::kVenueBadAnswer,
-                 fmt::format("asked for order {}, got order {}", client_id, order.client_id));
-  }
-  return order;
+  return impl_->order(symbol, client_id);
 }
 
 Result<std::vector<Order>> BinanceVenue::open_orders(const std::string& symbol) {
@@ -160,45 +103,11 @@ Result<std::vector<Balance>> BinanceVenue::balances() {
 }
 
 Result<std::vector<Fill>> BinanceVenue::fills(const std::string& symbol, const std::string& after) {
-  std::int64_t from = after.empty() ? 0 : to_integer(after, -1) + 1;
-  if (from < 0 || (from == 0 && !after.empty())) {
-    return Error(Code::kInvalidArgument, fmt::format("'{}' is no trade id of binance", after));
-  }
-  std::vector<Fill> all;
-  for (int page = 0; page < kMaxFillPages; ++page) {
-    DEFIB_TRY_ASSIGN(std::string body,
-                     impl_->send({.what = "the trades of " + symbol,
-                                  .path = "/api/v3/myTrades",
-                                  .parameters = {{"symbol", symbol},
-                                                 {"fromId", std::to_string(from)},
-                                                 {"limit", std::to_string(kFillsPerPage)}},
-                                  .weight = 20}));
-    DEFIB_TRY_ASSIGN(std::vector<Fill> fills, parse_binance_fills(std::move(body)));
-    for (Fill& fill : fills) {
-      const std::int64_t id = to_integer(fill.trade_id, -1);
-      if (id < from) {
-        return Error(Code::kVenueBadAnswer,
-                     fmt::format("trade {} of {} is out of order", fill.trade_id, symbol));
-      }
-      from = id + 1;
-      all.push_back(std::move(fill));
-    }
-    if (fills.size() < kFillsPerPage) return all;
-  }
-  return Error(Code::kLimitExceeded,
-               fmt::format("{} has more than {} pages of trades", symbol, kMaxFillPages));
+  return impl_->fills(symbol, after);
 }
 
 Result<> BinanceVenue::test_order(const OrderRequest& request) {
-  DEFIB_TRY_ASSIGN(BinanceParameters parameters, binance_order_parameters(request, "FULL"));
-  const Result<std::string> body =
-      impl_->send({.what = "the test order",
-                   .method = "POST",
-                   .path = "/api/v3/order/test",
-                   .parameters = std::move(parameters),
-                   .window_ms = request.expires_ms - request.timestamp_ms});
-  if (!body) return body.error();
-  return {};
+  return impl_->test_order(request);
 }
 
 std::int64_t BinanceVenue::recv_window_ms() const {
@@ -218,7 +127,7 @@ RebuildModel BinanceVenue::rebuild_model() const {
   model.limit = {.capacity = impl_->options.weight_per_minute, .window = std::chrono::minutes(1)};
   model.fixed = 41;  // rules 20, account 20, time 1
   model.orders_cost = kAllOpenOrdersWeight;
-  model.fills_page = kFillsPerPage;
+  model.fills_page = kBinanceFillsPerPage;
   model.fills_cost = 20;
   return model;
 }

@@ -12,15 +12,25 @@
 namespace defib::venue {
 namespace {
 
-constexpr int kFillsPerPage = 1'000;
-constexpr int kMaxFillPages = 10'000;
 constexpr std::int64_t kAllOpenOrdersWeight = 40;
 
 }  // namespace
 
 struct BinanceFuturesVenue::Impl : BinanceTransport {
   Impl(BinanceOptions given, std::vector<std::string> all)
-      : BinanceTransport(std::move(given)), symbols(std::move(all)) {}
+      : BinanceTransport(std::move(given), {.time = "/fapi/v1/time",
+                                            .rules = "/fapi/v1/exchangeInfo",
+                                            .ticker = "/fapi/v1/ticker/bookTicker",
+                                            .order = "/fapi/v1/order",
+                                            .test_order = "/fapi/v1/order/test",
+                                            .trades = "/fapi/v1/userTrades",
+                                            .rules_weight = 1,
+                                            .quotes_weight = 5,
+                                            .order_weight = 1,
+                                            .trades_weight = 5,
+                                            .response_type = "RESULT",
+                                            .futures = true}),
+        symbols(std::move(all)) {}
   std::vector<std::string> symbols;
 };
 
@@ -33,78 +43,27 @@ std::string BinanceFuturesVenue::name() const {
 }
 
 Result<std::int64_t> BinanceFuturesVenue::server_time_ms() {
-  const std::int64_t before = impl_->clock.wall_ns();
-  const std::int64_t started = impl_->clock.mono_ns();
-  DEFIB_TRY_ASSIGN(const std::string body,
-                   impl_->send({.what = "the time", .path = "/fapi/v1/time", .is_signed = false}));
-  DEFIB_TRY_ASSIGN(const std::int64_t time, parse_binance_time(body));
-  const std::int64_t middle = before + (impl_->clock.mono_ns() - started) / 2;
-  impl_->clock_offset_ms = time - middle / 1'000'000;
-  return time;
+  return impl_->server_time_ms();
 }
 
 Result<std::vector<SymbolRules>> BinanceFuturesVenue::rules() {
-  DEFIB_TRY_ASSIGN(
-      const std::string body,
-      impl_->send({.what = "the rules", .path = "/fapi/v1/exchangeInfo", .is_signed = false}));
-  return parse_binance_rules(body);
+  return impl_->rules();
 }
 
 Result<Quote> BinanceFuturesVenue::quote(const std::string& symbol) {
-  DEFIB_TRY_ASSIGN(const std::string body, impl_->send({.what = "the quote of " + symbol,
-                                                        .path = "/fapi/v1/ticker/bookTicker",
-                                                        .parameters = {{"symbol", symbol}},
-                                                        .is_signed = false,
-                                                        .weight = 2}));
-  return parse_binance_quote(body);
+  return impl_->quote(symbol);
 }
 
 Result<std::vector<Quote>> BinanceFuturesVenue::quotes() {
-  DEFIB_TRY_ASSIGN(const std::string body, impl_->send({.what = "the quotes",
-                                                        .path = "/fapi/v1/ticker/bookTicker",
-                                                        .is_signed = false,
-                                                        .weight = 5}));
-  return parse_binance_quotes(body);
+  return impl_->quotes();
 }
 
 Result<Order> BinanceFuturesVenue::place(const OrderRequest& request) {
-  DEFIB_TRY_ASSIGN(BinanceParameters parameters, binance_order_parameters(request, "RESULT"));
-  const std::string what = "order " + request.client_id;
-  DEFIB_TRY_ASSIGN(std::string body,
-                   impl_->send({.what = what,
-                                .method = "POST",
-                                .path = "/fapi/v1/order",
-                                .parameters = std::move(parameters),
-                                .effect = Effect::kOrders,
-                                .is_new_order = true,
-                                .window_ms = request.expires_ms - request.timestamp_ms}));
-  Result<Order> order = parse_binance_order(std::move(body), ClientIdMember::kFutures);
-  if (!order) {
-    return no_outcome(Effect::kOrders, name(), what, "its answer is unreadable")
-        .because(order.error());
-  }
-  if (order->client_id != request.client_id || order->symbol != request.symbol) {
-    return no_outcome(
-        Effect::kOrders, name(), what,
-        fmt::format("the answer is about order {} of {}", order->client_id, order->symbol));
-  }
-  if (order->created_ms == 0) order->created_ms = order->updated_ms;
-  return order;
+  return impl_->place(request);
 }
 
 Result<Order> BinanceFuturesVenue::cancel(const std::string& symbol, const std::string& client_id) {
-  const std::string what = "the cancel of order " + client_id;
-  DEFIB_TRY_ASSIGN(
-      std::string body,
-      impl_->send({.what = what,
-                   .method = "DELETE",
-                   .path = "/fapi/v1/order",
-                   .parameters = {{"symbol", symbol}, {"origClientOrderId", client_id}},
-                   .effect = Effect::kOrders}));
-  Result<Order> order = parse_binance_order(std::move(body), ClientIdMember::kFutures);
-  if (order) return order;
-  return no_outcome(Effect::kOrders, name(), what, "its answer is unreadable")
-      .because(order.error());
+  return impl_->cancel(symbol, client_id);
 }
 
 // Both kinds, whatever becomes of the first.
@@ -123,14 +82,7 @@ Result<> BinanceFuturesVenue::cancel_all(const std::string& symbol) {
 }
 
 Result<Order> BinanceFuturesVenue::order(const std::string& symbol, const std::string& client_id) {
-  DEFIB_TRY_ASSIGN(
-      std::string body,
-      impl_->send({.what = "order " + client_id,
-                   .path = "/fapi/v1/order",
-                   .parameters = {{"symbol", symbol}, {"origClientOrderId", client_id}}}));
-  DEFIB_TRY_ASSIGN(Order order, parse_binance_order(std::move(body), ClientIdMember::kFutures));
-  if (order.client_id == client_id) return order;
-  return bad_answer(fmt::format("asked for order {}, got order {}", client_id, order.client_id));
+  return impl_->order(symbol, client_id);
 }
 
 Result<std::vector<Order>> BinanceFuturesVenue::open_orders(const std::string& symbol) {
@@ -167,41 +119,11 @@ Result<std::vector<PositionReport>> BinanceFuturesVenue::positions() {
 
 Result<std::vector<Fill>> BinanceFuturesVenue::fills(const std::string& symbol,
                                                      const std::string& after) {
-  std::int64_t from = after.empty() ? 0 : to_integer(after, -1) + 1;
-  if (from < 0 || (from == 0 && !after.empty())) {
-    return Error(Code::kInvalidArgument, fmt::format("'{}' is no trade id of binance", after));
-  }
-  std::vector<Fill> all;
-  for (int page = 0; page < kMaxFillPages; ++page) {
-    DEFIB_TRY_ASSIGN(std::string body,
-                     impl_->send({.what = "the trades of " + symbol,
-                                  .path = "/fapi/v1/userTrades",
-                                  .parameters = {{"symbol", symbol},
-                                                 {"fromId", std::to_string(from)},
-                                                 {"limit", std::to_string(kFillsPerPage)}},
-                                  .weight = 5}));
-    DEFIB_TRY_ASSIGN(std::vector<Fill> fills, parse_binance_fills(std::move(body), true));
-    for (Fill& fill : fills) {
-      const std::int64_t id = to_integer(fill.trade_id, -1);
-      if (id < from) {
-        return bad_answer(fmt::format("trade {} of {} is out of order", fill.trade_id, symbol));
-      }
-      from = id + 1;
-      all.push_back(std::move(fill));
-    }
-    if (fills.size() < kFillsPerPage) return all;
-  }
-  return Error(Code::kLimitExceeded, fmt::format("{} has too many pages of trades", symbol));
+  return impl_->fills(symbol, after);
 }
 
 Result<> BinanceFuturesVenue::test_order(const OrderRequest& request) {
-  DEFIB_TRY_ASSIGN(BinanceParameters parameters, binance_order_parameters(request, "ACK"));
-  DEFIB_TRY(impl_->send({.what = "the test order",
-                         .method = "POST",
-                         .path = "/fapi/v1/order/test",
-                         .parameters = std::move(parameters),
-                         .window_ms = request.expires_ms - request.timestamp_ms}));
-  return {};
+  return impl_->test_order(request);
 }
 
 Result<> BinanceFuturesVenue::arm_dead_mans_switch(os::Duration timeout) {
@@ -227,7 +149,7 @@ RebuildModel BinanceFuturesVenue::rebuild_model() const {
   model.fixed = 12;  // rules 1, time 1, balances 5, positions 5
   model.fixed_requests = 4;
   model.orders_cost = 2 * kAllOpenOrdersWeight;  // both lists
-  model.fills_page = kFillsPerPage;
+  model.fills_page = kBinanceFillsPerPage;
   model.fills_cost = 5;
   return model;
 }

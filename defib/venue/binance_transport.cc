@@ -17,6 +17,7 @@ constexpr std::size_t kMaxBody = 256 << 20;  // 500,000 open orders
 constexpr std::int64_t kDefaultBackOffSeconds = 60;
 constexpr std::int64_t kDefaultBanSeconds = 120;
 constexpr std::size_t kBodyShown = 200;
+constexpr int kMaxFillPages = 10'000;
 
 // The venue's own codes, by what they mean for the request.
 enum class Meaning { kUnknownOutcome, kClock, kAuth, kRate, kNoSuchOrder, kRejected };
@@ -90,8 +91,9 @@ std::int64_t to_integer(std::string_view text, std::int64_t fallback) {
   return problem == std::errc() && end == text.data() + text.size() ? value : fallback;
 }
 
-BinanceTransport::BinanceTransport(BinanceOptions given)
-    : options(std::move(given)),
+BinanceTransport::BinanceTransport(BinanceOptions given, BinancePaths where)
+    : paths(std::move(where)),
+      options(std::move(given)),
       clock(options.clock ? *options.clock : os::real_clock()),
       http({.connect_timeout = options.connect_timeout,
             .timeout = options.timeout,
@@ -241,6 +243,146 @@ Error BinanceTransport::refused(const Call& call, const wire::HttpResponse& resp
         .suggest("an order with this id is open; read it instead of sending again");
   }
   return rejected;
+}
+
+// --- What both are asked
+// ------------------------------------------------------------------------------
+
+Result<std::int64_t> BinanceTransport::server_time_ms() {
+  const std::int64_t before = clock.wall_ns();
+  const std::int64_t started = clock.mono_ns();
+  DEFIB_TRY_ASSIGN(const std::string body,
+                   send({.what = "the time", .path = paths.time, .is_signed = false}));
+  DEFIB_TRY_ASSIGN(const std::int64_t time, parse_binance_time(body));
+  // The answer was made about half-way between sending and receiving.
+  const std::int64_t middle = before + (clock.mono_ns() - started) / 2;
+  clock_offset_ms = time - middle / 1'000'000;
+  return time;
+}
+
+Result<std::vector<SymbolRules>> BinanceTransport::rules() {
+  DEFIB_TRY_ASSIGN(const std::string body, send({.what = "the rules",
+                                                 .path = paths.rules,
+                                                 .is_signed = false,
+                                                 .weight = paths.rules_weight}));
+  return parse_binance_rules(body);
+}
+
+Result<Quote> BinanceTransport::quote(const std::string& symbol) {
+  DEFIB_TRY_ASSIGN(const std::string body, send({.what = "the quote of " + symbol,
+                                                 .path = paths.ticker,
+                                                 .parameters = {{"symbol", symbol}},
+                                                 .is_signed = false,
+                                                 .weight = 2}));
+  return parse_binance_quote(body);
+}
+
+Result<std::vector<Quote>> BinanceTransport::quotes() {
+  DEFIB_TRY_ASSIGN(const std::string body, send({.what = "the quotes",
+                                                 .path = paths.ticker,
+                                                 .is_signed = false,
+                                                 .weight = paths.quotes_weight}));
+  return parse_binance_quotes(body);
+}
+
+Result<Order> BinanceTransport::place(const OrderRequest& request) {
+  DEFIB_TRY_ASSIGN(BinanceParameters parameters,
+                   binance_order_parameters(request, paths.response_type));
+  const std::string what = "order " + request.client_id;
+  DEFIB_TRY_ASSIGN(std::string body,
+                   send({.what = what,
+                         .method = "POST",
+                         .path = paths.order,
+                         .parameters = std::move(parameters),
+                         .effect = Effect::kOrders,
+                         .is_new_order = true,
+                         .window_ms = request.expires_ms - request.timestamp_ms}));
+  Result<Order> placed = parse_binance_order(
+      std::move(body), paths.futures ? ClientIdMember::kFutures : ClientIdMember::kClientOrderId);
+  // The venue said yes, but not to what: the order is looked up, never assumed.
+  if (!placed) {
+    return no_outcome(Effect::kOrders, options.name, what, "its answer is unreadable")
+        .because(placed.error());
+  }
+  if (placed->client_id != request.client_id || placed->symbol != request.symbol) {
+    return no_outcome(
+        Effect::kOrders, options.name, what,
+        fmt::format("the answer is about order {} of {}", placed->client_id, placed->symbol));
+  }
+  // A new order's answer has `transactTime` only, which is when it was made.
+  if (placed->created_ms == 0) placed->created_ms = placed->updated_ms;
+  return placed;
+}
+
+Result<> BinanceTransport::test_order(const OrderRequest& request) {
+  DEFIB_TRY_ASSIGN(BinanceParameters parameters,
+                   binance_order_parameters(request, paths.response_type));
+  DEFIB_TRY(send({.what = "the test order",
+                  .method = "POST",
+                  .path = paths.test_order,
+                  .parameters = std::move(parameters),
+                  .window_ms = request.expires_ms - request.timestamp_ms}));
+  return {};
+}
+
+Result<Order> BinanceTransport::cancel(const std::string& symbol, const std::string& client_id) {
+  const std::string what = "the cancel of order " + client_id;
+  DEFIB_TRY_ASSIGN(std::string body,
+                   send({.what = what,
+                         .method = "DELETE",
+                         .path = paths.order,
+                         .parameters = {{"symbol", symbol}, {"origClientOrderId", client_id}},
+                         .effect = Effect::kOrders}));
+  Result<Order> cancelled =
+      parse_binance_order(std::move(body), paths.futures ? ClientIdMember::kFutures
+                                                         : ClientIdMember::kOrigClientOrderId);
+  if (cancelled) return cancelled;
+  return no_outcome(Effect::kOrders, options.name, what, "its answer is unreadable")
+      .because(cancelled.error());
+}
+
+Result<Order> BinanceTransport::order(const std::string& symbol, const std::string& client_id) {
+  DEFIB_TRY_ASSIGN(std::string body,
+                   send({.what = "order " + client_id,
+                         .path = paths.order,
+                         .parameters = {{"symbol", symbol}, {"origClientOrderId", client_id}},
+                         .weight = paths.order_weight}));
+  DEFIB_TRY_ASSIGN(
+      Order found,
+      parse_binance_order(std::move(body), paths.futures ? ClientIdMember::kFutures
+                                                         : ClientIdMember::kClientOrderId));
+  if (found.client_id == client_id) return found;
+  return bad_answer(fmt::format("asked for order {}, got order {}", client_id, found.client_id));
+}
+
+Result<std::vector<Fill>> BinanceTransport::fills(const std::string& symbol,
+                                                  const std::string& after) {
+  std::int64_t from = after.empty() ? 0 : to_integer(after, -1) + 1;
+  if (from < 0 || (from == 0 && !after.empty())) {
+    return Error(Code::kInvalidArgument, fmt::format("'{}' is no trade id of binance", after));
+  }
+  std::vector<Fill> all;
+  for (int page = 0; page < kMaxFillPages; ++page) {
+    DEFIB_TRY_ASSIGN(std::string body,
+                     send({.what = "the trades of " + symbol,
+                           .path = paths.trades,
+                           .parameters = {{"symbol", symbol},
+                                          {"fromId", std::to_string(from)},
+                                          {"limit", std::to_string(kBinanceFillsPerPage)}},
+                           .weight = paths.trades_weight}));
+    DEFIB_TRY_ASSIGN(std::vector<Fill> fills, parse_binance_fills(std::move(body), paths.futures));
+    for (Fill& fill : fills) {
+      const std::int64_t id = to_integer(fill.trade_id, -1);
+      if (id < from) {
+        return bad_answer(fmt::format("trade {} of {} is out of order", fill.trade_id, symbol));
+      }
+      from = id + 1;
+      all.push_back(std::move(fill));
+    }
+    if (fills.size() < kBinanceFillsPerPage) return all;
+  }
+  return Error(Code::kLimitExceeded,
+               fmt::format("{} has more than {} pages of trades", symbol, kMaxFillPages));
 }
 
 }  // namespace defib::venue

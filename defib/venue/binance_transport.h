@@ -28,6 +28,16 @@ Result<BinanceParameters> binance_order_parameters(const OrderRequest& request,
 // The number, or `fallback` where the text is none.
 std::int64_t to_integer(std::string_view text, std::int64_t fallback);
 
+// Where a dialect answers what both know, and what it costs.
+struct BinancePaths {
+  std::string time, rules, ticker, order, test_order, trades;
+  std::int64_t rules_weight, quotes_weight, order_weight, trades_weight;
+  std::string response_type;  // of a new order
+  bool futures;               // its answers name some members otherwise
+};
+
+inline constexpr int kBinanceFillsPerPage = 1'000;
+
 struct BinanceTransport {
   // One request, before signing.
   struct Call {
@@ -43,7 +53,7 @@ struct BinanceTransport {
     std::int64_t weight = 1;
   };
 
-  explicit BinanceTransport(BinanceOptions given);
+  BinanceTransport(BinanceOptions given, BinancePaths where);
 
   std::int64_t now_ms() const { return clock.wall_ns() / 1'000'000 + clock_offset_ms; }
   Result<std::string> send(Call call);
@@ -55,6 +65,18 @@ struct BinanceTransport {
   Error refused(const Call& call, const wire::HttpResponse& response, const BinanceError& error,
                 std::int64_t elapsed_ms);
 
+  // What both dialects are asked in the same words; Venue says what each gives.
+  Result<std::int64_t> server_time_ms();
+  Result<std::vector<SymbolRules>> rules();
+  Result<Quote> quote(const std::string& symbol);
+  Result<std::vector<Quote>> quotes();
+  Result<Order> place(const OrderRequest& request);
+  Result<> test_order(const OrderRequest& request);
+  Result<Order> cancel(const std::string& symbol, const std::string& client_id);
+  Result<Order> order(const std::string& symbol, const std::string& client_id);
+  Result<std::vector<Fill>> fills(const std::string& symbol, const std::string& after);
+
+  BinancePaths paths;
   BinanceOptions options;
   const os::Clock& clock;
   wire::HttpClient http;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -536,19 +537,21 @@ Result<std::vector<Balance>> KrakenVenue::balances() {
 }
 
 Result<std::vector<Fill>> KrakenVenue::fills(const std::string& symbol, const std::string& after) {
-  return fills_of({{symbol, after}});
+  return fills_of({{symbol, {after}}});
 }
 
-// The history takes no pair: one walk, newest first, until every symbol has shown a known trade.
-Result<std::vector<Fill>> KrakenVenue::fills_of(const std::map<std::string, std::string>& after) {
+// The history takes no pair: one walk, newest first, until every symbol has shown a known trade or
+// its time has come.
+Result<std::vector<Fill>> KrakenVenue::fills_of(const std::map<std::string, FillsFrom>& from) {
   DEFIB_TRY(impl_->load_pairs());
   std::map<std::string, std::int64_t> last;
   std::set<std::string> left;
-  for (const auto& [symbol, trade] : after) {
-    last[symbol] = trade.empty() ? -1 : trade_number(trade);
+  for (const auto& [symbol, first] : from) {
+    last[symbol] = first.after.empty() ? -1 : trade_number(first.after);
     left.insert(symbol);
-    if (!trade.empty() && last[symbol] < 0) {
-      return Error(Code::kInvalidArgument, fmt::format("'{}' is no trade number of kraken", trade));
+    if (!first.after.empty() && last[symbol] < 0) {
+      return Error(Code::kInvalidArgument,
+                   fmt::format("'{}' is no trade number of kraken", first.after));
     }
   }
   std::vector<Fill> found;
@@ -561,16 +564,22 @@ Result<std::vector<Fill>> KrakenVenue::fills_of(const std::map<std::string, std:
                                   .points = 2}));
     DEFIB_TRY_ASSIGN(std::vector<KrakenTrade> trades,
                      parse_kraken_trades(result["trades"], *impl_->pairs));
+    std::int64_t oldest_ms = std::numeric_limits<std::int64_t>::max();
     for (KrakenTrade& trade : trades) {
+      oldest_ms = std::min(oldest_ms, trade.fill.time_ms);
       const auto of = last.find(trade.fill.symbol);
       if (of == last.end()) continue;
-      if (trade_number(trade.fill.trade_id) <= of->second) {
+      const FillsFrom& first = from.at(of->first);
+      if (trade_number(trade.fill.trade_id) <= of->second ||
+          (first.after.empty() && trade.fill.time_ms < first.since_ms)) {
         left.erase(of->first);
         continue;
       }
       // New trades shift the pages while they are read; nothing is lost, some come twice.
       if (seen.insert(trade.key).second) found.push_back(std::move(trade.fill));
     }
+    std::erase_if(left,
+                  [&](const std::string& symbol) { return oldest_ms < from.at(symbol).since_ms; });
     if (trades.size() >= kPage && !left.empty()) continue;
     std::sort(found.begin(), found.end(), [](const Fill& a, const Fill& b) {
       return std::pair(std::string_view(a.symbol), trade_number(a.trade_id)) <

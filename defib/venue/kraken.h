@@ -71,9 +71,9 @@ class KrakenVenue : public Venue {
   Result<std::vector<Order>> open_orders(const std::string& symbol) override;
   Result<std::vector<Balance>> balances() override;
   // `after`: the pair's own trade number. The history comes newest first and in pages of 50, so
-  // reading goes back as far as that trade.
+  // reading goes back as far as that trade, or as the time that none of the symbol is older than.
   Result<std::vector<Fill>> fills(const std::string& symbol, const std::string& after) override;
-  Result<std::vector<Fill>> fills_of(const std::map<std::string, std::string>& after) override;
+  Result<std::vector<Fill>> fills_of(const std::map<std::string, FillsFrom>& from) override;
   Result<> test_order(const OrderRequest& request) override;
   bool has_positions() const override;
   Result<std::vector<PositionReport>> positions() override;

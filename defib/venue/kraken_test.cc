@@ -1,5 +1,6 @@
 #include "defib/venue/kraken.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -256,14 +257,33 @@ TEST_F(Kraken, OneWalkTellsTheTradesOfAllSymbols) {
             R"("T1":{"ordertxid":"O1","pair":"SOLUSD","time":1688583899.0,"type":"buy",)"
             R"("price":"20.0","fee":"0","vol":"0.1","trade_id":9}}})"));
   answer("/0/private/OpenOrders", ok(R"({"open":{"O1":)" + std::string(kOrder) + "}}"));
-  const auto fills = venue_->fills_of({{"SOLUSD", ""}, {"XBTUSD", "11"}});
+  const auto fills = venue_->fills_of({{"SOLUSD", {}}, {"XBTUSD", {"11"}}});
   ASSERT_TRUE(fills) << fills.error().to_text();
   ASSERT_EQ(fills->size(), 2u);
   EXPECT_EQ(fills->front().symbol, "SOLUSD");
   EXPECT_EQ(fills->back().trade_id, "12");
-  EXPECT_EQ(venue_->fills_of({{"SOLUSD", "9"}, {"XBTUSD", "11"}})->size(), 1u);
+  EXPECT_EQ(venue_->fills_of({{"SOLUSD", {"9"}}, {"XBTUSD", {"11"}}})->size(), 1u);
   EXPECT_EQ(venue_->open_orders_of({"XBTUSD", "SOLUSD"})->size(), 1u);
   EXPECT_EQ(requests().size(), 4u);  // the pairs, two walks, one list
+}
+
+// A pair that never traded must not cost a walk through the whole history at each start.
+TEST_F(Kraken, AWalkEndsWhereNothingOlderIsAskedFor) {
+  std::string trades;
+  for (int i = 0; i < 50; ++i) {
+    trades += fmt::format(
+        R"({}"T{}":{{"ordertxid":"O1","pair":"XXBTZUSD","time":{}.5,"type":"buy","price":"1.0",)"
+        R"("fee":"0","vol":"0.1","trade_id":{}}})",
+        i == 0 ? "" : ",", i, 1'688'583'900 - i, 1'000 - i);
+  }
+  answer("/0/private/TradesHistory", ok(R"({"count":5000,"trades":{)" + trades + "}}"));
+  answer("/0/private/OpenOrders", ok(R"({"open":{"O1":)" + std::string(kOrder) + "}}"));
+  const auto fills =
+      venue_->fills_of({{"SOLUSD", {"", 1'688'583'860'000}}, {"XBTUSD", {"", 1'688'583'890'000}}});
+  ASSERT_TRUE(fills) << fills.error().to_text();
+  EXPECT_EQ(requests().size(), 2u);  // the pairs, one page
+  ASSERT_EQ(fills->size(), 11u);
+  EXPECT_EQ(fills->front().trade_id, "990");
 }
 
 TEST_F(Kraken, AWarningIsNoRefusalAndAnErrorBehindTheListIsOne) {

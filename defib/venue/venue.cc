@@ -29,10 +29,10 @@ std::string_view to_string(VenueStatus status) {
   return kNames[static_cast<std::size_t>(status)];
 }
 
-Result<std::vector<Fill>> Venue::fills_of(const std::map<std::string, std::string>& after) {
+Result<std::vector<Fill>> Venue::fills_of(const std::map<std::string, FillsFrom>& from) {
   std::vector<Fill> all;
-  for (const auto& [symbol, trade] : after) {
-    DEFIB_TRY_ASSIGN(std::vector<Fill> found, fills(symbol, trade));
+  for (const auto& [symbol, first] : from) {
+    DEFIB_TRY_ASSIGN(std::vector<Fill> found, fills(symbol, first.after));
     std::move(found.begin(), found.end(), std::back_inserter(all));
   }
   return all;

@@ -130,6 +130,14 @@ struct Quote {
   Decimal mid() const { return Decimal::from_units((bid.units() + ask.units()) / 2); }
 };
 
+// Where a reading of fills begins.
+struct FillsFrom {
+  std::string after;  // behind this trade; empty: all
+  // What is older, by the venue's clock, is not wanted: nobody needs to walk back further in a
+  // history of all symbols. Who lists a symbol's trades oldest first may tell of older ones too.
+  std::int64_t since_ms = 0;
+};
+
 class Venue {
  public:
   virtual ~Venue() = default;
@@ -151,8 +159,8 @@ class Venue {
   virtual Result<std::vector<Balance>> balances() = 0;
   // Fills with trade id greater than `after` (empty: from the first), oldest first, all pages.
   virtual Result<std::vector<Fill>> fills(const std::string& symbol, const std::string& after) = 0;
-  // The same of several symbols, each behind its own trade; one reading where one tells of all.
-  virtual Result<std::vector<Fill>> fills_of(const std::map<std::string, std::string>& after);
+  // The same of several symbols, each from where it names; one reading where one tells of all.
+  virtual Result<std::vector<Fill>> fills_of(const std::map<std::string, FillsFrom>& from);
   // Open orders of these symbols: one after the other, or all at once where that is cheaper.
   Result<std::vector<Order>> open_orders_of(const std::vector<std::string>& symbols);
   // Checks an order without placing it: authentication, clock, filters.

@@ -93,6 +93,19 @@ BUGS = [
     ("after damage the epochs are counted on as before", "RecoveryTest.AfterDamage*", [
         ("defib/trading/ids.cc", "std::clamp(least_epoch, last + 1, kMaxEpoch);",
          "std::clamp(least_epoch - least_epoch, last + 1, kMaxEpoch);")]),
+    ("a venue that says slower stops everything", "RecoveryTest.*SaysSlower*", [
+        (RESUME, "  if (error.code() == Code::kVenueRateLimited) {\n",
+         "  if (error.code() == Code::kInternal) {\n")]),
+    ("a venue that says slower for ever is healthy", "RecoveryTest.AVenueThatSaysSlower*", [
+        (RESUME, "now - unanswered_since < kLongestSilence.count()", "now >= unanswered_since")]),
+    ("what is known here waits for the venue's answer", "RecoveryTest.ALossIsSeen*", [
+        (RESUME, "  // First what is known here, whatever the venue answers.\n",
+         '  if (const auto at = parts.gateway->sync_clock(); !at) return unanswered("venue", at.error());\n')]),
+    ("the baseline's time is not kept", "LedgerTest.WhereTheHistory*", [
+        ("defib/trading/ledger.cc", "    update.set_since(symbol, settled_ms);\n", "")]),
+    ("symbols with histories of their own settle each other", "LedgerTest.OneHistory*", [
+        ("defib/trading/ledger.cc", "  if (!venue.rebuild_model().filtered && !fills.empty()) {\n",
+         "  if (!fills.empty()) {\n")]),
     ("a clock that was set opens nothing", "RecoveryTest.AClockTwoSeconds*", [
         (RESUME, "  DEFIB_TRY_ASSIGN(evidence.clock_skew_ms, parts.gateway->sync_clock());\n", "")]),
 ]

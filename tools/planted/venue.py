@@ -18,15 +18,19 @@ BUGS = [
         (LISTS, "    std::string_view status;\n    std::int64_t ended_ms = 0;\n", "    std::string_view status, average;\n    std::int64_t ended_ms = 0;\n")]),
     ("the history is walked once a symbol", "Kraken.OneWalk*", [
         ("defib/venue/venue.h", "  virtual Result<std::vector<Fill>> fills_of(", "  Result<std::vector<Fill>> fills_of("),
-        ("defib/venue/kraken.h", "fills_of(const std::map<std::string, std::string>& after) override;", "all_fills(const std::map<std::string, std::string>& after);"),
+        ("defib/venue/kraken.h", "fills_of(const std::map<std::string, FillsFrom>& from) override;", "all_fills(const std::map<std::string, FillsFrom>& from);"),
         (KRAKEN, "KrakenVenue::fills_of(const", "KrakenVenue::all_fills(const"),
-        (KRAKEN, "  return fills_of({{symbol, after}});", "  return all_fills({{symbol, after}});")]),
+        (KRAKEN, "  return fills_of({{symbol, {after}}});", "  return all_fills({{symbol, {after}}});")]),
     ("a stop order's trigger is forgotten", "BinanceParser.AStopOrder*", [
         (LISTS, "      order.price = trigger;\n      order.market_at_trigger = true;\n", "")]),
     ("an error behind the list of orders is not seen", "Kraken.AWarning*", [
         (LISTS, "!body.at_end() || !accepted_ || !listed_ || cut_", "!body.at_end() || !listed_ || cut_")]),
     ("a nonce goes down with the clock", "Kraken.TheNonceNever*", [
         (KRAKEN, "  last_nonce = std::max(last_nonce + 1, wall);\n", "  last_nonce = wall;\n")]),
+    ("a walk through the history ends at its beginning only", "Kraken.AWalkEnds*", [
+        (KRAKEN, "return oldest_ms < from.at(symbol).since_ms;", "return symbol.empty() && oldest_ms < 0;")]),
+    ("trades of before the baseline are told", "Kraken.AWalkEnds*", [
+        (KRAKEN, "(first.after.empty() && trade.fill.time_ms < first.since_ms)", "false")]),
     ("a throttle is forgotten", "Kraken.AfterAThrottle*", [
         (KRAKEN, "  if (blocked_until != 0 && left > 0) {\n",
          "  if (blocked_until != 0 && left > INT64_MAX / 2) {\n")]),
