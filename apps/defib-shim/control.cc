@@ -147,8 +147,8 @@ void Shim::handle(const MessageHeader& header, const char* body, size_t size, in
       if (active == nullptr) return refuse(type, ESRCH);
       if (request.group != 0 && active->group > 0) {
         kill(-active->group, request.signal);
-      } else if (active->pidfd >= 0) {
-        pidfd_send(active->pidfd, request.signal);
+      } else {
+        signal_service(*active, request.signal);
       }
       return;
     }

@@ -40,7 +40,8 @@ void Shim::watch_life(Instance& one) {
 
 void Shim::look_at_life(Instance& one) {
   one.look_at = 0;
-  if (one.announced != 0 || saved(one).role == InstanceRole::kDying) return;
+  if (saved(one).role == InstanceRole::kDying) return;
+  if (is_same_and_alive(one.announced, one.announced_start)) return;  // It goes on as that one.
   const uint64_t start_time = saved(one).start_time;
   // Of a released lock: this is the moment in which the threads end, one after the other.
   FenceLook look = look_at_threads(one.pid, start_time, one.life.fired());

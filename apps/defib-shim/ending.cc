@@ -268,7 +268,7 @@ bool Shim::is_capture(pid_t pid) const {
 bool Shim::is_leftover(pid_t pid) {
   if (is_capture(pid)) return false;
   for (const Instance& one : instances_) {
-    if (one.used && (one.pid == pid || one.announced == pid || one.tracer == pid)) return false;
+    if (one.used && (one.pid == pid || has_announced(one, pid) || one.tracer == pid)) return false;
   }
   if (!any()) return true;
   uint64_t generation = 0;

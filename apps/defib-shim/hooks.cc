@@ -19,8 +19,10 @@ constexpr const char* kHookNames[kHooks] = {"pre_start", "post_crash", "cleanup"
                                             "evidence_command"};
 constexpr Hook kAllHooks[kHooks] = {Hook::kPreStart, Hook::kPostCrash, Hook::kCleanup,
                                     Hook::kEvidence};
-constexpr const char* kReasonNames[] = {"none",      "requested", "hung",
-                                        "unhealthy", "limit",     "not_ready"};
+constexpr const char* kReasonNames[] = {"none",  "requested", "hung",   "unhealthy",
+                                        "limit", "not_ready", "reboot", "log_pattern"};
+static_assert(sizeof kReasonNames / sizeof kReasonNames[0] ==
+              static_cast<size_t>(StopReason::kPattern) + 1);
 
 off_t slot_at(Hook hook) {
   return static_cast<off_t>(kHookSlot * static_cast<size_t>(hook));

@@ -21,8 +21,9 @@ struct Instance {
   int stat_fd = -1;  // of one that is not our child
   PageHandle page;
   LifeWatch life;
-  pid_t group = 0;      // its process group; 0: none that is only its own
-  pid_t announced = 0;  // MAINPID= of a process that lives beside it
+  pid_t group = 0;  // its process group; 0: none that is only its own
+  // MAINPID= of a process that lives beside it, or has: its number may have been used again.
+  pid_t announced = 0;
   uint64_t announced_start = 0;
   bool is_child = false;  // ours to wait for
   bool adopted = false;
@@ -45,6 +46,7 @@ struct Instance {
   Cgroup groups;
   Stop stopping = {};
   uint32_t stop_step = 0;      // the next one of stopping
+  int64_t watch_again_at = 0;  // no descriptor was left to watch it; 0: it is watched
   int64_t memory_look_at = 0;  // when the kernel's count of kills is read; 0: not
   uint32_t oom_kills_told = 0;
 };

@@ -122,6 +122,11 @@ bool is_same_and_alive(pid_t pid, uint64_t start_time) {
          stat.state != 'X';
 }
 
+bool is_another(pid_t pid, uint64_t start_time) {
+  ProcStat stat;
+  return read_stat(pid, &stat) && stat.start_time != start_time;
+}
+
 bool read_generation(pid_t pid, uint64_t* generation) {
   static constexpr char kKey[] = "DEFIB_GENERATION=";
   constexpr size_t kKeySize = sizeof kKey - 1;

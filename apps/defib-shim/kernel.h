@@ -45,6 +45,8 @@ bool parse_stat(const char* text, ProcStat* stat);
 bool read_stat(pid_t pid, ProcStat* stat);
 // A process of that pid and start time exists and has not ended.
 bool is_same_and_alive(pid_t pid, uint64_t start_time);
+// The number has been used again: it belongs to a process with another start.
+bool is_another(pid_t pid, uint64_t start_time);
 
 // DEFIB_GENERATION in the environment with which a process was started. False where it has none.
 bool read_generation(pid_t pid, uint64_t* generation);

@@ -232,9 +232,9 @@ bool Shim::next_stop_signal(Instance& one, int64_t now) {
   const Stop& stopping = one.stopping;
   if (one.stop_step >= stopping.step_count || one.stop_step >= kMaxStopSteps - 1) return false;
   const StopStep& step = stopping.steps[one.stop_step++];
-  if (one.pidfd >= 0 && step.signal > 0) {
-    pidfd_send(one.pidfd, step.signal);
-    pidfd_send(one.pidfd, SIGCONT);
+  if (step.signal > 0) {
+    signal_service(one, step.signal);
+    signal_service(one, SIGCONT);
   }
   one.kill_at = later(now, step.grace_ns);
   return true;
@@ -253,7 +253,9 @@ void Shim::kill_family(Instance& one) {
   }
   for (const Instance& other : instances_) {
     if (other.used) spared[count++] = other.pid;
-    if (other.used && other.announced > 0) spared[count++] = other.announced;
+    if (other.used && is_same_and_alive(other.announced, other.announced_start)) {
+      spared[count++] = other.announced;
+    }
     if (other.used && other.tracer > 0) spared[count++] = other.tracer;
   }
   static char text[4096];

@@ -167,7 +167,7 @@ bool Shim::may_notify(const Instance& one, pid_t sender) const {
                                                  : NotifyAccess::kAll;
   if (access == NotifyAccess::kAll) return true;
   if (access == NotifyAccess::kNone) return false;
-  if (sender == one.pid || (one.announced != 0 && sender == one.announced)) return true;
+  if (sender == one.pid || (one.announced != 0 && has_announced(one, sender))) return true;
   ProcStat stat;
   return access == NotifyAccess::kExec && supervisor_pid_ > 0 && read_stat(sender, &stat) &&
          stat.parent == supervisor_pid_;

@@ -19,6 +19,8 @@
 namespace defib::process::shim {
 namespace {
 
+constexpr int64_t kWatchAgainNs = 1'000'000'000;
+
 bool read_boot_id(char* to, size_t capacity) {
   if (read_small("/proc/sys/kernel/random/boot_id", to, capacity) <= 0) return false;
   to[strcspn(to, "\n")] = 0;
@@ -60,10 +62,14 @@ Instance* Shim::find_sender(pid_t pid) {
   const pid_t session = read_stat(pid, &stat) ? stat.session : 0;
   Instance* of_session = nullptr;
   for (Instance& one : instances_) {
-    if (one.used && (one.pid == pid || one.announced == pid)) return &one;
+    if (one.used && (one.pid == pid || has_announced(one, pid))) return &one;
     if (one.used && session != 0 && one.pid == session) of_session = &one;
   }
   return of_session != nullptr ? of_session : find(InstanceRole::kActive);
+}
+
+bool Shim::has_announced(const Instance& one, pid_t pid) {
+  return one.announced == pid && !is_another(pid, one.announced_start);
 }
 
 bool Shim::any() const {
@@ -198,12 +204,19 @@ void Shim::watch_process(Instance& one, pid_t pid) {
   one.group = getpgid(pid);
   if (one.group == getpgrp()) one.group = 0;
   one.pidfd = pidfd_open(pid);
-  if (!one.is_child) one.stat_fd = open_stat(pid);
+  if (!one.is_child && one.stat_fd < 0) one.stat_fd = open_stat(pid);
   if (one.pidfd >= 0) {
     watch(one.pidfd, EPOLLIN, kServicePidfd | static_cast<uint32_t>(index(one)) << kSourceBits);
-  } else {
-    complain("cannot watch the service", -one.pidfd);
+  } else if (!one.is_child) {  // of a child SIGCHLD tells
+    complain("cannot watch the service, and looks after it each second", -one.pidfd);
+    one.watch_again_at = mono_ns() + kWatchAgainNs;
   }
+}
+
+void Shim::watch_again(Instance& one) {
+  one.watch_again_at = 0;
+  if (!is_same_and_alive(one.pid, saved(one).start_time)) return ended(one);
+  watch_process(one, one.pid);
 }
 
 void Shim::adopt_page(Instance& one, int page_fd) {
@@ -357,10 +370,21 @@ void Shim::stop_one(Instance& one, const Stop& request) {
   one.stopping = request;
   one.stop_step = 0;
   one.kill_at = later(mono_ns(), request.grace_ns);
-  if (request.signal > 0 && one.pidfd >= 0) {
-    pidfd_send(one.pidfd, request.signal);
-    pidfd_send(one.pidfd, SIGCONT);  // A stopped process takes no signal else.
-    if (one.announced > 0) kill(one.announced, request.signal);
+  if (request.signal > 0) {
+    signal_service(one, request.signal);
+    signal_service(one, SIGCONT);  // A stopped process takes no signal else.
+    if (is_same_and_alive(one.announced, one.announced_start)) {
+      kill(one.announced, request.signal);
+    }
+  }
+}
+
+// Where no descriptor was left for its pidfd, a child keeps its number until it is waited for.
+void Shim::signal_service(const Instance& one, int signal) const {
+  if (one.pidfd >= 0) {
+    pidfd_send(one.pidfd, signal);
+  } else if (one.is_child || is_same_and_alive(one.pid, saved(one).start_time)) {
+    kill(one.pid, signal);
   }
 }
 
@@ -379,7 +403,7 @@ void Shim::end_standby() {
   if (one == nullptr) return;
   saved(*one).role = InstanceRole::kDying;  // From here on nothing promotes it.
   one->reason = StopReason::kRequested;
-  if (one->pidfd >= 0) pidfd_send(one->pidfd, SIGKILL);
+  signal_service(*one, SIGKILL);
   if (one->group > 0) kill(-one->group, SIGKILL);
   one->groups.kill_all();
 }
@@ -429,12 +453,13 @@ void Shim::on_timers(int64_t now) {
     if (!one.used) continue;
     if (one.kill_at != 0 && now >= one.kill_at && !next_stop_signal(one, now)) {
       one.kill_at = 0;
-      if (one.pidfd >= 0) pidfd_send(one.pidfd, SIGKILL);
+      signal_service(one, SIGKILL);
       if (one.group > 0) kill(-one.group, SIGKILL);
       one.groups.kill_all();
     }
     if (one.memory_look_at != 0 && now >= one.memory_look_at) look_at_memory(one);
     if (one.look_at != 0 && now >= one.look_at) look_at_life(one);
+    if (one.used && one.watch_again_at != 0 && now >= one.watch_again_at) watch_again(one);
   }
   hooks_.kill_overdue(now);
   if (start_at_ != 0 && now >= start_at_) {

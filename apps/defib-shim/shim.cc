@@ -195,6 +195,7 @@ int Shim::wait_timeout_ms(int64_t now) const {
     consider(one.kill_at);
     consider(one.look_at);
     consider(one.memory_look_at);
+    consider(one.watch_again_at);
   }
   consider(hooks_.next_deadline());
   consider(start_at_);

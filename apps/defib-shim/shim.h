@@ -107,6 +107,7 @@ class Shim {
   bool any() const;
   void start(InstanceRole role, bool automatic, uint64_t ticket_id);
   void watch_process(Instance& one, pid_t pid);
+  void watch_again(Instance& one);
   void free_instance(Instance& one);
 
   // Its end.
@@ -114,6 +115,8 @@ class Shim {
   bool take_exit(Instance& one, ExitInfo* exit);
   const ExitInfo* recorded_exit(const Instance& one) const;
   static void reap(const Instance& one);
+  // It announced this process, and the number is still that one's.
+  static bool has_announced(const Instance& one, pid_t pid);
   bool follow_successor(Instance& one);
   void note_exit(Instance& one, ExitInfo& exit);
   void after_active(const ExitInfo& exit, Exited* report);
@@ -127,6 +130,8 @@ class Shim {
   bool is_capture(pid_t pid) const;
   void stop(const Stop& request);
   void stop_one(Instance& one, const Stop& request);
+  // To the process alone; nobody else gets it, whatever its number means by now.
+  void signal_service(const Instance& one, int signal) const;
   void take_main_pid(Instance& one, const char* text, const int* fds, int fd_count);
   void follow_main_pid(Instance& one, pid_t pid, int pidfd);
   static void extend_stop(Instance& one, uint64_t microseconds);

@@ -163,6 +163,17 @@ TEST_F(HookTest, APostCrashIsWaitedForWhereTheSpecSaysSo) {
   EXPECT_EQ(status().state, ServiceState::kRunning);
 }
 
+TEST_F(HookTest, AHookKnowsThatTheOutputAskedForTheReplacement) {
+  ServiceSpec spec = launched("stamp");
+  spec.post_crash = hook("0");
+  start(spec);
+  run_until([&] { return told("service") == 1 && status().restart_ready; });
+  ASSERT_TRUE(supervisor_->replace("victim", StopReason::kPattern,
+                                   Error(Code::kProbeFailed, "its output says so")));
+  run_until([&] { return told("post_crash") == 1 && told("service") == 2; });
+  EXPECT_NE(line(1).find(" reason=log_pattern "), std::string::npos) << line(1);
+}
+
 TEST_F(HookTest, ACleanExitRunsCleanupAndNoPostCrash) {
   ServiceSpec spec = launched("stamp-exit", "0");
   spec.post_crash = hook("0");

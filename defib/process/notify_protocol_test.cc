@@ -3,10 +3,13 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <filesystem>
 
 #include "defib/os/files.h"
@@ -351,6 +354,41 @@ TEST_F(NotifyProtocol, AMainProcessIsFollowedWhereItsLauncherEndsWithItsShim) {
   ASSERT_TRUE(supervisor_->stop("victim"));
   until_exit();
   EXPECT_NE(seen_->exits.at(0).pid, launcher);
+}
+
+// A process of this test's with that number, where the kernel lets us choose; else 0.
+pid_t with_number(pid_t wanted) {
+  for (int i = 0; i < 100; ++i) {
+    if (std::FILE* last = std::fopen("/proc/sys/kernel/ns_last_pid", "w")) {
+      std::fputs(std::to_string(wanted - 1).c_str(), last);
+      if (std::fclose(last) != 0) return 0;
+    } else {
+      return 0;
+    }
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      while (true) ::pause();
+    }
+    if (pid == wanted) return pid;
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+  }
+  return 0;
+}
+
+// The number of an announced process that has ended is anybody's.
+TEST_F(NotifyProtocol, AStopSignalsNobodyWhoOnlyHasTheNumberOfWhatWasAnnounced) {
+  start(notifier({"successor:outlived"}));
+  run_until([&] { return !status().status_text.empty(); });
+  const pid_t bystander = with_number(std::stoi(status().status_text));
+  if (bystander == 0) GTEST_SKIP() << "the kernel does not let us choose a process's number";
+  ASSERT_TRUE(supervisor_->stop("victim"));
+  until_exit();
+  EXPECT_EQ(seen_->exits.at(0).pid, seen_->starts.at(0).pid);
+  EXPECT_EQ(::waitpid(bystander, nullptr, WNOHANG), 0) << "the bystander was signalled";
+  ::kill(bystander, SIGKILL);
+  ::waitpid(bystander, nullptr, 0);
 }
 
 TEST_F(NotifyProtocol, WithoutAResetTheSecondRestartWaits) {

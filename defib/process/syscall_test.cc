@@ -52,7 +52,6 @@ class Strikes : public SupervisorTest {
   // From the death of a service to its replacement: the shim is killed at that call of its own.
   std::uint64_t ending(std::uint64_t call);
 
- private:
   struct View {
     bool runs = false;  // the service of the status file lives, and so does its shim
     pid_t pid = 0;
@@ -322,6 +321,68 @@ TEST_F(Strikes, AnEndIsToldOnceAndTrulyWhereverItsShimIsKilled) {
     ending(call);
   }
   std::printf("  %lu of %lu calls struck\n", struck, all);
+}
+
+TEST_F(Strikes, AStopIsASignalAlsoWhereNoDescriptorIsLeftForTheService) {
+  make_place();
+  pid_t service = 0;
+  {
+    Striker striker(driver_command(), environment(), out_.get(),
+                    {"defib-shim", 1, Striker::Blow::kFail, EMFILE, true, SYS_pidfd_open});
+    driver_ = striker.pid();
+    const auto deadline = std::chrono::steady_clock::now() + kHealTime;
+    while (!(striker.struck() && view().runs) && std::chrono::steady_clock::now() < deadline) {
+      striker.watch();
+      ::usleep(100);
+    }
+    ASSERT_TRUE(striker.struck());
+    service = view().pid;
+    striker.let_go();
+  }
+  const std::string wanted = fmt::format("exited 1 {} signal 15 (SIGTERM)", service);
+  ASSERT_TRUE(
+      wait_until([&] { return told().find("started 1 ") != std::string::npos; }, kHealTime));
+  ::kill(driver_, SIGTERM);
+  EXPECT_TRUE(wait_until([&] { return told().find(wanted) != std::string::npos; }, kHealTime))
+      << told();
+  stop_driver("no descriptor for the service");
+}
+
+// A child's end is told by SIGCHLD. Another's would be noticed by nobody.
+TEST_F(Strikes, AnAdoptedServiceIsWatchedWhenADescriptorIsThereAgain) {
+  make_place();
+  pid_t service = 0;
+  {
+    Striker striker(driver_command(), environment(), out_.get(),
+                    {"defib-shim", 2, Striker::Blow::kFail, EMFILE, true, SYS_pidfd_open});
+    driver_ = striker.pid();
+    bool killed = false;
+    const auto deadline = std::chrono::steady_clock::now() + kHealTime;
+    while (!striker.struck() && std::chrono::steady_clock::now() < deadline) {
+      striker.watch();
+      if (!killed && view().runs && told().find("started 1 ") != std::string::npos) {
+        service = view().pid;
+        for (const pid_t pid : processes()) {
+          if (os::read_file(os::real_files(), fmt::format("/proc/{}/comm", pid))
+                  .value_or("")
+                  .starts_with("defib-shim")) {
+            killed = kill_one(pid, SIGKILL);
+          }
+        }
+      }
+      ::usleep(100);
+    }
+    ASSERT_TRUE(striker.struck()) << told();
+    striker.let_go();
+  }
+  EXPECT_TRUE(wait_until([&] { return view().runs; }, kHealTime)) << told();
+  ASSERT_TRUE(kill_one(service, SIGKILL));
+  EXPECT_TRUE(wait_until(
+      [&] { return told().find(fmt::format("exited 1 {} ", service)) != std::string::npos; },
+      kHealTime))
+      << told();
+  EXPECT_TRUE(wait_until([&] { return view().runs && view().generation == 2; }, kHealTime));
+  stop_driver("no descriptor for an adopted service");
 }
 
 TEST_F(Strikes, TheSupervisorIsKilledAtItsSystemCalls) {

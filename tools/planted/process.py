@@ -231,4 +231,16 @@ BUGS = [
          "  if (same && one.pid < 0) return;\n")]),
     ("what is said while there is no shim is lost", "NotifyProtocol.WhatTheAgentSays*", [
         ("apps/defib-shim/service.cc", "  take_unheard(one);\n", "")]),
+    ("a stop signals whoever has the number that was announced", "NotifyProtocol.AStopSignals*", [
+        ("apps/defib-shim/service.cc",
+         "    if (is_same_and_alive(one.announced, one.announced_start)) {\n",
+         "    if (one.announced > 0) {\n")]),
+    ("a hook is not told that the output asked", "HookTest.AHookKnows*", [
+        ("apps/defib-shim/hooks.cc", '"log_pattern"};', '""};')]),
+    ("without a descriptor a stop is the kill after its time", "Strikes.AStopIsASignal*", [
+        ("apps/defib-shim/service.cc",
+         "  } else if (one.is_child || is_same_and_alive(one.pid, saved(one).start_time)) {\n",
+         "  } else if (one.pid < 0) {\n")]),
+    ("an adopted service that cannot be watched at once is not watched", "Strikes.AnAdopted*", [
+        ("apps/defib-shim/service.cc", "    one.watch_again_at = mono_ns() + kWatchAgainNs;\n", "")]),
 ]

@@ -6,7 +6,8 @@
 //   successor[:HOW]     starts another process, names it by MAINPID= and ends. HOW: wrong, with a
 //                       wrong inode; fd, by MAINPIDFD=1; no-fd, without the descriptor; null-fd,
 //                       with another kind of one; own-fd, with that of a process that is not its
-//                       child; stay, goes on until it is killed
+//                       child; stay, goes on until it is killed; outlived, goes on and ends the
+//                       other process, whose pid is its status then
 //   sleep:MS            waits
 //   on-term:MS:CODE:TEXT  at SIGTERM: says TEXT, waits so long, ends with CODE
 //   exit:CODE           ends
@@ -96,7 +97,12 @@ void call_agent(const std::string& call, const std::string& argument) {
     if (defib_main_pid(child) != 1 || defib_ready() != 1) _exit(96);
   }
   if (defib_barrier(5000) != 1) _exit(96);
-  while (how == "stay") pause();
+  if (how == "outlived") {
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    say("STATUS=" + std::to_string(child));
+  }
+  while (how == "stay" || how == "outlived") pause();
   _exit(0);
 }
 
