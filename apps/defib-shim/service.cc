@@ -383,6 +383,8 @@ void Shim::stop_one(Instance& one, const Stop& request) {
 void Shim::signal_service(const Instance& one, int signal) const {
   if (one.pidfd >= 0) {
     pidfd_send(one.pidfd, signal);
+  } else if (one.pid <= 0) {
+    return;  // kill() would take it for a group
   } else if (one.is_child || is_same_and_alive(one.pid, saved(one).start_time)) {
     kill(one.pid, signal);
   }
