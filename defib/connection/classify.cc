@@ -268,4 +268,35 @@ std::int64_t minimum_pause_ms(const Error& error) {
   return std::ranges::find(kThrottling, at->field("native")) == std::end(kThrottling) ? 0 : 10'000;
 }
 
+bool server_is_silent(const Error& error) {
+  const Error* at = nearest_with_class(error);
+  if (at == nullptr) return false;  // the caller's own, such as the source of its credentials
+  if (at->code() == Code::kHostUnreachable || at->code() == Code::kDeadlineExceeded) return true;
+  if (at->code() != Code::kConnectionFailed) return false;
+  const FailureClass found = class_of(*at);
+  if (found == FailureClass::kOperator || found == FailureClass::kWrongNode) return false;
+  const std::string_view digits = at->field("native"), state = at->field("sqlstate");
+  int native = 0;
+  std::from_chars(digits.data(), digits.data() + digits.size(), native);
+  const int thousand = native / 1000;
+  switch (parse_engine(at->field("engine")).value_or(Engine::kUnknown)) {
+    case Engine::kMariadb:
+    case Engine::kMysql:
+      // 2000 and 5000: the client library's own numbers; 1053: it stops.
+      return native <= 0 || thousand == 2 || thousand == 5 || native == 1053;
+    case Engine::kMssql:
+      return native <= 0 || thousand == 20;  // FreeTDS's own numbers
+    default:
+      break;
+  }
+  if (at->field("driver") == to_string(DriverKind::kPsqlodbc)) {
+    // It gives the server's words, and not its code.
+    const std::string_view records = at->field("records");
+    return records.find("FATAL:") == std::string_view::npos ||
+           records.find("the database system is ") != std::string_view::npos;
+  }
+  return state.empty() || state.starts_with("08") || state.starts_with("HY") ||
+         state.starts_with("57P");
+}
+
 }  // namespace defib::connection

@@ -112,5 +112,9 @@ bool has_class(const Error& error);
 // A pause that the class's code demands at least, in ms: 10,000 for SQL Server's 40501 and other
 // throttling; 0 for most.
 std::int64_t minimum_pause_ms(const Error& error);
+// Whether a connect failed because the server does not serve: no answer, or one that says that it
+// starts or stops. A wrong password, the wrong node, or a limit of sessions that is reached says
+// nothing against the server, nor against the sessions that are open.
+bool server_is_silent(const Error& error);
 
 }  // namespace defib::connection

@@ -144,6 +144,51 @@ TEST(Retry, OnlyWhatIsSafeIsRepeated) {
   }
 }
 
+TEST(Retry, WorkThatIsStoredInPartIsRepeatedOnlyIfIdempotent) {
+  os::Random random(1);
+  for (int c = 0; c < kFailureClasses; ++c) {
+    RetryQuestion question{.failure_class = static_cast<FailureClass>(c), .partly_done = true};
+    EXPECT_FALSE(decide(question, RetryPolicy(), random).again) << c;
+    question.idempotent = true;
+    const bool again = decide(question, RetryPolicy(), random).again;
+    question.partly_done = false;
+    EXPECT_EQ(decide(question, RetryPolicy(), random).again, again) << c;
+  }
+}
+
+// Of failed connects: who does not answer counts against the server, who refuses does not.
+TEST(Classifier, ARefusalIsNotSilence) {
+  const auto is_silent = [](Code code, FailureClass found, std::string_view engine,
+                            std::string_view driver, std::string_view state, int native,
+                            std::string_view records) {
+    Error error = Error(code, "x").with("class", to_string(found)).with("engine", engine);
+    error = std::move(error).with("driver", driver).with("sqlstate", state);
+    if (native != 0) error = std::move(error).with("native", std::int64_t{native});
+    return server_is_silent(std::move(error).with("records", records));
+  };
+  constexpr auto kNew = FailureClass::kNewConnection;
+  constexpr auto kFailed = Code::kConnectionFailed;
+  const std::string_view pg = "postgresql", maria = "mariadb", odbc = "psqlodbc";
+  EXPECT_TRUE(is_silent(Code::kHostUnreachable, kNew, pg, "libpq", "", 0, ""));
+  EXPECT_TRUE(is_silent(Code::kDeadlineExceeded, kNew, pg, "libpq", "", 0, ""));
+  EXPECT_TRUE(is_silent(kFailed, kNew, pg, "libpq", "", 0, "server closed the connection"));
+  EXPECT_TRUE(is_silent(kFailed, kNew, pg, "libpq", "57P03", 0, "starting up"));
+  EXPECT_FALSE(is_silent(kFailed, kNew, pg, "libpq", "53300", 0, "too many clients"));
+  EXPECT_FALSE(is_silent(kFailed, kNew, pg, odbc, "08001", 101, "FATAL:  too many clients"));
+  EXPECT_TRUE(is_silent(kFailed, kNew, pg, odbc, "08001", 101, "server closed the connection"));
+  EXPECT_TRUE(is_silent(kFailed, kNew, pg, odbc, "08001", 101,
+                        "FATAL:  the database system is starting up"));
+  EXPECT_FALSE(is_silent(kFailed, kNew, maria, "mariadb", "08004", 1040, ""));
+  EXPECT_FALSE(is_silent(kFailed, kNew, maria, "mariadb", "42000", 1203, ""));
+  EXPECT_TRUE(is_silent(kFailed, kNew, maria, "mariadb", "HY000", 2013, ""));
+  EXPECT_TRUE(is_silent(kFailed, kNew, "mssql", "freetds", "08S01", 20009, ""));
+  EXPECT_FALSE(is_silent(Code::kServerBusy, FailureClass::kRetryAfterBackoff, "mssql", "freetds",
+                         "HY000", 40501, ""));
+  EXPECT_FALSE(is_silent(Code::kLoginFailed, FailureClass::kOperator, pg, "libpq", "28P01", 0, ""));
+  EXPECT_FALSE(is_silent(Code::kWrongNode, FailureClass::kWrongNode, pg, "libpq", "", 0, ""));
+  EXPECT_FALSE(server_is_silent(Error(Code::kUnavailable, "no credentials")));
+}
+
 TEST(Retry, ThePauseIsUniformBelowItsStepAndNeverBelowWhatTheCodeDemands) {
   os::Random random(7);
   RetryPolicy policy;

@@ -402,6 +402,50 @@ TEST(Failover, AServerOfTheWrongKindIsPassedOver) {
   EXPECT_TRUE((*pool)->acquire(Deadline::after(2s)));
 }
 
+// The commit's answer is lost, and its server cannot be reached: the standby, which has never heard
+// of the transaction, must not decide. With the primary back the answer is found.
+TEST(Failover, ACommitInDoubtIsNotAskedOfAStandby) {
+  auto rig = Rig::make(Driver::kLibpq);
+  auto standby = PostgresServer::start({.standby = true});
+  ASSERT_TRUE(rig && standby) << standby.error().to_text();
+  ASSERT_TRUE((*rig)->administer("DROP TABLE IF EXISTS ledger"));
+  ASSERT_TRUE((*rig)->administer("CREATE TABLE ledger (id INTEGER)"));
+  // Numbers that lie in the future for the standby.
+  for (int i = 0; i < 500; ++i) ASSERT_TRUE((*rig)->administer("SELECT pg_current_xact_id()"));
+  const auto dsn = Dsn::parse(fmt::format(
+      "postgresql://{}:pass%20word%3B1@127.0.0.1:{},127.0.0.1:{}/postgres?sslmode=disable",
+      PostgresServer::kUser, (*rig)->proxy().port(), (*standby)->port()));
+  ASSERT_TRUE(dsn) << dsn.error().to_text();
+  auto backend = testing::make_backend(*dsn, testing::plain_classifier());
+  auto pool = Pool::open(*dsn, std::move(*backend), {.max_size = 2});
+  ASSERT_TRUE(pool);
+  std::atomic<bool> finished{false};
+  std::thread reopen([&] {
+    const Deadline limit = Deadline::after(5s);
+    const obs::Counter& asked = (*pool)->metrics().connection_failures;
+    while (asked.value() == 0 && !finished && !limit.passed()) os::real_clock().sleep_for(1ms);
+    EXPECT_TRUE((*rig)->proxy().set_mode(FaultProxy::Mode::kPass));
+  });
+  int attempts = 0;
+  TransactionOptions limits;
+  limits.timeout = 20s;
+  const auto done = (*pool)->transaction(
+      [&](Transaction& tx) -> Result<> {
+        ++attempts;
+        DEFIB_TRY(tx.execute("INSERT INTO ledger (id) VALUES (1)"));
+        (*rig)->proxy().cut_commits(FaultProxy::Cut::kReply);
+        return (*rig)->proxy().set_mode(FaultProxy::Mode::kRefuse);
+      },
+      limits);
+  finished = true;
+  reopen.join();
+  EXPECT_TRUE(done) << done.error().to_text();
+  EXPECT_EQ(attempts, 1);
+  EXPECT_EQ((*rig)->count("ledger"), 1);
+  EXPECT_EQ((*rig)->proxy().cuts_done(), 1);
+  EXPECT_EQ((*pool)->metrics().commits_resolved.value(), 1u);
+}
+
 PoolOptions durable(InDoubtLog& log) {
   PoolOptions options;
   options.commit_resolution = CommitResolution::kDurable;
@@ -535,6 +579,37 @@ TEST(PoolProbe, IsHealthyAsLongAsTheDatabaseAnswers) {
     if (took <= 220ms) break;
   }
   EXPECT_LE(took, 220ms);
+}
+
+// The work is done and then the network swallows everything: the session's return waits no longer
+// than the call may take.
+TEST(Return, EndsWithItsCallInABlackHole) {
+  for (const Driver driver : {Driver::kLibpq, Driver::kPsqlodbc}) {
+    SCOPED_TRACE(testing::name_of(driver));
+    auto rig = Rig::make(driver);
+    ASSERT_TRUE(rig) << rig.error().to_text();
+    auto pool = (*rig)->pool({.max_size = 1});
+    ASSERT_TRUE(pool);
+    os::Duration took{0};
+    // A loaded machine gets more than one chance to be in time.
+    for (int i = 0; i < 5; ++i) {
+      ASSERT_TRUE((*rig)->proxy().set_mode(FaultProxy::Mode::kPass));
+      ASSERT_TRUE((*pool)->run([](Lease& db) { return db.execute("SELECT 1"); }));
+      RunOptions options;
+      options.timeout = 200ms;
+      const std::int64_t before = os::real_clock().mono_ns();
+      const auto done = (*pool)->run(
+          [&](Lease& db) {
+            auto rows = db.execute(Statement("SELECT 2", {}, true));
+            EXPECT_TRUE((*rig)->proxy().set_mode(FaultProxy::Mode::kBlackHole));
+            return rows;
+          },
+          options);
+      took = os::Duration(os::real_clock().mono_ns() - before);
+      if (done && took <= 220ms) break;
+    }
+    EXPECT_LE(took, 220ms);
+  }
 }
 
 // The caller returns in time; what it leaves behind in the driver is counted, and ends by itself.

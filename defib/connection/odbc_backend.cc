@@ -574,7 +574,10 @@ Result<> OdbcSession::reset(Deadline deadline) {
   if (!dirty_) return {};
   const Call call{Phase::kIdle, "resetting the session"};
   if (info_.engine == Engine::kPostgresql) {
-    drop_prepared();
+    DEFIB_TRY(check_usable(call, deadline));
+    Watchdog::Guard guard(core_->watchdog, deadline, strike());
+    drop_prepared();  // a round trip each
+    if (guard.end()) return failed(call, std::vector<Diagnostic>{}, true);
     // What psqlodbc sets when it connects, and relies on.
     for (const char* sql : {"DISCARD ALL",
                             "SET DateStyle = 'ISO'; SET extra_float_digits = 2; SET "

@@ -10,6 +10,8 @@
 namespace defib::connection {
 namespace {
 
+constexpr os::Duration kLongestRefusalPause = std::chrono::seconds(1);
+
 // Which slot this thread took last: the next time it is free again, as a rule, and warm.
 thread_local std::uint32_t last_slot = 0;
 
@@ -43,6 +45,22 @@ Result<> check_options(const PoolOptions& options) {
   return {};
 }
 
+bool is_refused_write(const Error& error) {
+  return class_of(error) == FailureClass::kWrongNode &&
+         (error.field("sqlstate") == "25006" || error.field("native") == "1792");
+}
+
+// The server takes writes, and this transaction does not: no other server would do better.
+Error asked_read_only(const Error& error) {
+  return Error(Code::kStatementFailed,
+               "the statement writes, and its transaction was asked to be read only")
+      .with("class", to_string(FailureClass::kNever))
+      .with("phase", to_string(Phase::kStatement))
+      .with("transient", "no")
+      .suggest("begin the transaction without read_only, or leave the write out")
+      .because(error);
+}
+
 }  // namespace
 
 PoolOptions PoolOptions::azure() {
@@ -67,6 +85,8 @@ PoolCore::PoolCore(Dsn dsn, std::unique_ptr<Backend> backend, PoolOptions option
       metrics_(options_.metrics, options_.name),
       server_(server_state(dsn_.server_name(), options_.gate, os::real_clock())),
       slots_(static_cast<std::size_t>(options_.max_size)),
+      opening_pauses_({.base = options_.gate.probe_first, .cap = kLongestRefusalPause},
+                      os::Random(os::random_seed())),
       random_(os::random_seed()) {}
 
 // ---- Checkout. What every checkout and return goes through is compiled into one piece.
@@ -143,8 +163,7 @@ Error PoolCore::no_session(Code code, std::string_view what) const {
 [[gnu::always_inline]] inline Lease PoolCore::try_acquire(const std::source_location& where,
                                                           int& to_be_asked) {
   const bool may = !closed_.load(std::memory_order_relaxed) &&
-                   !paused_.load(std::memory_order_relaxed) &&
-                   server_->gate.state() == Gate::State::kClosed;
+                   !paused_.load(std::memory_order_relaxed) && !server_->gate.suspects_sessions();
   const int index = may ? try_take() : -1;
   if (index < 0) return {};
   const Vetted vetted = look_at(index);
@@ -160,8 +179,8 @@ Result<Lease> PoolCore::acquire(Deadline deadline, const std::source_location& w
     if (closed_.load(std::memory_order_relaxed)) {
       return no_session(Code::kPoolClosed, "no session");
     }
-    const bool open_gate = server_->gate.state() == Gate::State::kClosed;
-    int index = paused_.load(std::memory_order_relaxed) || !open_gate ? -1 : try_take();
+    const bool may = !paused_.load(std::memory_order_relaxed) && !server_->gate.suspects_sessions();
+    int index = may ? try_take() : -1;
     if (index < 0) {
       DEFIB_TRY_ASSIGN(index, wait_for_slot(deadline));
     }
@@ -201,7 +220,7 @@ Result<int> PoolCore::wait_for_slot(Deadline deadline) {
     update_front();
     AsymmetricFence::heavy();
     const bool gate_open = server_->gate.state() == Gate::State::kOpen;
-    if (!paused_ && !gate_open) {
+    if (!paused_ && !server_->gate.suspects_sessions()) {
       // Between the first look and the place on the list one may have come back.
       const int index = try_take();
       if (index >= 0) {
@@ -258,7 +277,7 @@ Result<int> PoolCore::wait_for_slot(Deadline deadline) {
   if (waiters_count_.load(std::memory_order_relaxed) > 0) wake_for_idle();
 }
 
-inline void PoolCore::give_back(int index, bool discard) {
+inline void PoolCore::give_back(int index, bool discard, Deadline limit) {
   Slot& slot = slots_[static_cast<std::size_t>(index)];
   const bool current = slot.generation == generation_.load(std::memory_order_relaxed) &&
                        !closed_.load(std::memory_order_relaxed);
@@ -266,7 +285,9 @@ inline void PoolCore::give_back(int index, bool discard) {
     Session& session = *slot.session;
     if (discard || session.lost()) return retire(index, Why::kFailed);
     if (!current) return retire(index, closed_ ? Why::kClosed : Why::kLifetime);
-    if (!reset_session(slot)) return retire(index, session.lost() ? Why::kFailed : Why::kDirty);
+    if (!reset_session(slot, limit)) {
+      return retire(index, session.lost() ? Why::kFailed : Why::kDirty);
+    }
   }
   if (options_.timestamps) {
     slot.last_used_ns = clock_->mono_ns();
@@ -275,8 +296,12 @@ inline void PoolCore::give_back(int index, bool discard) {
   free_slot(index);
 }
 
-bool PoolCore::reset_session(Slot& slot) {
-  const Result<> done = slot.session->reset(Deadline::after(options_.health_timeout));
+// The caller's time includes the return: where none is left the session is closed instead, in the
+// background.
+bool PoolCore::reset_session(Slot& slot, Deadline limit) {
+  const Deadline deadline = limit & Deadline::after(options_.health_timeout);
+  if (deadline.passed()) return false;
+  const Result<> done = slot.session->reset(deadline);
   metrics_.resets.add();
   if (!done && done.error().code() != Code::kNotSupportedByDriver) metrics_.reset_failures.add();
   return done.has_value();
@@ -439,8 +464,8 @@ void PoolCore::close() {
 
 // ---- The public faces.
 
-void Lease::give_back(PoolCore* core, int slot, bool discard) {
-  core->give_back(slot, discard);
+void Lease::give_back(PoolCore* core, int slot, bool discard, Deadline limit) {
+  core->give_back(slot, discard, limit);
 }
 
 Result<Rows> Lease::execute(const Statement& statement) {
@@ -448,7 +473,10 @@ Result<Rows> Lease::execute(const Statement& statement) {
 }
 
 Result<Rows> Lease::execute(const Statement& statement, Deadline deadline) {
-  Result<Rows> rows = session_->execute(statement, deadline);
+  Result<Rows> rows = session_->execute(statement, deadline & limit_);
+  ++executed_;
+  if (rows) ++succeeded_;
+  if (!rows && read_only_ && is_refused_write(rows.error())) rows = asked_read_only(rows.error());
   core_->note_result(rows ? nullptr : &rows.error());
   return rows;
 }

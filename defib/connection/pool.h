@@ -105,11 +105,21 @@ class Lease {
  public:
   Lease() = default;
   Lease(Lease&& other) noexcept
-      : core_(std::exchange(other.core_, nullptr)), slot_(other.slot_), session_(other.session_) {}
+      : core_(std::exchange(other.core_, nullptr)),
+        slot_(other.slot_),
+        executed_(other.executed_),
+        succeeded_(other.succeeded_),
+        session_(other.session_),
+        limit_(other.limit_),
+        read_only_(other.read_only_) {}
   Lease& operator=(Lease&& other) noexcept {
     std::swap(core_, other.core_);
     std::swap(slot_, other.slot_);
     std::swap(session_, other.session_);
+    std::swap(executed_, other.executed_);
+    std::swap(succeeded_, other.succeeded_);
+    std::swap(limit_, other.limit_);
+    std::swap(read_only_, other.read_only_);
     return *this;
   }
   ~Lease() { release(); }
@@ -117,25 +127,29 @@ class Lease {
   bool valid() const { return core_ != nullptr; }
   Session& session() { return *session_; }
   Session* operator->() { return session_; }
-  // With the pool's command_timeout unless a deadline is given.
+  // With the pool's command_timeout unless a deadline is given, and within the time of the run() or
+  // transaction() that it belongs to.
   Result<Rows> execute(const Statement& statement);
   Result<Rows> execute(const Statement& statement, Deadline deadline);
   void release() {
-    if (core_ != nullptr) give_back(std::exchange(core_, nullptr), slot_, false);
+    if (core_ != nullptr) give_back(std::exchange(core_, nullptr), slot_, false, limit_);
   }
   // Closes it instead of giving it back.
   void discard() {
-    if (core_ != nullptr) give_back(std::exchange(core_, nullptr), slot_, true);
+    if (core_ != nullptr) give_back(std::exchange(core_, nullptr), slot_, true, limit_);
   }
 
  private:
   friend class PoolCore;
   friend class Pool;
   Lease(PoolCore* core, int slot, Session* session) : core_(core), slot_(slot), session_(session) {}
-  static void give_back(PoolCore* core, int slot, bool discard);
+  static void give_back(PoolCore* core, int slot, bool discard, Deadline limit);
   PoolCore* core_ = nullptr;
   int slot_ = -1;
+  int executed_ = 0, succeeded_ = 0;  // statements
   Session* session_ = nullptr;
+  Deadline limit_;          // of the call that it belongs to, its return included
+  bool read_only_ = false;  // the transaction was asked to be
 };
 
 // One transaction. Any error in it poisons it: it is rolled back at once, and commit refuses.
@@ -160,7 +174,9 @@ class Transaction {
 };
 
 struct RunOptions {
-  bool idempotent = true;  // run() is for such work; false: an outcome that is unknown is final
+  // run() is for such work. False: an outcome that is unknown is final, and so is a failure after a
+  // statement of the same attempt that has succeeded, for that one is stored already.
+  bool idempotent = true;
   std::optional<os::Duration> timeout =
       {};  // of all attempts together; default: retries' worth of time
   std::optional<RetryPolicy> retry = {};
@@ -191,7 +207,8 @@ class Pool {
                         std::source_location where = std::source_location::current());
 
   // Calls work(Lease&) -> Result<T>, and again as its failure's class allows. RetriesExhausted has
-  // the attempts and the last cause.
+  // the attempts and the last cause. StatementOutcomeUnknown: it is not idempotent, and a part of
+  // it may be stored.
   template <typename Work>
   auto run(Work&& work, const RunOptions& options = {},
            std::source_location where = std::source_location::current())
@@ -238,7 +255,9 @@ class Pool {
   PoolState state() const;
   const PoolMetrics& metrics() const;
   ServerState& server();
-  // The commits that are still in doubt in the log, resolved one by one.
+  // The commits that are still in doubt in the log, resolved one by one, each with its share of the
+  // time. Where some could not be, the rest is settled all the same (on_settled tells), and the
+  // first one's error is the cause of what is returned.
   Result<std::vector<Settled>> settle_in_doubt(Deadline deadline);
   // What the background thread does at each step.
   void maintain();

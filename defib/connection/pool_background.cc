@@ -53,9 +53,11 @@ Result<std::unique_ptr<Session>> PoolCore::connect_to(const HostPort& host, Dead
   return backend_->connect(request, deadline);
 }
 
-// The hosts in order, beginning with the one that answered last; one of the wrong kind is passed
-// over. Names are resolved anew at every attempt.
-Result<std::unique_ptr<Session>> PoolCore::connect_somewhere(Deadline deadline) {
+// The hosts in order; one of the wrong kind is passed over. Names are resolved anew at every
+// attempt. Of several errors the last one is told; that a host is of the wrong kind only where
+// there is no other, or where the pool itself would take it, so that the server does serve.
+Result<std::unique_ptr<Session>> PoolCore::connect_somewhere(Deadline deadline, Target target,
+                                                             std::string_view server) {
   std::vector<HostPort> hosts = dsn_.hosts;
   if (hosts.empty()) hosts.emplace_back();
   std::size_t first = 0;
@@ -63,36 +65,46 @@ Result<std::unique_ptr<Session>> PoolCore::connect_somewhere(Deadline deadline) 
     const std::lock_guard lock(mutex_);
     first = first_host_;
   }
+  const auto named = std::ranges::find(hosts, server, &HostPort::to_string);
+  if (named != hosts.end()) first = static_cast<std::size_t>(named - hosts.begin());
   std::optional<Error> last;
+  bool serves = false;
   for (std::size_t i = 0; i < hosts.size(); ++i) {
     const std::size_t at = (first + i) % hosts.size();
     const auto share = deadline.remaining() / static_cast<std::int64_t>(hosts.size() - i);
     auto session = connect_to(hosts[at], deadline & Deadline::after(share));
-    if (session && fits(dsn_.target, (*session)->info().read_only)) {
+    if (!session) {
+      if (!serves) last = session.error();
+      continue;
+    }
+    const bool read_only = (*session)->info().read_only;
+    const bool is_ours = fits(dsn_.target, read_only);
+    if (fits(target, read_only)) {
       const std::lock_guard lock(mutex_);
-      first_host_ = at;
+      if (is_ours) first_host_ = at;
       return session;
     }
-    if (session) {
-      last = Error(Code::kWrongNode,
-                   fmt::format("{} is {}", hosts[at].to_string(),
-                               (*session)->info().read_only ? "a standby, which takes no writes"
-                                                            : "the primary, not a standby"))
-                 .with("class", to_string(FailureClass::kWrongNode))
-                 .with("phase", "connect")
-                 .with("server", hosts[at].to_string())
-                 .with("transient", "yes");
-    } else {
-      last = session.error();
-    }
+    serves |= is_ours;
+    if (last && !is_ours) continue;
+    Error wrong = Error(Code::kWrongNode, fmt::format("{} is {}", hosts[at].to_string(),
+                                                      read_only ? "a standby, which takes no writes"
+                                                                : "the primary, not a standby"))
+                      .with("class", to_string(FailureClass::kWrongNode))
+                      .with("phase", "connect")
+                      .with("server", hosts[at].to_string())
+                      .with("transient", "yes");
+    if (last) wrong = std::move(wrong).because(*last);
+    last = std::move(wrong);
   }
   return *last;
 }
 
 // With the breaker's permission, and telling it what came of it.
-Result<std::unique_ptr<Session>> PoolCore::connect_and_tell(Deadline deadline) {
+Result<std::unique_ptr<Session>> PoolCore::connect_and_tell(Deadline deadline, Target target,
+                                                            std::string_view server) {
   const std::int64_t started = os::real_clock().mono_ns();
-  auto session = connect_somewhere(deadline & Deadline::after(options_.connect_timeout));
+  auto session =
+      connect_somewhere(deadline & Deadline::after(options_.connect_timeout), target, server);
   // A probe has to show that the server answers, not only that it accepts.
   if (session && server_->gate.state() == Gate::State::kOpen &&
       !health_query(**session, deadline & Deadline::after(options_.health_timeout))) {
@@ -110,10 +122,32 @@ Result<std::unique_ptr<Session>> PoolCore::connect_and_tell(Deadline deadline) {
   }
   metrics_.connection_failures.add();
   metrics_.consecutive_failures.set(++failures_in_row_);
-  server_->gate.connect_failed(session.error());
+  if (server_is_silent(session.error())) {
+    server_->gate.connect_failed(session.error());
+  } else {
+    server_->gate.connect_refused();
+  }
   const std::lock_guard lock(mutex_);
   last_error_ = session.error();
   return session;
+}
+
+// The server is alive and gives no session: it is asked less and less often, by one at a time.
+void PoolCore::refused(const Error& error) {
+  const std::lock_guard lock(mutex_);
+  os::Duration pause = opening_pauses_.next();
+  // The right node may be there at any moment, and nobody is burdened by being looked at.
+  if (class_of(error) == FailureClass::kWrongNode) {
+    pause = std::min(pause, options_.gate.probe_max);
+  }
+  next_open_ns_ = os::real_clock().mono_ns() + pause.count();
+}
+
+// How long an opener has to wait before it may ask; zero: not at all.
+os::Duration PoolCore::opening_pause(bool probing) {
+  if (probing || opening_pauses_.attempts() == 0) return {};
+  if (opening_ > 0) return options_.gate.probe_max;
+  return std::max(os::Duration(0), os::Duration(next_open_ns_ - os::real_clock().mono_ns()));
 }
 
 bool PoolCore::open_one() {
@@ -126,13 +160,20 @@ bool PoolCore::open_one() {
     server_->gate.not_tried();
     return true;
   }
-  auto session = connect_and_tell(Deadline());
+  // Before the connect: a session that is being opened while the pool is drained is an old one.
+  const std::uint32_t generation = generation_.load();
+  auto session = connect_and_tell(Deadline(), dsn_.target, {});
   if (session) {
     metrics_.created.add();
+    {
+      const std::lock_guard lock(mutex_);
+      opening_pauses_.reset();
+    }
     // A probe of a pool that is full has done its work.
-    if (index >= 0) opened(index, std::move(*session));
+    if (index >= 0) opened(index, std::move(*session), generation);
     return true;
   }
+  if (!server_is_silent(session.error())) refused(session.error());
   if (index >= 0) slots_[static_cast<std::size_t>(index)].state.store(kEmpty);
   const Error& error = session.error();
   const bool hopeless = class_of(error) == FailureClass::kOperator;
@@ -154,11 +195,11 @@ bool PoolCore::open_one() {
   return false;
 }
 
-void PoolCore::opened(int index, std::unique_ptr<Session> session) {
+void PoolCore::opened(int index, std::unique_ptr<Session> session, std::uint32_t generation) {
   Slot& slot = slots_[static_cast<std::size_t>(index)];
   const std::int64_t now = clock_->mono_ns();
   slot.session = std::move(session);
-  slot.generation = generation_.load();
+  slot.generation = generation;
   slot.last_used_ns = slot.checked_ns = now;
   slot.told_ns.store(0);
   slot.expires_ns = Deadline::kNever;
@@ -202,7 +243,11 @@ void PoolCore::run_opener() {
       openers_wake_.wait(lock);
       continue;
     }
-    os::Duration retry_in{0};
+    os::Duration retry_in = opening_pause(probing);
+    if (retry_in.count() > 0) {
+      openers_wake_.wait_for(lock, retry_in);
+      continue;
+    }
     if (!server_->gate.may_connect(options_.parallel_connects, retry_in)) {
       openers_wake_.wait_for(lock, retry_in);
       continue;
@@ -321,7 +366,7 @@ void PoolCore::empty_trash() {
   }
   if (endings.empty() || server_->gate.state() == Gate::State::kOpen || closed_) return;
   const Deadline deadline = Deadline::after(kEndingTimeout);
-  auto session = connect_somewhere(deadline);
+  auto session = connect_somewhere(deadline, dsn_.target, {});
   if (!session) return;
   for (const std::string& ending : endings) (void)(*session)->execute(Statement(ending), deadline);
 }

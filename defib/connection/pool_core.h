@@ -34,7 +34,7 @@ class PoolCore {
   Result<Lease> acquire(Deadline deadline, const std::source_location& where, int to_be_asked = -1);
   // The next free session; an invalid lease where there is none at once.
   Lease try_acquire(const std::source_location& where, int& to_be_asked);
-  void give_back(int index, bool discard);
+  void give_back(int index, bool discard, Deadline limit);
   void note_result(const Error* error);
 
   Result<> run(const std::function<Result<>(Lease&)>& work, const RunOptions& options,
@@ -98,7 +98,7 @@ class PoolCore {
   void wake_front();           // mutex_ is held
   void wake_front_for_idle();  // likewise
   void retire(int index, Why why);
-  bool reset_session(Slot& slot);
+  bool reset_session(Slot& slot, Deadline limit);
   void fail_waiters(const Error& error);  // mutex_ is held
   void update_front();                    // mutex_ is held
   // Background.
@@ -107,10 +107,15 @@ class PoolCore {
   void want_more(int count);
   void want_for_waiters();  // mutex_ is held
   bool open_one();
-  void opened(int index, std::unique_ptr<Session> session);
-  Result<std::unique_ptr<Session>> connect_somewhere(Deadline deadline);
+  void opened(int index, std::unique_ptr<Session> session, std::uint32_t generation);
+  void refused(const Error& error);
+  os::Duration opening_pause(bool probing);  // mutex_ is held
+  // `server`: which of the hosts is tried first; empty: the one that answered last.
+  Result<std::unique_ptr<Session>> connect_somewhere(Deadline deadline, Target target,
+                                                     std::string_view server);
   Result<std::unique_ptr<Session>> connect_to(const HostPort& host, Deadline deadline);
-  Result<std::unique_ptr<Session>> connect_and_tell(Deadline deadline);
+  Result<std::unique_ptr<Session>> connect_and_tell(Deadline deadline, Target target,
+                                                    std::string_view server);
   void look_over(int index, std::int64_t now);
   void refill();
   void empty_trash();
@@ -126,6 +131,8 @@ class PoolCore {
                   const std::source_location& where);
   Result<> settle_commit(const InDoubt& record, const Error& error, Deadline deadline);
   Result<CommitOutcome> find_out(const InDoubt& record, Deadline deadline);
+  Result<> settle_one(const std::string& id, const std::string& text, Deadline deadline,
+                      std::vector<Settled>& settled);
   bool is_ours(const InDoubt& record) const;
   Result<> prepare_retry(const Error& error, const RetryQuestion& question,
                          const RetryPolicy& policy, Deadline deadline);
@@ -154,6 +161,9 @@ class PoolCore {
   int opening_ = 0;                  // guarded by mutex_
   std::size_t first_host_ = 0;       // guarded by mutex_; where the last connect succeeded
   std::optional<Error> last_error_;  // guarded by mutex_
+  // Between connects that the server has refused, since the last one that succeeded.
+  recovery::Backoff opening_pauses_;  // guarded by mutex_
+  std::int64_t next_open_ns_ = 0;     // guarded by mutex_
   struct Trash {
     std::unique_ptr<Session> session;
     std::string ending;  // to be executed on another session

@@ -16,6 +16,21 @@ using namespace std::chrono_literals;
 constexpr os::Duration kRollbackTimeout = 2s;
 constexpr os::Duration kLeastResolution = 100ms;
 
+// Of the caller's time. Where none is left the session is closed, which rolls back, too.
+Deadline rollback_deadline(Deadline deadline) {
+  return deadline & Deadline::after(kRollbackTimeout);
+}
+
+Error partly_stored(const Error& error) {
+  return Error(Code::kStatementOutcomeUnknown,
+               "the work was not repeated: statements before the one that failed are stored, and "
+               "the work is not idempotent; as a whole it is neither done nor undone")
+      .with("class", to_string(FailureClass::kOutcomeUnknown))
+      .with("transient", "no")
+      .suggest("use transaction(), which undoes and repeats all of it, or finish the rest by hand")
+      .because(error);
+}
+
 }  // namespace
 
 // What a statement's end says about the server and the pool.
@@ -68,6 +83,9 @@ Result<> PoolCore::prepare_retry(const Error& error, const RetryQuestion& questi
     answer = decide(question, policy, random_);
   }
   if (!answer.again) {
+    if (question.partly_done && !question.idempotent && error.is_transient()) {
+      return partly_stored(error);
+    }
     return question.attempt == 1 && answer.why != "no attempts are left"
                ? error
                : exhausted(error, question.attempt, answer.why);
@@ -94,11 +112,16 @@ Result<> PoolCore::run(const std::function<Result<>(Lease&)>& work, const RunOpt
   server_->budget.request();
   for (int attempt = 1;; ++attempt) {
     Result<> done;
-    bool only_waited = false;
+    bool only_waited = false, partly_done = false;
     {
       Result<Lease> lease = acquire(deadline & Deadline::after(options_.acquire_timeout), where);
       if (lease) {
+        lease->limit_ = deadline;
+        const bool was_dirty = lease->session().dirty();
         done = work(*lease);
+        // A session that was used without the lease has counted nothing.
+        partly_done = lease->succeeded_ > 0 || (lease->executed_ == 0 && !was_dirty &&
+                                                lease->valid() && lease->session().dirty());
       } else {
         done = lease.error();
         only_waited = lease.error().code() == Code::kBreakerOpen;
@@ -119,7 +142,7 @@ Result<> PoolCore::run(const std::function<Result<>(Lease&)>& work, const RunOpt
                             {.failure_class = class_of(error),
                              .attempt = attempt,
                              .idempotent = options.idempotent,
-                             .whole_transaction = false,
+                             .partly_done = partly_done,
                              .minimum_pause_ms = minimum_pause_ms(error)},
                             policy, deadline));
   }
@@ -137,14 +160,14 @@ Result<Rows> Transaction::execute(const Statement& statement) {
     Error error(Code::kInvalidArgument,
                 "a statement inside a transaction may not begin or end one");
     poison_ = error;
-    (void)lease_->rollback(Deadline::after(kRollbackTimeout));
+    (void)lease_->rollback(rollback_deadline(deadline_));
     return error;
   }
   Result<Rows> rows = lease_.execute(statement, deadline_ & Deadline::after(command_timeout_));
   if (!rows) {
     poison_ = rows.error();
     // At once: a deadlock's victim would keep its other locks.
-    (void)lease_->rollback(Deadline::after(kRollbackTimeout));
+    (void)lease_->rollback(rollback_deadline(deadline_));
   }
   return rows;
 }
@@ -159,6 +182,8 @@ Result<> PoolCore::one_transaction(const std::function<Result<>(Transaction&)>& 
                                    int attempt, const std::source_location& where) {
   DEFIB_TRY_ASSIGN(Lease lease,
                    acquire(deadline & Deadline::after(options_.acquire_timeout), where));
+  lease.limit_ = deadline;
+  lease.read_only_ = options.read_only;
   const Result<> begun = lease->begin(options.isolation, options.read_only,
                                       deadline & Deadline::after(options_.command_timeout));
   note_result(begun ? nullptr : &begun.error());
@@ -166,7 +191,7 @@ Result<> PoolCore::one_transaction(const std::function<Result<>(Transaction&)>& 
   Transaction transaction(lease, deadline, options_.command_timeout, attempt);
   const Result<> done = work(transaction);
   if (!done || transaction.poisoned()) {
-    (void)lease->rollback(Deadline::after(kRollbackTimeout));
+    (void)lease->rollback(rollback_deadline(deadline));
     if (transaction.poisoned()) {
       const Error& poison = *transaction.poison();
       if (!done && done.error().code() == poison.code()) return poison;
@@ -196,7 +221,7 @@ Result<> PoolCore::commit(Lease& lease, const TransactionOptions& options, Deadl
                                               os::real_clock().wall_ns(), half());
     if (!prepared) {
       note_result(&prepared.error());
-      (void)lease->rollback(Deadline::after(kRollbackTimeout));
+      (void)lease->rollback(rollback_deadline(deadline));
       return prepared.error();
     }
     record = std::move(*prepared);
@@ -209,7 +234,7 @@ Result<> PoolCore::commit(Lease& lease, const TransactionOptions& options, Deadl
   if (durable) {
     const Result<> written = options_.in_doubt_log->put(record.id, record.encode());
     if (!written) {
-      (void)lease->rollback(Deadline::after(kRollbackTimeout));
+      (void)lease->rollback(rollback_deadline(deadline));
       return Error(Code::kUnavailable,
                    "the transaction was rolled back, because its in-doubt record could not be "
                    "written")
@@ -234,15 +259,17 @@ Result<> PoolCore::commit(Lease& lease, const TransactionOptions& options, Deadl
   return settled;
 }
 
-// Asks other sessions until one knows. Many commits may be in doubt where a server has died: they
-// ask for the breaker's permission, as those do who open sessions for the pool.
+// Asks other sessions until one knows, on the primary alone, and first where the commit was sent.
+// Many commits may be in doubt where a server has died: they ask for the breaker's permission, as
+// those do who open sessions for the pool.
 Result<CommitOutcome> PoolCore::find_out(const InDoubt& record, Deadline deadline) {
+  if (const auto known = known_unasked(record)) return *known;
   std::optional<Error> last;
   os::Duration pause = 2ms;
   while (!deadline.passed()) {
     os::Duration wait{0};
     if (server_->gate.may_connect(options_.parallel_connects, wait)) {
-      auto session = connect_and_tell(deadline);
+      auto session = connect_and_tell(deadline, Target::kPrimary, record.server);
       if (session) {
         auto outcome = resolve_commit(**session, record, deadline);
         if (outcome) return outcome;
@@ -324,7 +351,6 @@ Result<> PoolCore::transaction(const std::function<Result<>(Transaction&)>& work
                             {.failure_class = class_of(error),
                              .attempt = attempt,
                              .idempotent = false,
-                             .whole_transaction = true,
                              .minimum_pause_ms = minimum_pause_ms(error)},
                             policy, deadline));
     metrics_.transactions_replayed.add();
@@ -338,25 +364,48 @@ bool PoolCore::is_ours(const InDoubt& record) const {
   return std::ranges::any_of(dsn_.hosts, is_it) || record.server == dsn_.server_name();
 }
 
+Result<> PoolCore::settle_one(const std::string& id, const std::string& text, Deadline deadline,
+                              std::vector<Settled>& settled) {
+  DEFIB_TRY_ASSIGN(InDoubt record, InDoubt::decode(text));
+  if (!is_ours(record)) {
+    obs::log(obs::Level::kWarning, "connection",
+             "a commit in doubt is left to the pool of its own server",
+             {{"pool", options_.name}, {"server", record.server}, {"in_doubt", record.id}});
+    return {};
+  }
+  DEFIB_TRY_ASSIGN(const CommitOutcome outcome, find_out(record, deadline));
+  Settled one{std::move(record), outcome};
+  if (options_.on_settled) options_.on_settled(one);
+  settled.push_back(std::move(one));
+  if (outcome != CommitOutcome::kUnknown) DEFIB_TRY(options_.in_doubt_log->erase(id));
+  return {};
+}
+
+// Each has its share of the time that is left, so that one that cannot be settled stops no other.
 Result<std::vector<Settled>> PoolCore::settle(Deadline deadline) {
   std::vector<Settled> settled;
   if (options_.in_doubt_log == nullptr) return settled;
   DEFIB_TRY_ASSIGN(const auto records, options_.in_doubt_log->all());
-  for (const auto& [id, text] : records) {
-    DEFIB_TRY_ASSIGN(InDoubt record, InDoubt::decode(text));
-    if (!is_ours(record)) {
-      obs::log(obs::Level::kWarning, "connection",
-               "a commit in doubt is left to the pool of its own server",
-               {{"pool", options_.name}, {"server", record.server}, {"in_doubt", record.id}});
-      continue;
-    }
-    DEFIB_TRY_ASSIGN(const CommitOutcome outcome, find_out(record, deadline));
-    Settled one{std::move(record), outcome};
-    if (options_.on_settled) options_.on_settled(one);
-    if (outcome != CommitOutcome::kUnknown) DEFIB_TRY(options_.in_doubt_log->erase(id));
-    settled.push_back(std::move(one));
+  std::optional<Error> first;
+  std::size_t failed = 0;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const auto& [id, text] = records[i];
+    const auto share = deadline.remaining() / static_cast<std::int64_t>(records.size() - i);
+    const Result<> done = settle_one(id, text, deadline & Deadline::after(share), settled);
+    if (done) continue;
+    ++failed;
+    obs::log(obs::Level::kWarning, "connection", "a commit in doubt could not be settled",
+             {{"pool", options_.name}, {"in_doubt", id}, {"why", done.error().message()}});
+    if (!first) first = done.error();
   }
-  return settled;
+  if (!first) return settled;
+  return Error(first->code(),
+               fmt::format("{} of {} commits in doubt could not be settled and stay in the log",
+                           failed, records.size()))
+      .with("failed", static_cast<std::int64_t>(failed))
+      .with("transient", first->is_transient() ? "yes" : "no")
+      .suggest("settle them again when what the cause says is mended; the others are settled")
+      .because(*first);
 }
 
 }  // namespace defib::connection

@@ -272,6 +272,101 @@ TEST_F(PoolTest, AFailureThatAPersonMustCureIsToldAtOnce) {
   EXPECT_LE(os::Duration(os::real_clock().mono_ns() - before), 1s);
 }
 
+// The server lets nobody else in, which says nothing against the sessions that are open.
+TEST_F(PoolTest, ARefusedConnectStopsNoSessionThatIsOpen) {
+  const Error refusals[] = {
+      fake_error(Code::kConnectionFailed, FailureClass::kNewConnection, "too many clients")
+          .with("sqlstate", "53300"),
+      fake_error(Code::kLoginFailed, FailureClass::kOperator, "wrong password")};
+  for (const Error& refusal : refusals) {
+    server_ = std::make_shared<FakeServer>();
+    server_->on_connect = [&](int number) -> Result<> {
+      if (number > 2) return refusal;
+      return {};
+    };
+    auto pool = open();
+    {
+      const auto first = pool->acquire(), second = pool->acquire();
+      ASSERT_TRUE(first && second);
+      const Deadline limit = Deadline::after(10s);
+      // More often than the breaker bears from a server that does not answer.
+      while (server_->connects < 2 + 5 && !limit.passed()) {
+        const auto third = pool->acquire(Deadline::after(50ms));
+        ASSERT_FALSE(third);
+        EXPECT_EQ(third.error().code(), Code::kPoolTimeout) << third.error().to_text();
+        EXPECT_EQ(third.error().root().message(), refusal.message());
+      }
+    }
+    const auto again = pool->acquire(Deadline::after(5s));
+    EXPECT_TRUE(again) << again.error().to_text();
+    EXPECT_EQ(pool->server().gate.opened(), 0);
+  }
+}
+
+TEST_F(PoolTest, ARefusedConnectIsRepeatedLessAndLessOften) {
+  server_->on_connect = [](int number) -> Result<> {
+    if (number == 1) return {};
+    return fake_error(Code::kConnectionFailed, FailureClass::kNewConnection, "too many clients")
+        .with("sqlstate", "53300");
+  };
+  auto pool = open();
+  const auto held = pool->acquire();
+  ASSERT_TRUE(held);
+  EXPECT_FALSE(pool->acquire(Deadline::after(1s)));
+  EXPECT_LT(server_->connects, 60);  // every 10 ms by each of four openers: 400
+  EXPECT_EQ(server_->most_connecting, 1);
+}
+
+TEST_F(PoolTest, AnotherPoolsWrongPasswordStopsNobody) {
+  const Dsn dsn = *Dsn::parse("postgresql://u:p@shared-by-two/db");
+  const auto wrong = std::make_shared<FakeServer>();
+  wrong->connect_error = fake_error(Code::kLoginFailed, FailureClass::kOperator, "wrong password");
+  auto locked_out = Pool::open(dsn, testing::make_fake_backend(wrong), {});
+  auto pool = Pool::open(dsn, testing::make_fake_backend(server_), {});
+  ASSERT_TRUE(locked_out && pool);
+  while (wrong->connects < 5) {
+    const auto refused = (*locked_out)->acquire(Deadline::after(5s));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().root().code(), Code::kLoginFailed) << refused.error().to_text();
+  }
+  const auto lease = (*pool)->acquire(Deadline::after(5s));
+  EXPECT_TRUE(lease) << lease.error().to_text();
+  EXPECT_EQ((*pool)->server().gate.opened(), 0);
+}
+
+// Nobody answers to connects any more: what is open is used until statements say otherwise.
+TEST_F(PoolTest, WhileNoConnectIsAnsweredOpenSessionsAreUsed) {
+  server_->on_connect = [](int number) -> Result<> {
+    if (number == 1) return {};
+    return fake_error(Code::kHostUnreachable, FailureClass::kNewConnection, "unreachable");
+  };
+  auto pool = open();
+  auto held = pool->acquire();
+  ASSERT_TRUE(held);
+  const Deadline limit = Deadline::after(10s);
+  while (pool->server().gate.state() == Gate::State::kClosed && !limit.passed()) {
+    EXPECT_FALSE(pool->acquire(Deadline::after(50ms)));
+  }
+  ASSERT_EQ(pool->server().gate.state(), Gate::State::kOpen);
+  EXPECT_EQ(pool->acquire().error().code(), Code::kBreakerOpen);
+  held->release();
+  for (const bool with_deadline : {false, true}) {
+    const auto again = with_deadline ? pool->acquire(Deadline::after(5s)) : pool->acquire();
+    EXPECT_TRUE(again) << again.error().to_text();
+  }
+  const Error timeout =
+      fake_error(Code::kDeadlineExceeded, FailureClass::kOutcomeUnknown, "no answer");
+  server_->on_execute = [&](const Statement&, int) -> Result<Rows> { return timeout; };
+  for (int i = 0; i < 3; ++i) {
+    auto lease = pool->acquire();
+    ASSERT_TRUE(lease) << lease.error().to_text();
+    EXPECT_FALSE(lease->execute("SELECT 1"));
+  }
+  const auto refused = pool->acquire();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kBreakerOpen) << refused.error().to_text();
+}
+
 TEST_F(PoolTest, AProbeOfAFullPoolDoesNotCloseTheBreakerUnasked) {
   PoolOptions options;
   options.max_size = 1;
@@ -357,6 +452,89 @@ TEST_F(PoolTest, WhatMayHaveBeenExecutedIsRepeatedOnlyIfIdempotent) {
   EXPECT_EQ(calls, 4);
   EXPECT_EQ(pool->metrics().retries.value(), 2u);
   EXPECT_EQ(pool->metrics().retries_exhausted.value(), 1u);
+}
+
+// The first statement is stored by itself: repeating the whole would store it twice.
+TEST_F(PoolTest, WorkThatIsStoredInPartIsNotRepeated) {
+  auto pool = open();
+  int audits = 0, updates = 0;
+  server_->on_execute = [&](const Statement& statement, int) -> Result<Rows> {
+    if (statement.sql == "audit") return ++audits, Rows();
+    if (++updates > 1) return Rows();
+    return fake_error(Code::kStatementFailed, FailureClass::kRetryNow, "deadlock detected");
+  };
+  RunOptions once;
+  once.idempotent = false;
+  const auto both = [](Lease& db) -> Result<> {
+    DEFIB_TRY(db.execute("audit"));
+    DEFIB_TRY(db.execute("update"));
+    return {};
+  };
+  const auto past_the_lease = [](Lease& db) -> Result<> {
+    DEFIB_TRY(db->execute("audit", Deadline::after(5s)));
+    DEFIB_TRY(db->execute("update", Deadline::after(5s)));
+    return {};
+  };
+  for (const bool counted : {true, false}) {
+    audits = updates = 0;
+    const auto done = counted ? pool->run(both, once) : pool->run(past_the_lease, once);
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code(), Code::kStatementOutcomeUnknown) << done.error().to_text();
+    EXPECT_THAT(done.error().message(), HasSubstr("was not repeated"));
+    EXPECT_EQ(done.error().root().message(), "deadlock detected");
+    EXPECT_FALSE(done.error().is_transient());
+    EXPECT_EQ(audits, 1);
+  }
+  updates = 0;  // nothing before it: repeated
+  EXPECT_TRUE(pool->run([](Lease& db) { return db.execute("update"); }, once));
+  EXPECT_EQ(updates, 2);
+  audits = updates = 0;  // idempotent: repeated
+  EXPECT_TRUE(pool->run(both));
+  EXPECT_EQ(audits, 2);
+}
+
+// The time that a call has covers the return of its session.
+TEST_F(PoolTest, ASessionIsReturnedWithinItsCallsTime) {
+  auto pool = open({.max_size = 1, .health_timeout = 30s});
+  std::vector<os::Duration> given;
+  server_->on_reset = [&](Deadline deadline) { given.push_back(deadline.remaining()); };
+  RunOptions options;
+  options.timeout = 5s;
+  ASSERT_TRUE(pool->run([](Lease& db) { return db.execute("SELECT 1"); }, options));
+  TransactionOptions limits;
+  limits.timeout = 5s;
+  ASSERT_TRUE(pool->transaction(
+      [](Transaction& tx) -> Result<> {
+        DEFIB_TRY(tx.execute("SELECT 1"));
+        return {};
+      },
+      limits));
+  ASSERT_EQ(given.size(), 2u);
+  EXPECT_LE(given[0], 5s);
+  EXPECT_LE(given[1], 5s);
+  // None is left: closed without a word.
+  options.timeout = 100ms;
+  ASSERT_TRUE(pool->run(
+      [](Lease& db) {
+        auto rows = db.execute("SELECT 1");
+        os::real_clock().sleep_for(101ms);
+        return rows;
+      },
+      options));
+  EXPECT_EQ(given.size(), 2u);
+  EXPECT_EQ(pool->metrics().closed_dirty.value(), 1u);
+  EXPECT_TRUE(pool->acquire());
+}
+
+TEST_F(PoolTest, AStatementOfACallEndsWithTheCall) {
+  auto pool = open();
+  os::Duration given{0};
+  server_->on_deadline = [&](Deadline deadline) { given = deadline.remaining(); };
+  RunOptions options;
+  options.timeout = 5s;
+  ASSERT_TRUE(pool->run([](Lease& db) { return db.execute("SELECT 1"); }, options));
+  EXPECT_GT(given, 0s);
+  EXPECT_LE(given, 5s);
 }
 
 TEST_F(PoolTest, TheRetryBudgetBoundsWhatAFailingServerGets) {
@@ -509,6 +687,106 @@ TEST_F(PoolTest, AWrongNodeDrainsThePool) {
   const auto rows = pool->run([](Lease& db) { return db.execute("INSERT"); });
   ASSERT_TRUE(rows) << rows.error().to_text();
   EXPECT_EQ(rows->scalar_int(), 2);
+}
+
+// It was opened with the old addresses and credentials, like those that were open already.
+TEST_F(PoolTest, ASessionThatIsBeingOpenedDuringADrainIsReplaced) {
+  std::unique_ptr<Pool> pool;
+  server_->on_connect = [&](int number) -> Result<> {
+    if (number == 1) pool->drain();
+    return {};
+  };
+  pool = open();
+  EXPECT_TRUE(pool->acquire(Deadline::after(5s)));
+  EXPECT_EQ(server_->connects, 2);
+}
+
+// What a transaction that was asked to be read only refuses, every server would refuse.
+TEST_F(PoolTest, AWriteInAReadOnlyTransactionIsTheCallersOwnError) {
+  auto pool = open();
+  int executed = 0;
+  server_->on_execute = [&](const Statement&, int) -> Result<Rows> {
+    ++executed;
+    return fake_error(Code::kWrongNode, FailureClass::kWrongNode, "read-only transaction")
+        .with("sqlstate", "25006");
+  };
+  TransactionOptions options;
+  options.read_only = true;
+  const auto done = pool->transaction(
+      [](Transaction& tx) -> Result<> {
+        DEFIB_TRY(tx.execute("INSERT"));
+        return {};
+      },
+      options);
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code(), Code::kStatementFailed) << done.error().to_text();
+  EXPECT_EQ(class_of(done.error()), FailureClass::kNever);
+  EXPECT_EQ(executed, 1);
+  EXPECT_TRUE(pool->acquire());
+  EXPECT_EQ(server_->connects, 1);  // it was not drained
+}
+
+class ListedInDoubt : public InDoubtLog {
+ public:
+  Result<> put(const std::string& id, const std::string& record) override {
+    records_.emplace_back(id, record);
+    return {};
+  }
+  Result<> erase(const std::string& id) override {
+    std::erase_if(records_, [&](const auto& record) { return record.first == id; });
+    return {};
+  }
+  Result<std::vector<std::pair<std::string, std::string>>> all() override { return records_; }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> records_;
+};
+
+TEST_F(PoolTest, OneCommitThatCannotBeSettledStopsNoOther) {
+  ListedInDoubt log;
+  ASSERT_TRUE(log.put("torn", "{"));
+  for (const char* id : {"stuck", "fine"}) {
+    InDoubt record;
+    record.id = id;
+    record.engine = Engine::kMariadb;
+    record.server = "settled-by-share:5432";
+    record.commit_table = "defib_commits";
+    ASSERT_TRUE(log.put(id, record.encode()));
+  }
+  server_->on_execute = [](const Statement& statement, int) -> Result<Rows> {
+    if (to_text(statement.parameters.front()) == "stuck") {
+      return fake_error(Code::kStatementFailed, FailureClass::kNever, "no such table");
+    }
+    return Rows();
+  };
+  std::vector<std::string> told;
+  PoolOptions options;
+  options.in_doubt_log = &log;
+  options.on_settled = [&](const Settled& one) { told.push_back(one.record.id); };
+  auto pool = Pool::open(*Dsn::parse("postgresql://settled-by-share/db"),
+                         testing::make_fake_backend(server_), options);
+  ASSERT_TRUE(pool);
+  const auto settled = (*pool)->settle_in_doubt(Deadline::after(600ms));
+  ASSERT_FALSE(settled);
+  EXPECT_THAT(settled.error().message(), HasSubstr("2 of 3 commits"));
+  EXPECT_EQ(told, (std::vector<std::string>{"fine"}));
+  EXPECT_EQ(log.all()->size(), 2u);
+}
+
+// A standby that lags behind has not seen what was committed: it is not asked.
+TEST_F(PoolTest, ACommitInDoubtIsNotAskedOfAStandby) {
+  server_->read_only = true;
+  const auto backend = testing::make_fake_backend(server_);
+  const auto standby = backend->connect({}, Deadline());
+  ASSERT_TRUE(standby);
+  InDoubt record;
+  record.engine = Engine::kPostgresql;
+  record.xid = "7";
+  record.commit_table = "defib_commits";
+  const auto outcome = resolve_commit(**standby, record, Deadline::after(5s));
+  ASSERT_FALSE(outcome);
+  EXPECT_EQ(outcome.error().code(), Code::kWrongNode) << outcome.error().to_text();
+  EXPECT_EQ(server_->statements, 0);
 }
 
 TEST_F(PoolTest, CredentialsAreAskedForEachConnect) {

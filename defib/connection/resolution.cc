@@ -177,11 +177,24 @@ Result<InDoubt> prepare_commit(Session& session, const std::string& table, std::
   return record;
 }
 
+std::optional<CommitOutcome> known_unasked(const InDoubt& record) {
+  if (!record.xid.empty() || !record.commit_table.empty()) return {};
+  return record.engine == Engine::kPostgresql ? CommitOutcome::kRolledBack
+                                              : CommitOutcome::kUnknown;
+}
+
 Result<CommitOutcome> resolve_commit(Session& session, const InDoubt& record, Deadline deadline) {
-  const bool has_number = session.info().can.xid_resolution && !record.xid.empty();
-  if (session.info().can.xid_resolution && record.xid.empty()) {
-    return CommitOutcome::kRolledBack;  // nothing was written, so nothing can be stored
+  if (const auto known = known_unasked(record)) return *known;
+  if (session.info().read_only) {
+    return Error(Code::kWrongNode,
+                 fmt::format("{} is a standby and may not have seen the commit yet, so it is not "
+                             "asked what became of it",
+                             session.info().server))
+        .with("class", to_string(FailureClass::kWrongNode))
+        .with("server", session.info().server)
+        .with("transient", "yes");
   }
+  const bool has_number = session.info().can.xid_resolution && !record.xid.empty();
   if (!has_number && record.commit_table.empty()) return CommitOutcome::kUnknown;
   DEFIB_TRY(end_old_session(session, record, deadline));
   if (has_number) {

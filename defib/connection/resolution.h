@@ -5,6 +5,7 @@
 // as the server has not recovered from a crash since: a number that never reached the log is given
 // out again. So "committed" counts only on a server of the same incarnation (SessionInfo), and
 // "aborted" and "in the future" always.
+// Only a server that takes writes knows: a standby that lags behind has not seen the commit yet.
 // Any engine: a row with a random token is inserted in the same transaction (the commit table). The
 // resolver inserts the same token in a transaction of its own: where that is a duplicate, the old
 // one was committed; where it succeeds, the old one can never be (its own insert came first and is
@@ -14,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -59,7 +61,12 @@ class InDoubtLog {
 Result<InDoubt> prepare_commit(Session& session, const std::string& table, std::string label,
                                std::int64_t wall_ns, Deadline deadline);
 
+// What follows from the record alone: kRolledBack where nothing was written, kUnknown where it
+// names nothing that a server could be asked for.
+std::optional<CommitOutcome> known_unasked(const InDoubt& record);
+
 // On another session. An error says that the session or the time failed: try again on another one.
+// WrongNode where it is a standby.
 Result<CommitOutcome> resolve_commit(Session& session, const InDoubt& record, Deadline deadline);
 
 // Makes the commit table where it is not there: (token, at).

@@ -47,6 +47,10 @@ RetryAnswer decide(const RetryQuestion& question, const RetryPolicy& policy, os:
                                       : "repeating it is not safe or changes nothing";
     return answer;
   }
+  if (question.partly_done && !question.idempotent) {
+    answer.why = "statements before it are stored, and the work is not idempotent";
+    return answer;
+  }
   const RetryPace pace = pace_of(question.failure_class, rule.conflict, policy);
   if (question.attempt >= pace.attempts) {
     answer.why = "no attempts are left";

@@ -37,9 +37,10 @@ struct RetryPolicy {
 
 struct RetryQuestion {
   FailureClass failure_class = FailureClass::kNever;
-  int attempt = 1;                    // the one that failed, from 1
-  bool idempotent = false;            // executing it twice does what executing it once does
-  bool whole_transaction = false;     // it was rolled back as a whole before it is repeated
+  int attempt = 1;          // the one that failed, from 1
+  bool idempotent = false;  // executing it twice does what executing it once does
+  // Statements of this attempt have succeeded, each stored by itself: only what failed was undone.
+  bool partly_done = false;
   std::int64_t minimum_pause_ms = 0;  // see minimum_pause_ms()
 };
 

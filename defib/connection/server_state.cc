@@ -66,9 +66,7 @@ void Gate::connected() {
     failures_ = 0;
     timeouts_ = 0;
     if (state_ == State::kOpen) {
-      state_ = State::kClosed;
-      closed_since_ns_ = clock_->mono_ns();
-      slow_start_ = 1;
+      close_it();
     } else if (slow_start_ != 0) {
       slow_start_ *= 2;
       if (slow_start_ > 1024) slow_start_ = 0;
@@ -93,6 +91,29 @@ void Gate::open_it(const Error& error) {
   next_probe_ns_ = now + backoff_.next().count();
 }
 
+void Gate::close_it() {
+  state_ = State::kClosed;
+  suspects_sessions_ = false;
+  closed_since_ns_ = clock_->mono_ns();
+  slow_start_ = 1;
+}
+
+// Connects that nobody answered opened it: one that was answered closes it. After statements that
+// timed out only one that is answered, too, does.
+void Gate::connect_refused() {
+  {
+    const std::lock_guard lock(mutex_);
+    --connecting_;
+    if (suspects_sessions_) {
+      next_probe_ns_ = clock_->mono_ns() + backoff_.next().count();
+      return;
+    }
+    failures_ = 0;
+    if (state_ == State::kOpen) close_it();
+  }
+  closed_.notify_all();
+}
+
 void Gate::connect_failed(const Error& error) {
   const std::lock_guard lock(mutex_);
   --connecting_;
@@ -104,6 +125,7 @@ void Gate::connect_failed(const Error& error) {
 void Gate::statement_timed_out(const Error& error) {
   if (timeouts_.fetch_add(1) + 1 < options_.failures) return;
   const std::lock_guard lock(mutex_);
+  suspects_sessions_ = true;
   if (state_ == State::kOpen) return;
   failures_ = timeouts_.load();
   open_it(error);

@@ -2,11 +2,12 @@
 // asking (the breaker), how fast sessions may be opened again (slow start), and how many
 // repetitions it may still be burdened with (the budget).
 //
-// The breaker opens on `failures` refusals or time-outs in a row, of connects and of statements, so
-// that a server that is sick but alive opens it, too. While it is open one probe at a time goes
-// out, at moments drawn by full jitter, so that it never outlasts the server's recovery by more
-// than probe_max. After a probe's success 1, 2, 4 ... sessions are opened at a time. Thread rule:
-// any thread.
+// The breaker opens on `failures` connects or statements in a row that the server did not answer,
+// so that a server that is sick but alive opens it, too. A connect that the server has answered
+// with a refusal counts for nothing: it serves, and others may well be let in. While it is open one
+// probe at a time goes out, at moments drawn by full jitter, so that it never outlasts the server's
+// recovery by more than probe_max. After a probe's success 1, 2, 4 ... sessions are opened at a
+// time. Thread rule: any thread.
 
 #pragma once
 
@@ -41,13 +42,18 @@ class Gate {
   State state() const { return state_.load(std::memory_order_relaxed); }
   // Success where it is closed; BreakerOpen with the root cause where it is open.
   Result<> allow() const;
+  // Statements opened it, or have timed out since: a session that is open is no better than a new
+  // one. Where connects alone opened it, one that looks alive may still be used.
+  bool suspects_sessions() const { return suspects_sessions_.load(std::memory_order_relaxed); }
 
   // Permission to open one session: at most `parallel` at a time, fewer during the slow start, one
-  // while it is open. Every permission ends with connected(), connect_failed() or not_tried().
+  // while it is open. Every permission ends with connected(), connect_failed(), connect_refused()
+  // or not_tried().
   // Where there is none, `retry_in` says when to ask again at the latest.
   bool may_connect(int parallel, os::Duration& retry_in);
   void connected();
-  void connect_failed(const Error& error);
+  void connect_failed(const Error& error);  // no answer, see server_is_silent()
+  void connect_refused();                   // an answer
   void not_tried();
 
   // Statements: a success forgets the time-outs before it.
@@ -65,12 +71,14 @@ class Gate {
 
  private:
   void open_it(const Error& error);
+  void close_it();
 
   GateOptions options_;
   const os::Clock* clock_;
   mutable std::mutex mutex_;
   std::condition_variable closed_;
   std::atomic<State> state_{State::kClosed};
+  std::atomic<bool> suspects_sessions_{false};
   std::atomic<int> timeouts_{0};
   recovery::Backoff backoff_;         // guarded by mutex_
   int failures_ = 0;                  // guarded by mutex_

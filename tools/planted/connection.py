@@ -30,8 +30,8 @@ BUGS = [
         (POOL, "  if (seen == Liveness::kDead) {\n    retire(index, Why::kStale);\n"
                "    return Vetted::kRetired;\n  }\n", "")]),
     ("sessions are not reset on return", "PoolTest.ASessionIsUsed*:PoolTest.WhatCannotBeReset*", [
-        (POOL, "    if (!reset_session(slot)) return",
-         "    if (session.lost() && !reset_session(slot)) return")]),
+        (POOL, "    if (!reset_session(slot, limit)) {\n",
+         "    if (session.lost() && !reset_session(slot, limit)) {\n")]),
     ("a return wakes nobody", "PoolTest.AWaiterGets*", [
         (POOL, "  if (waiters_count_.load(std::memory_order_relaxed) > 0) wake_for_idle();\n", ""),
         (POOL, "  if (since == 0 || now", "  if (since >= 0 || now")]),
@@ -62,13 +62,61 @@ BUGS = [
         (ODBC, "  if (transaction_failed_) {\n", "  if (transaction_failed_ && lost_) {\n")]),
     ("a deadlock's victim keeps its locks", "Drivers/TransactionTest.ADeadlocks*", [
         (RUN, "    // At once: a deadlock's victim would keep its other locks.\n"
-              "    (void)lease_->rollback(Deadline::after(kRollbackTimeout));\n", "")]),
+              "    (void)lease_->rollback(rollback_deadline(deadline_));\n", "")]),
     ("a number is believed after a crash", "InDoubt.ANumberIsNot*", [
         (RESOLUTION, "      return same ? CommitOutcome::kCommitted : CommitOutcome::kUnknown;\n",
          "      return same ? CommitOutcome::kCommitted : CommitOutcome::kCommitted;\n")]),
     ("a commit in doubt counts as rolled back", "Drivers/CutTest.LostRequests*", [
         (RESOLUTION, "    if (is_duplicate(error)) return CommitOutcome::kCommitted;\n",
          "    if (is_duplicate(error)) return CommitOutcome::kRolledBack;\n")]),
+    ("a standby is asked what became of a commit", "PoolTest.ACommitInDoubt*", [
+        (RESOLUTION, "  if (session.info().read_only) {\n",
+         "  if (session.info().read_only && record.id == record.server + record.label + \"-\") {\n")]),
+    ("a commit in doubt is resolved on any node", "Failover.ACommitInDoubt*", [
+        (RUN, "connect_and_tell(deadline, Target::kPrimary, record.server)",
+         "connect_and_tell(deadline, dsn_.target, record.server)"),
+        (RESOLUTION, "  if (session.info().read_only) {\n",
+         "  if (session.info().read_only && record.id == record.server + record.label + \"-\") {\n")]),
+    ("a refused connect counts as silence", "PoolTest.ARefusedConnect*:PoolTest.AnotherPools*", [
+        (BACKGROUND, "  if (server_is_silent(session.error())) {\n", "  if (!session) {\n")]),
+    ("refused connects are repeated without a pause", "PoolTest.ARefusedConnectIs*", [
+        (BACKGROUND, "  if (probing || opening_pauses_.attempts() == 0) return {};\n",
+         "  if (probing || opening_pauses_.attempts() >= 0) return {};\n")]),
+    ("open sessions lie idle while no connect is answered", "PoolTest.WhileNoConnect*", [
+        (POOL, "    if (!paused_ && !server_->gate.suspects_sessions()) {\n",
+         "    if (!paused_ && !gate_open) {\n"),
+        (POOL, "    int index = may ? try_take() : -1;\n",
+         "    int index = may && server_->gate.state() == Gate::State::kClosed ? try_take() : -1;\n")]),
+    ("open sessions are used although statements time out", "PoolTest.WhileNoConnect*", [
+        (STATE, "  suspects_sessions_ = true;\n  if (state_ == State::kOpen) return;\n",
+         "  if (state_ == State::kOpen) return;\n  suspects_sessions_ = true;\n")]),
+    ("work that is stored in part is repeated", "PoolTest.WorkThatIs*:Retry.WorkThatIs*", [
+        (RETRY, "  if (question.partly_done && !question.idempotent) {\n",
+         "  if (question.partly_done && !question.idempotent && question.attempt == 0) {\n")]),
+    ("what was stored past the lease is not seen", "PoolTest.WorkThatIs*", [
+        (RUN, "(lease->executed_ == 0 && !was_dirty &&", "(lease->executed_ < 0 && !was_dirty &&")]),
+    ("a session's return has a time of its own", "PoolTest.ASessionIsReturned*", [
+        (POOL, "  const Deadline deadline = limit & Deadline::after(options_.health_timeout);\n",
+         "  const Deadline deadline = limit.passed() ? limit : "
+         "Deadline::after(options_.health_timeout);\n")]),
+    ("a session is reset when its call's time is over", "PoolTest.ASessionIsReturned*", [
+        (POOL, "  if (deadline.passed()) return false;\n", "")]),
+    ("a statement outlasts its call", "PoolTest.AStatementOfACall*", [
+        (POOL, "session_->execute(statement, deadline & limit_)",
+         "session_->execute(statement, deadline)")]),
+    ("prepared statements are dropped without a limit", "Return.EndsWithItsCall*", [
+        (ODBC, "    Watchdog::Guard guard(core_->watchdog, deadline, strike());\n    drop_prepared();",
+         "    Watchdog::Guard guard(core_->watchdog, Deadline::after(2s), strike());\n"
+         "    drop_prepared();")]),
+    ("one commit that cannot be settled uses all of the time", "PoolTest.OneCommitThat*", [
+        (RUN, "settle_one(id, text, deadline & Deadline::after(share), settled)",
+         "settle_one(id, text, share.count() > 0 ? deadline : Deadline(), settled)")]),
+    ("a write in a read-only transaction drains the pool", "PoolTest.AWriteInAReadOnly*", [
+        (POOL, "  if (!rows && read_only_ && is_refused_write",
+         "  if (!rows && !read_only_ && is_refused_write")]),
+    ("a session that is being opened escapes a drain", "PoolTest.ASessionThatIsBeingOpened*", [
+        (BACKGROUND, "  slot.generation = generation;\n",
+         "  slot.generation = std::max(generation, generation_.load());\n")]),
     ("the watchdog sleeps", "Drivers/DriverTest.TheCheckPasses*", [
         (WATCHDOG, "        entry.strike();\n", "")]),
     ("a statement waits without a limit", "LibpqTest.ABlackHole*", [
@@ -79,7 +127,7 @@ BUGS = [
     ("a lock of the session is no trace", "Traces.WhatTheNext*", [
         (TRACES, '"GET_LOCK",', '"GET_LOKK",')]),
     ("another server's commit in doubt is settled", "InDoubt.ARecordOfAnother*", [
-        (RUN, "    if (!is_ours(record)) {\n", "    if (!is_ours(record) && record.id.empty()) {\n")]),
+        (RUN, "  if (!is_ours(record)) {\n", "  if (!is_ours(record) && record.id.empty()) {\n")]),
     ("any socket that sends is the session's own", "Sockets.*", [
         (SOCKET, "bytes_sent(candidate.fd) >= candidate.sent + kHeard;",
          "bytes_sent(candidate.fd) >= candidate.sent;")]),

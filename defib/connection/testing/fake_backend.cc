@@ -54,8 +54,9 @@ class FakeSession : public Session {
     in_transaction_ = false;
     return {};
   }
-  Result<> reset(Deadline) override {
+  Result<> reset(Deadline deadline) override {
     ++server_->resets;
+    if (server_->on_reset) server_->on_reset(deadline);
     in_transaction_ = false;
     if (!server_->can_reset) return Error(Code::kNotSupportedByDriver, "it cannot be reset");
     dirty_ = false;
@@ -94,6 +95,7 @@ class FakeBackend : public Backend {
     }
     --server_->connecting;
     if (server_->connect_error) return *server_->connect_error;
+    if (server_->on_connect) DEFIB_TRY(server_->on_connect(number));
     if (!server_->up) {
       return fake_error(Code::kHostUnreachable, FailureClass::kNewConnection, "connection refused");
     }

@@ -29,6 +29,9 @@ struct FakeServer {
   std::function<Result<Rows>(const Statement&, int session)> on_execute;
   std::function<Result<>(int session)> on_commit;
   std::function<void(Deadline)> on_deadline;  // of each statement
+  std::function<void(Deadline)> on_reset;
+  // Of each connect, from 1, on the pool's own threads; its error is the connect's.
+  std::function<Result<>(int number)> on_connect;
   std::optional<Error> connect_error;  // of every connect, where it is set before the pool is
 };
 
