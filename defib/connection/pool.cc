@@ -373,8 +373,11 @@ void PoolCore::retire(int index, Why why) {
     case Why::kClosed:
       break;
   }
-  Trash trash{std::move(slot.session), {}};
-  if (trash.session->overran()) trash.ending = statement_that_ends(trash.session->info());
+  Trash trash{std::move(slot.session), {}, {}};
+  if (trash.session->overran()) {
+    trash.ending = statement_that_ends(trash.session->info());
+    trash.server = trash.session->info().server;
+  }
   slot.borrowed_ns.store(0, std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <map>
 
 #include "defib/connection/pool_core.h"
 #include "defib/obs/log.h"
@@ -359,16 +360,19 @@ void PoolCore::empty_trash() {
     const std::lock_guard lock(mutex_);
     trash.swap(trash_);
   }
-  std::vector<std::string> endings;
+  std::map<std::string, std::vector<std::string>> endings;  // by server
+  std::size_t kept = 0;
   for (Trash& one : trash) {
     one.session.reset();
-    if (!one.ending.empty() && endings.size() < kMaxEndings) endings.push_back(one.ending);
+    if (!one.ending.empty() && kept++ < kMaxEndings) endings[one.server].push_back(one.ending);
   }
   if (endings.empty() || server_->gate.state() == Gate::State::kOpen || closed_) return;
   const Deadline deadline = Deadline::after(kEndingTimeout);
-  auto session = connect_somewhere(deadline, dsn_.target, {});
-  if (!session) return;
-  for (const std::string& ending : endings) (void)(*session)->execute(Statement(ending), deadline);
+  for (const auto& [server, statements] : endings) {
+    auto session = connect_somewhere(deadline, dsn_.target, server);
+    if (!session || (*session)->info().server != server) continue;
+    for (const std::string& one : statements) (void)(*session)->execute(Statement(one), deadline);
+  }
 }
 
 void PoolCore::maintain() {

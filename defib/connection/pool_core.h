@@ -167,6 +167,7 @@ class PoolCore {
   struct Trash {
     std::unique_ptr<Session> session;
     std::string ending;  // to be executed on another session
+    std::string server;  // of that server alone: elsewhere the number is another session's
   };
   std::vector<Trash> trash_;      // guarded by mutex_
   std::uint64_t counted_ = 0;     // guarded by mutex_; checkouts that the metric has

@@ -789,6 +789,28 @@ TEST_F(PoolTest, ACommitInDoubtIsNotAskedOfAStandby) {
   EXPECT_EQ(server_->statements, 0);
 }
 
+// What a number of a session means is known to its own server alone.
+TEST_F(PoolTest, NoSessionOfAnotherServersIsEnded) {
+  std::vector<std::string> executed;
+  server_->on_execute = [&](const Statement& statement, int) -> Result<Rows> {
+    executed.push_back(statement.sql.substr(0, 4));
+    return Rows();
+  };
+  const auto session = testing::make_fake_backend(server_)->connect({}, Deadline());
+  ASSERT_TRUE(session);
+  InDoubt record;
+  record.engine = Engine::kMariadb;
+  record.session_id = "7";
+  record.commit_table = "defib_commits";
+  record.server = (*session)->info().server;
+  ASSERT_TRUE(resolve_commit(**session, record, Deadline::after(5s)));
+  EXPECT_EQ(executed, (std::vector<std::string>{"KILL", "INSE", "DELE"}));
+  executed.clear();
+  record.server = "another:3306";
+  ASSERT_TRUE(resolve_commit(**session, record, Deadline::after(5s)));
+  EXPECT_EQ(executed, (std::vector<std::string>{"INSE", "DELE"}));
+}
+
 TEST_F(PoolTest, CredentialsAreAskedForEachConnect) {
   std::atomic<int> asked{0};
   PoolOptions options;

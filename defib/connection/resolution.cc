@@ -36,6 +36,8 @@ Result<> end_old_session(Session& session, const InDoubt& record, Deadline deadl
   old.server_since = record.session_since;
   const std::string ending = statement_that_ends(old);
   if (ending.empty()) return {};
+  // Elsewhere the same number is another session's; PostgreSQL is asked with its start, too.
+  if (old.server_since.empty() && session.info().server != record.server) return {};
   const auto ended = session.execute(Statement(ending), deadline);
   // An error means that it has gone, or that it may not be ended; then it is waited for.
   if (!ended && session.lost()) return Error(ended.error());

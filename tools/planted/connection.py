@@ -69,6 +69,9 @@ BUGS = [
     ("a commit in doubt counts as rolled back", "Drivers/CutTest.LostRequests*", [
         (RESOLUTION, "    if (is_duplicate(error)) return CommitOutcome::kCommitted;\n",
          "    if (is_duplicate(error)) return CommitOutcome::kRolledBack;\n")]),
+    ("a stranger's session is ended", "PoolTest.NoSessionOfAnother*", [
+        (RESOLUTION, "  if (old.server_since.empty() && session.info().server != record.server) return {};\n",
+         "")]),
     ("a standby is asked what became of a commit", "PoolTest.ACommitInDoubt*", [
         (RESOLUTION, "  if (session.info().read_only) {\n",
          "  if (session.info().read_only && record.id == record.server + record.label + \"-\") {\n")]),
@@ -110,7 +113,7 @@ BUGS = [
          "    drop_prepared();")]),
     ("one commit that cannot be settled uses all of the time", "PoolTest.OneCommitThat*", [
         (RUN, "settle_one(id, text, deadline & Deadline::after(share), settled)",
-         "settle_one(id, text, share.count() > 0 ? deadline : Deadline(), settled)")]),
+         "settle_one(id, text, share.count() > 0 ? deadline : Deadline::after(share), settled)")]),
     ("a write in a read-only transaction drains the pool", "PoolTest.AWriteInAReadOnly*", [
         (POOL, "  if (!rows && read_only_ && is_refused_write",
          "  if (!rows && !read_only_ && is_refused_write")]),
