@@ -2,11 +2,13 @@
 
 #include "defib/connection/backend.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "defib/connection/libpq_backend.h"
 #include "defib/connection/testing/fault_proxy.h"
+#include "defib/connection/testing/rig.h"
 #include "defib/connection/testing/servers.h"
 
 namespace defib::connection {
@@ -97,6 +99,104 @@ TEST_F(LibpqTest, ABlackHoleEndsAStatementAtItsDeadline) {
     if (took <= 220ms) break;
   }
   EXPECT_LE(took, 220ms);
+}
+
+os::Duration since(std::int64_t before) {
+  return os::Duration(os::real_clock().mono_ns() - before);
+}
+
+std::int64_t plans_of(Session& session) {
+  const auto rows =
+      session.execute("SELECT count(*) FROM pg_prepared_statements", Deadline::after(5s));
+  return rows ? std::get<std::int64_t>(rows->rows.at(0).at(0)) : -1;
+}
+
+// What the server cannot do is no stale plan, however often it is tried.
+TEST_F(LibpqTest, APreparedStatementThatTheServerCannotDoFailsAtOnce) {
+  auto session = connect();
+  ASSERT_TRUE(session) << session.error().to_text();
+  const Statement statement("SELECT date_trunc($1::text, interval '1 day')", {std::string("week")},
+                            true);
+  for (int i = 0; i < 3; ++i) {
+    const std::int64_t before = os::real_clock().mono_ns();
+    const auto rows = (*session)->execute(statement, Deadline::after(2s));
+    ASSERT_FALSE(rows);
+    EXPECT_EQ(rows.error().code(), Code::kStatementFailed) << rows.error().to_text();
+    EXPECT_EQ(rows.error().field("sqlstate"), "0A000");
+    EXPECT_LT(since(before), 1s);
+  }
+  EXPECT_LE(plans_of(**session), 1);
+  // In a transaction too, where the server takes no order after the error.
+  for (int i = 0; i < 300; ++i) {
+    ASSERT_TRUE((*session)->begin(Isolation::kDefault, false, Deadline::after(5s)));
+    const auto rows = (*session)->execute(statement, Deadline::after(2s));
+    ASSERT_FALSE(rows);
+    ASSERT_EQ(rows.error().field("sqlstate"), "0A000") << i << rows.error().to_text();
+    ASSERT_TRUE((*session)->rollback(Deadline::after(5s)));
+  }
+  EXPECT_LE(plans_of(**session), 256);
+}
+
+TEST_F(LibpqTest, AStalePlanIsMadeAnewOnceAndTheOldOneGoes) {
+  auto session = connect();
+  ASSERT_TRUE(session) << session.error().to_text();
+  const auto execute = [&](const Statement& statement) {
+    return (*session)->execute(statement, Deadline::after(5s));
+  };
+  ASSERT_TRUE(execute("CREATE TEMPORARY TABLE changing (a INT)"));
+  const Statement statement("SELECT * FROM changing", {}, true);
+  for (int i = 0; i < 3; ++i) {
+    const auto rows = execute(statement);
+    ASSERT_TRUE(rows) << rows.error().to_text();
+    EXPECT_EQ(rows->columns.size(), static_cast<std::size_t>(i + 1));
+    EXPECT_EQ(plans_of(**session), 1);
+    ASSERT_TRUE(execute(fmt::format("ALTER TABLE changing ADD b{} INT", i)));
+  }
+  ASSERT_TRUE(execute("DEALLOCATE ALL"));
+  EXPECT_TRUE(execute(statement));
+}
+
+TEST_F(LibpqTest, ACopyToTheClientIsRefusedAndTheNextSessionWorks) {
+  auto rig = testing::Rig::make(testing::Driver::kLibpq);
+  ASSERT_TRUE(rig) << rig.error().to_text();
+  auto pool = (*rig)->pool();
+  ASSERT_TRUE(pool) << pool.error().to_text();
+  os::Duration took{0};
+  // A loaded machine gets more than one chance to be in time.
+  for (int i = 0; i < 5; ++i) {
+    auto lease = (*pool)->acquire(Deadline::after(5s));
+    ASSERT_TRUE(lease) << lease.error().to_text();
+    const std::int64_t before = os::real_clock().mono_ns();
+    const auto rows = lease->execute("COPY (SELECT 1) TO STDOUT", Deadline::after(300ms));
+    took = since(before);
+    ASSERT_FALSE(rows);
+    EXPECT_EQ(rows.error().code(), Code::kNotSupportedByDriver) << rows.error().to_text();
+    EXPECT_EQ(class_of(rows.error()), FailureClass::kNever);
+    if (took <= 320ms) break;
+  }
+  EXPECT_LE(took, 320ms);
+  auto next = (*pool)->acquire(Deadline::after(5s));
+  ASSERT_TRUE(next) << next.error().to_text();
+  EXPECT_TRUE(next->execute("SELECT 1", Deadline::after(5s)));
+}
+
+TEST_F(LibpqTest, AFloodOfRowsEndsAtTheDeadline) {
+  os::Duration took{0};
+  for (int i = 0; i < 5; ++i) {
+    // Past the proxy, which would be slower than the server.
+    open(server_->dsn());
+    auto session = connect();
+    ASSERT_TRUE(session) << session.error().to_text();
+    const std::int64_t before = os::real_clock().mono_ns();
+    const auto rows = (*session)->execute("SELECT n FROM generate_series(1, 100000000) AS s(n)",
+                                          Deadline::after(300ms));
+    took = since(before);
+    ASSERT_FALSE(rows);
+    EXPECT_EQ(rows.error().code(), Code::kDeadlineExceeded) << rows.error().to_text();
+    EXPECT_TRUE((*session)->lost());
+    if (took <= 320ms) break;
+  }
+  EXPECT_LE(took, 320ms);
 }
 
 TEST_F(LibpqTest, AWrongPasswordIsTheOperatorsAndIsNotShown) {

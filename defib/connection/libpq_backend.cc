@@ -135,6 +135,13 @@ struct Parameters {
   int count() const { return static_cast<int>(values.size()); }
 };
 
+// 26000: the plan is gone. 0A000: its tables have changed, or the statement asks for what the
+// server cannot do, prepared or not.
+bool was_refused_as_prepared(const Error& error) {
+  const std::string_view state = error.field("sqlstate");
+  return state == "26000" || state == "0A000";
+}
+
 class LibpqSession : public Session {
  public:
   LibpqSession(ConnectionPtr connection, ConnectRequest request, const Classifier& classifier)
@@ -197,6 +204,10 @@ class LibpqSession : public Session {
   Result<> check_usable(const Call& call, Deadline deadline);
   Result<> prepare(const Statement& statement, std::string& name, const Call& call,
                    Deadline deadline);
+  Result<Rows> execute_once(const Statement& statement, Deadline deadline);
+  bool has_stale_plan(const Error& error) const;
+  void forget_plan(const std::string& sql, Deadline deadline);
+  Error copy_refused(const Call& call);
   bool flush(Deadline deadline);
   Error failed(const Call& call, const PGresult* result, bool timed_out);
   void take_farewell();
@@ -214,7 +225,10 @@ class LibpqSession : public Session {
   bool overran_ = false;
   bool dirty_ = false;
   std::map<std::string, std::string, std::less<>> prepared_;  // text -> name
+  // On the server; also those that are in prepared_ no more.
+  std::size_t plans_ = 0;
   int next_name_ = 1;
+  std::string raised_in_;  // the server's function that raised the last error
 };
 
 class LibpqBackend : public Backend {
@@ -243,7 +257,9 @@ void LibpqSession::keep_farewell(void* session, const PGresult* notice) {
 
 Error LibpqSession::failed(const Call& call, const PGresult* result, bool timed_out) {
   FailedCall failure;
+  raised_in_.clear();
   if (result != nullptr) {
+    raised_in_ = field_of(result, PG_DIAG_SOURCE_FUNCTION);
     Diagnostic record{.sqlstate = field_of(result, PG_DIAG_SQLSTATE),
                       .message = field_of(result, PG_DIAG_MESSAGE_PRIMARY)};
     if (record.message.empty()) record.message = ::PQresultErrorMessage(result);
@@ -315,9 +331,29 @@ bool LibpqSession::flush(Deadline deadline) {
   while (true) {
     const int left = ::PQflush(connection_.get());
     if (left <= 0) return true;  // an error shows when the answer is read
+    // A socket that can always be read never lets the wait see the deadline.
+    if (deadline.passed()) return false;
     if (!wait_for_socket(::PQsocket(connection_.get()), true, true, deadline)) return false;
     ::PQconsumeInput(connection_.get());
   }
+}
+
+// A stream of COPY has to be read by other functions, and to its end: the session goes instead.
+Error LibpqSession::copy_refused(const Call& call) {
+  lost_ = true;
+  phase_ = Phase::kClosed;
+  shut_down(duplicate_.get());
+  return Error(Code::kNotSupportedByDriver,
+               fmt::format("{}: the server answers with a stream of COPY, which a session does not "
+                           "read; the session was closed, and what the statement changes may have "
+                           "been done",
+                           call.what))
+      .with("class", to_string(FailureClass::kNever))
+      .with("phase", to_string(call.phase))
+      .with("backend", "libpq")
+      .with("server", info_.server)
+      .with("transient", "no")
+      .suggest("ask for the rows with SELECT, or run COPY with libpq on native_handle()");
 }
 
 // Reads all results of what was sent; the last one, or the first that is an error.
@@ -327,7 +363,10 @@ Result<ResultPtr> LibpqSession::finish_call(const Call& call, Deadline deadline)
   ResultPtr last;
   bool is_error = false;
   while (true) {
+    // The wait alone does not see the deadline while more and more arrives.
+    if (deadline.passed()) return failed(call, nullptr, true);
     while (::PQisBusy(connection) != 0) {
+      if (deadline.passed()) return failed(call, nullptr, true);
       if (!wait_for_socket(::PQsocket(connection), true, false, deadline)) {
         return failed(call, nullptr, true);
       }
@@ -336,6 +375,7 @@ Result<ResultPtr> LibpqSession::finish_call(const Call& call, Deadline deadline)
     ResultPtr result(::PQgetResult(connection));
     if (!result) break;
     const ExecStatusType status = ::PQresultStatus(result.get());
+    if (status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH) return copy_refused(call);
     if (status == PGRES_COPY_IN) ::PQputCopyEnd(connection, "COPY is not supported here");
     if (is_error) continue;
     is_error = status == PGRES_FATAL_ERROR || status == PGRES_BAD_RESPONSE;
@@ -362,9 +402,10 @@ Result<> LibpqSession::prepare(const Statement& statement, std::string& name, co
     name = known->second;
     return {};
   }
-  if (prepared_.size() >= kMaxPrepared) {
+  if (plans_ >= kMaxPrepared) {
     DEFIB_TRY(query("DEALLOCATE ALL", {Phase::kStatement, "DEALLOCATE ALL"}, deadline));
     prepared_.clear();
+    plans_ = 0;
   }
   name = fmt::format("defib_{}", next_name_++);
   const Parameters parameters(statement.parameters);
@@ -374,10 +415,37 @@ Result<> LibpqSession::prepare(const Statement& statement, std::string& name, co
   }
   DEFIB_TRY(finish_call(call, deadline));
   prepared_.emplace(statement.sql, name);
+  ++plans_;
   return {};
 }
 
+// The plan alone is to blame, and nothing was executed: the server looked at it before it began.
+bool LibpqSession::has_stale_plan(const Error& error) const {
+  return error.field("sqlstate") == "26000" || raised_in_ == "RevalidateCachedQuery";
+}
+
+void LibpqSession::forget_plan(const std::string& sql, Deadline deadline) {
+  const auto plan = prepared_.extract(sql);
+  // A failed transaction takes no order. The name stays until reset(), or until there are many.
+  if (plan.empty() || lost_ || in_transaction()) return;
+  const std::string order = "DEALLOCATE " + plan.mapped();
+  if (query(order.c_str(), {Phase::kStatement, order}, deadline)) --plans_;
+}
+
+// A plan of an earlier call may have become stale: it is made anew, once.
 Result<Rows> LibpqSession::execute(const Statement& statement, Deadline deadline) {
+  const bool was_prepared = statement.prepared && prepared_.contains(statement.sql);
+  Result<Rows> rows = execute_once(statement, deadline);
+  if (rows || !statement.prepared || !was_refused_as_prepared(rows.error())) return rows;
+  const bool again = was_prepared && has_stale_plan(rows.error());
+  forget_plan(statement.sql, deadline);
+  if (!again || lost_ || in_transaction()) return rows;
+  rows = execute_once(statement, deadline);
+  if (!rows && was_refused_as_prepared(rows.error())) forget_plan(statement.sql, deadline);
+  return rows;
+}
+
+Result<Rows> LibpqSession::execute_once(const Statement& statement, Deadline deadline) {
   const Call call{.phase = Phase::kStatement,
                   .what = fmt::format("the statement '{}'", shown_sql(statement.sql)),
                   .in_transaction = in_transaction()};
@@ -401,17 +469,8 @@ Result<Rows> LibpqSession::execute(const Statement& statement, Deadline deadline
                                parameters.lengths.data(), parameters.formats.data(), 0);
   }
   if (sent == 0) return failed(call, nullptr, false);
-  Result<ResultPtr> result = finish_call(call, deadline);
-  if (!result) {
-    const std::string_view state = result.error().field("sqlstate");
-    if (statement.prepared && (state == "26000" || state == "0A000")) {
-      prepared_.erase(statement.sql);
-      // Nothing was executed; outside a transaction it can be prepared anew at once.
-      if (!lost_ && !in_transaction()) return execute(statement, deadline);
-    }
-    return std::move(result.error());
-  }
-  return rows_of(result->get());
+  DEFIB_TRY_ASSIGN(const ResultPtr result, finish_call(call, deadline));
+  return rows_of(result.get());
 }
 
 Result<> LibpqSession::begin(Isolation isolation, bool read_only, Deadline deadline) {
@@ -451,6 +510,7 @@ Result<> LibpqSession::reset(Deadline deadline) {
   if (!dirty_) return {};
   DEFIB_TRY(query("DISCARD ALL", {Phase::kIdle, "resetting the session"}, deadline));
   prepared_.clear();
+  plans_ = 0;
   dirty_ = false;
   return {};
 }
