@@ -242,6 +242,27 @@ TEST(Failure, PasswordsAreTakenOutOfTheDriversWords) {
   EXPECT_EQ(shown_sql("SELECT 'secret' FROM t"), "SELECT ? FROM t");
 }
 
+TEST(Failure, WhatMayStandInALiteralIsNotShown) {
+  const std::pair<const char*, const char*> shown[] = {
+      {R"(ALTER USER u IDENTIFIED BY "pw")", "ALTER USER u IDENTIFIED BY ?"},
+      {"ALTER ROLE u PASSWORD $$pw$$ VALID UNTIL 'x'", "ALTER ROLE u PASSWORD ? VALID UNTIL ?"},
+      {"ALTER ROLE u PASSWORD $a$p$$w$a$", "ALTER ROLE u PASSWORD ?"},
+      {R"(SELECT 'it\'s', 'pw')", "SELECT ?..."},
+      {"SELECT 'it''s pw', 1", "SELECT ?, 1"},
+      {"SELECT 'it\"s', 1, \"a'pw\"", "SELECT ?, 1, ?"},
+      {"/* it's */ SELECT 'pw'", "?..."},
+      {"-- it's\nSELECT 'pw'", "?..."},
+      {"SELECT 1 # it's\n, 'pw'", "SELECT 1 ?..."},
+      {"SELECT `it's`, 'pw'", "SELECT ?..."},
+      {"SELECT [it's], 'pw'", "SELECT ?..."},
+      {"SELECT ARRAY['pw', 'pw'], $1, $2", "SELECT ARRAY[?, ?], $1, $2"},
+      {"SELECT `a`, [b] -- all\nFROM t", "SELECT `a`, [b] -- all FROM t"},
+      {"SELECT 'pw", "SELECT ?..."},
+      {"SELECT $$pw", "SELECT ?..."},
+  };
+  for (const auto& [sql, text] : shown) EXPECT_EQ(shown_sql(sql), text) << sql;
+}
+
 TEST(Failure, AThrottledServersPauseIsKept) {
   FailedCall call;
   call.failure.engine = Engine::kMssql;

@@ -139,6 +139,49 @@ std::string cleaned(std::string_view message, std::string_view password) {
   return text;
 }
 
+// What follows is hidden up to the same mark: '...', "..." (a name in one engine is a literal in
+// another), and PostgreSQL's $$...$$ and $name$...$name$. Empty: it is shown.
+std::string_view hidden_mark(std::string_view text) {
+  if (text.front() == '\'' || text.front() == '"') return text.substr(0, 1);
+  if (text.front() != '$') return {};
+  std::size_t end = 1;
+  const auto is_name = [](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return std::isalnum(byte) != 0 || c == '_' || byte >= 0x80;
+  };
+  while (end < text.size() && is_name(text[end])) ++end;
+  const bool is_number = end > 1 && text[1] >= '0' && text[1] <= '9';
+  if (end >= text.size() || text[end] != '$' || is_number) return {};
+  return text.substr(0, end + 1);
+}
+
+// With both marks; npos: it cannot be told where it ends, for a backslash before the mark ends the
+// literal for one engine and not for another.
+std::size_t hidden_size(std::string_view text, std::string_view mark) {
+  for (std::size_t at = text.find(mark, mark.size()); at != std::string_view::npos;
+       at = text.find(mark, at + 2)) {
+    if (mark.size() == 1 && text[at - 1] == '\\') break;
+    const bool doubled = mark.size() == 1 && text.substr(at + 1).starts_with(mark);
+    if (!doubled) return at + mark.size();
+  }
+  return std::string_view::npos;
+}
+
+// Whether a comment or a quoted name begins here that has quotes in it: they would turn inside out
+// what comes behind.
+bool begins_with_quotes_inside(std::string_view text) {
+  constexpr std::string_view kEnds[][2] = {{"--", "\n"}, {"#", "\n"}, {"/*", "*/"}, {"`", "`"}};
+  for (const auto& [begin, end] : kEnds) {
+    if (!text.starts_with(begin)) continue;
+    const std::string_view inside = text.substr(0, text.find(end, begin.size()));
+    if (inside.find_first_of("'\"$") != std::string_view::npos) return true;
+  }
+  if (text.front() != '[') return false;
+  // ['a', 'b'] is an array, [it's] a name.
+  const std::string_view inside = text.substr(0, text.find(']'));
+  return std::ranges::count(inside, '\'') % 2 != 0;
+}
+
 }  // namespace
 
 std::string without_password(std::string_view text, std::string_view password) {
@@ -162,15 +205,20 @@ std::string without_password(std::string_view text, std::string_view password) {
 
 std::string shown_sql(std::string_view sql) {
   std::string out;
-  bool in_literal = false;
-  for (const char c : sql) {
+  for (std::size_t i = 0; i < sql.size();) {
     if (out.size() >= kMaxShownSql) return out + "...";
-    if (c == '\'') {
-      in_literal = !in_literal;
-      if (in_literal) out += '?';
-    } else if (!in_literal) {
-      out += c == '\n' || c == '\t' ? ' ' : c;
+    const std::string_view rest = sql.substr(i);
+    const std::string_view mark = hidden_mark(rest);
+    if (!mark.empty()) {
+      const std::size_t size = hidden_size(rest, mark);
+      out += '?';
+      if (size == std::string_view::npos) return out + "...";
+      i += size;
+      continue;
     }
+    if (begins_with_quotes_inside(rest)) return out + "?...";
+    out += sql[i] == '\n' || sql[i] == '\t' ? ' ' : sql[i];
+    ++i;
   }
   return out;
 }

@@ -33,7 +33,8 @@ Error make_error(FailedCall call, const Classifier& classifier);
 std::string without_password(std::string_view text, std::string_view password);
 
 // "SELECT name FROM t WHERE ..." cut to 60 characters, on one line, with literals replaced by ?,
-// for messages: what stands in literals may be secret.
+// for messages: what stands in literals may be secret. So is what stands in "...", and the rest
+// where engines differ in what is a literal.
 std::string shown_sql(std::string_view sql);
 
 }  // namespace defib::connection
