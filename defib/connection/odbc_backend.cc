@@ -16,6 +16,7 @@
 
 #include "defib/connection/connect_watch.h"
 #include "defib/connection/failure.h"
+#include "defib/connection/running.h"
 #include "defib/connection/socket.h"
 #include "defib/connection/traces.h"
 #include "defib/connection/watchdog.h"
@@ -166,7 +167,7 @@ class OdbcSession : public Session {
   ConnectRequest request_;
   std::shared_ptr<Route> route_;
   SQLHDBC connection_ = SQL_NULL_HDBC;
-  std::atomic<SQLHSTMT> running_{SQL_NULL_HSTMT};
+  Running<SQLHSTMT> running_;
   os::Fd socket_;  // a duplicate of the driver's own
   std::uint64_t inode_ = 0;
   bool connected_ = false;
@@ -202,8 +203,8 @@ Watchdog::Strike OdbcSession::strike() {
 void OdbcSession::abandon() {
   if (socket_.valid()) {
     shut_down(socket_.get());
-  } else if (const SQLHSTMT running = running_.load()) {
-    ::SQLCancel(running);
+  } else {
+    running_.cancel([](SQLHSTMT running) { ::SQLCancel(running); });
   }
 }
 
@@ -446,7 +447,7 @@ Result<Rows> OdbcSession::execute(const Statement& statement, Deadline deadline)
     if (!guard.end()) return std::move(handle.error());
     return failed(call, std::vector<Diagnostic>{}, true);
   }
-  running_ = *handle;
+  running_.begin(*handle);
   Binding binding;
   SQLRETURN code = bind(*handle, statement, binding);
   if (ok(code)) code = run(*handle, statement);
@@ -465,7 +466,7 @@ Result<Rows> OdbcSession::execute(const Statement& statement, Deadline deadline)
   }
   std::vector<Diagnostic> records;
   if (!rows) records = records_of(SQL_HANDLE_STMT, *handle);
-  running_ = SQL_NULL_HSTMT;
+  running_.end();
   const bool keep = statement.prepared && rows;
   if (keep) {
     ::SQLFreeStmt(*handle, SQL_CLOSE);
