@@ -9,6 +9,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/connection/classify.h"
+#include "defib/connection/failure.h"
 #include "defib/connection/traces.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -17,8 +18,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view text(reinterpret_cast<const char*>(data) + 8, size - 8);
   Classifier classifier;
   (void)classifier.add_lines(text);
-  (void)leaves_traces(Engine::kMariadb, text);
-  (void)controls_transaction(text);
+  for (int engine = 0; engine < 6; ++engine) {
+    (void)leaves_traces(static_cast<Engine>(engine), text);
+    (void)refused_in_transaction(static_cast<Engine>(engine), text);
+  }
+  (void)shown_sql(text);
   Diagnostic record;
   record.sqlstate = text.substr(0, 5);
   record.native = static_cast<std::int64_t>(data[3]) << 8 | data[4];

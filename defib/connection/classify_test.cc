@@ -288,14 +288,106 @@ TEST(Traces, WhatTheNextBorrowerCouldSeeIsRecognised) {
   }
 }
 
+TEST(Traces, LiteralsAndCommentsAreReadAsTheEngineReadsThem) {
+  const auto leaves = [](std::string_view sql) { return leaves_traces(Engine::kMariadb, sql); };
+  EXPECT_TRUE(leaves(R"(SELECT 'it\'s', GET_LOCK("x", 1))"));
+  EXPECT_TRUE(leaves(R"(SELECT 'a\' AND GET_LOCK('x', 1) = 1 OR ' ')"));
+  EXPECT_TRUE(leaves(R"(SELECT 'no end)"));
+  EXPECT_TRUE(leaves("SELECT 1 /* no end"));
+  EXPECT_FALSE(leaves(R"(INSERT INTO t VALUES ('C:\\dir', 'a\nb'))"));
+  EXPECT_TRUE(leaves("SELECT 1--GET_LOCK('x', 1)"));
+  EXPECT_FALSE(leaves("SELECT 1 -- GET_LOCK('x', 1)"));
+  EXPECT_FALSE(leaves("SELECT 1 # it's GET_LOCK('x', 1)"));
+  EXPECT_TRUE(leaves("SELECT 1 # it's\n, GET_LOCK('x', 1)"));
+  const auto refused = [](Engine engine, std::string_view sql) {
+    return !refused_in_transaction(engine, sql).empty();
+  };
+  EXPECT_FALSE(refused(Engine::kMariadb, R"(INSERT INTO t VALUES ('it\'s; COMMIT'))"));
+  EXPECT_TRUE(refused(Engine::kMariadb, R"(INSERT INTO t VALUES ('\''); COMMIT)"));
+  EXPECT_TRUE(refused(Engine::kPostgresql, R"(SELECT '\'; COMMIT; SELECT '\')"));
+  EXPECT_FALSE(refused(Engine::kPostgresql, R"(SELECT E'\'; COMMIT; SELECT \'')"));
+  EXPECT_FALSE(refused(Engine::kPostgresql, "SELECT $$; COMMIT; '$$, $1, $a$; END; $$ $a$"));
+  EXPECT_TRUE(refused(Engine::kPostgresql, "SELECT $$'$$; COMMIT; SELECT $$'$$"));
+  EXPECT_TRUE(refused(Engine::kPostgresql, "/* /* nested */ ' */ COMMIT"));
+  EXPECT_TRUE(refused(Engine::kMariadb, "/*!50000 COMMIT */"));
+  EXPECT_TRUE(refused(Engine::kMssql, "SELECT [it's] FROM t COMMIT"));
+}
+
+TEST(Traces, ForSqlServerAStatementMayBeginAtAnyWord) {
+  const auto leaves = [](std::string_view sql) { return leaves_traces(Engine::kMssql, sql); };
+  for (const char* traces :
+       {"SELECT 1 USE other", "SELECT 1 SET LANGUAGE French", "UPDATE t SET a = 1 SET NOCOUNT ON",
+        "UPDATE t SET a = 1 COMMIT", "SELECT 1 DECLARE c CURSOR FOR SELECT 2",
+        "SELECT 1 BEGIN TRAN", "UPDATE STATISTICS t SET LANGUAGE French", "SELECT 1 REVERT"}) {
+    EXPECT_TRUE(leaves(traces)) << traces;
+  }
+  for (const char* harmless :
+       {"UPDATE t SET a = 1 WHERE b = 'USE x'", "SELECT CASE WHEN a = 1 THEN 2 END FROM t",
+        "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN UPDATE SET b = 1;",
+        "SELECT a FROM t ORDER BY a OFFSET 1 ROWS FETCH NEXT 5 ROWS ONLY"}) {
+    EXPECT_FALSE(leaves(harmless)) << harmless;
+  }
+  for (const char* ends : {"UPDATE t SET a = 1 COMMIT", "SELECT 1 ROLLBACK TRAN",
+                           "SELECT 1 BEGIN "
+                           "TRANSACTION"}) {
+    EXPECT_FALSE(refused_in_transaction(Engine::kMssql, ends).empty()) << ends;
+  }
+  for (const char* stays : {"SELECT CASE a WHEN 1 THEN 2 END FROM t", "SAVE TRAN a",
+                            "SELECT [commit] FROM t", "CREATE TABLE t (a INT)"}) {
+    EXPECT_TRUE(refused_in_transaction(Engine::kMssql, stays).empty()) << stays;
+  }
+}
+
+TEST(Traces, WhatMariadbCommitsByItselfIsRefusedInATransaction) {
+  for (const char* commits : {"CREATE TABLE t (x INT)",
+                              "create or replace view v as select 1",
+                              "ALTER TABLE t ADD y INT",
+                              "DROP TABLE t",
+                              "TRUNCATE t",
+                              "RENAME TABLE t TO u",
+                              "GRANT SELECT ON t TO u",
+                              "REVOKE SELECT ON t FROM u",
+                              "LOCK TABLES t READ",
+                              "UNLOCK TABLES",
+                              "SET autocommit = 1",
+                              "SET @a = 1, @@session.autocommit = 1",
+                              "SET PASSWORD = 'x'",
+                              "ANALYZE TABLE t",
+                              "SET STATEMENT max_statement_time = 1 FOR DROP TABLE t",
+                              "SELECT 1; DROP TABLE t",
+                              "/*!40101 CREATE TABLE t (x INT) */",
+                              "FLUSH TABLES",
+                              "OPTIMIZE TABLE t",
+                              "START SLAVE",
+                              "LOAD INDEX INTO CACHE t",
+                              "XA END 'x'",
+                              "INSTALL SONAME 'x'"}) {
+    EXPECT_THAT(std::string(refused_in_transaction(Engine::kMariadb, commits)),
+                HasSubstr("commit what is open"))
+        << commits;
+    EXPECT_FALSE(refused_in_transaction(Engine::kMysql, commits).empty()) << commits;
+  }
+  for (const char* stays :
+       {"CREATE TEMPORARY TABLE t (x INT)", "DROP TEMPORARY TABLE t", "SET @a = 1",
+        "CREATE OR REPLACE TEMPORARY TABLE t (x INT)", "ANALYZE SELECT 1", "DROP PREPARE p",
+        "INSERT INTO t VALUES ('CREATE TABLE')", "SET names = 1; UPDATE t SET autocommit = 1",
+        "LOAD DATA INFILE 'x' INTO TABLE t", "SELECT 1 FROM t LOCK IN SHARE MODE",
+        "SET STATEMENT max_statement_time = 1 FOR SELECT 1"}) {
+    EXPECT_EQ(refused_in_transaction(Engine::kMariadb, stays), "") << stays;
+  }
+  for (const Engine engine : {Engine::kPostgresql, Engine::kMssql, Engine::kSqlite}) {
+    EXPECT_EQ(refused_in_transaction(engine, "CREATE TABLE t (x INT)"), "");
+  }
+}
+
 TEST(Traces, WhatEndsATransactionIsRecognised) {
   for (const char* ends : {"COMMIT", " /* x */ commit work", "ROLLBACK", "END", "begin",
                            "SELECT 1; COMMIT", "START TRANSACTION", "PREPARE TRANSACTION 'x'"}) {
-    EXPECT_TRUE(controls_transaction(ends)) << ends;
+    EXPECT_FALSE(refused_in_transaction(Engine::kPostgresql, ends).empty()) << ends;
   }
   for (const char* harmless :
        {"SELECT 'COMMIT'", "ROLLBACK TO SAVEPOINT a", "SAVEPOINT a", "UPDATE t SET begin = 1"}) {
-    EXPECT_FALSE(controls_transaction(harmless)) << harmless;
+    EXPECT_TRUE(refused_in_transaction(Engine::kPostgresql, harmless).empty()) << harmless;
   }
 }
 

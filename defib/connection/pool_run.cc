@@ -156,9 +156,9 @@ Result<Rows> Transaction::execute(const Statement& statement) {
         .with("transient", poison_->is_transient() ? "yes" : "no")
         .because(*poison_);
   }
-  if (controls_transaction(statement.sql)) {
-    Error error(Code::kInvalidArgument,
-                "a statement inside a transaction may not begin or end one");
+  const std::string_view why = refused_in_transaction(lease_->info().engine, statement.sql);
+  if (!why.empty()) {
+    Error error(Code::kInvalidArgument, std::string(why));
     poison_ = error;
     (void)lease_->rollback(rollback_deadline(deadline_));
     return error;

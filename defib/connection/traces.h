@@ -16,9 +16,10 @@ namespace defib::connection {
 // The text may hold several statements.
 bool leaves_traces(Engine engine, std::string_view sql);
 
-// Whether a statement begins or ends a transaction (BEGIN, START TRANSACTION, COMMIT, END, ROLLBACK
-// without TO, ABORT, SAVE TRAN is none of them), which inside a Transaction only the Transaction
-// may.
-bool controls_transaction(std::string_view sql);
+// Why a statement may not be sent inside a Transaction; empty: it may. Only the Transaction begins
+// and ends one (BEGIN, START TRANSACTION, COMMIT, END, ROLLBACK without TO, ABORT; SAVE TRAN is
+// none of them), and MariaDB and MySQL commit what is open before they execute DDL and its kin.
+// What a procedure or a dynamic statement does is not seen.
+std::string_view refused_in_transaction(Engine engine, std::string_view sql);
 
 }  // namespace defib::connection

@@ -14,6 +14,7 @@ SOCKET = "defib/connection/socket.cc"
 WATCHDOG = "defib/connection/watchdog.cc"
 TRACES = "defib/connection/traces.cc"
 WATCH = "defib/connection/connect_watch.h"
+RUNNING = "defib/connection/running.h"
 
 BUGS = [
     ("a lost commit is taken for one that was rolled back", "Classifier.ThePhase*", [
@@ -55,8 +56,41 @@ BUGS = [
     ("an error in a transaction does not poison it", "PoolTest.AnErrorThatWasPassedOver*", [
         (RUN, "  if (!rows) {\n    poison_ = rows.error();\n", "  if (!rows && poison_) {\n")]),
     ("a transaction may end itself", "PoolTest.ATransactionMayNot*", [
-        (RUN, "  if (controls_transaction(statement.sql)) {\n",
-         "  if (statement.sql.empty() && controls_transaction(statement.sql)) {\n")]),
+        (RUN, "  if (!why.empty()) {\n    Error error(Code::kInvalidArgument,",
+         "  if (!why.empty() && statement.sql.empty()) {\n    Error error(Code::kInvalidArgument,")]),
+    ("what MariaDB commits by itself stands in a transaction",
+     "Traces.WhatMariadbCommits*:Drivers/TransactionTest.NothingIsStoredWhere*", [
+        (TRACES, "      return kCommitsByItself;\n", "      return {};\n")]),
+    ("an escaped quote ends a literal", "Traces.LiteralsAndComments*", [
+        (TRACES, "    if (sql_[at_] == '\\\\' && escapes) {", "    if (sql_[at_] == '\\0' && escapes) {")]),
+    ("a literal without an end is harmless", "Traces.LiteralsAndComments*", [
+        (TRACES, "kUnended};\n", "};\n")]),
+    ("SQL Server is taken to need semicolons", "Traces.ForSqlServer*", [
+        (TRACES, "    if (has(kMssqlTraces, word)) return true;\n", ""),
+        (TRACES, "  if (is_one_of(word(at), {\"COMMIT\", \"ROLLBACK\"})) return true;\n", "")]),
+    ("any SET of SQL Server is that of an UPDATE", "Traces.ForSqlServer*", [
+        (TRACES, "    if (word == \"SET\" && !std::exchange(updates, false)) return true;\n", "")]),
+    ("a statement that the server cannot do is repeated for ever",
+     "LibpqTest.APreparedStatement*:LibpqTest.AStalePlan*", [
+        (LIBPQ, "  if (!again || lost_ || in_transaction()) return rows;\n"
+                "  rows = execute_once(statement, deadline);\n",
+         "  if (lost_ || in_transaction()) return rows;\n"
+         "  rows = execute(statement, deadline);\n")]),
+    ("plans that are forgotten stay on the server", "LibpqTest.APreparedStatement*:LibpqTest.AStalePlan*", [
+        (LIBPQ, "  if (query(order.c_str(), {Phase::kStatement, order}, deadline)) --plans_;\n", "")]),
+    ("a stream of COPY is read for ever", "LibpqTest.ACopyToTheClient*", [
+        (LIBPQ, "status == PGRES_COPY_OUT || ", "")]),
+    ("a flood of rows has no deadline", "LibpqTest.AFloodOfRows*", [
+        (LIBPQ, "    while (::PQisBusy(connection) != 0) {\n"
+                "      if (deadline.passed()) return failed(call, nullptr, true);\n",
+         "    while (::PQisBusy(connection) != 0) {\n")]),
+    ("quoted text is shown", "Failure.WhatMayStand*", [
+        (FAILURE, "  if (text.front() == '\\'' || text.front() == '\"') return",
+         "  if (text.front() == '\\'') return")]),
+    ("a quote in a comment turns literals inside out", "Failure.WhatMayStand*", [
+        (FAILURE, "    if (begins_with_quotes_inside(rest)) return out + \"?...\";\n", "")]),
+    ("a statement ends while it is cancelled", "Running.WhatIsBeingCancelled*", [
+        (RUNNING, "  void end() {\n    const std::lock_guard lock(mutex_);\n", "  void end() {\n")]),
     ("a driver's commit after an error is believed",
      "Drivers/TransactionTest.ABareCommit*", [
         (ODBC, "  if (transaction_failed_) {\n", "  if (transaction_failed_ && lost_) {\n")]),
