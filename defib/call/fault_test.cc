@@ -1,16 +1,23 @@
 // Every way of failing, by a victim plugin that is named for it.
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include "defib/call/client.h"
 #include "defib/call/testcases/victims_api.h"
+#include "defib/call/zygote_protocol.h"
 
 namespace defib::call {
 namespace {
@@ -284,6 +291,30 @@ TEST(Fault, AnIdleClientIsFaultedToo) {
   EXPECT_EQ(client.call<EchoApi::Double>(1).error().code(), Code::kClientFaulted);
 }
 
+// Nobody calls, so only the host's thread hears of it.
+TEST(Fault, ACrashWhoseExplanationIsRefusedIsReportedAllTheSame) {
+  std::atomic<int> told{0};
+  ClientOptions options = quick();
+  options.backtrace = true;
+  options.host = Host::start({.max_captures = 0}).value();
+  options.on_fault = [&](const FaultReport& report) {
+    EXPECT_EQ(report.fault.kind, FaultKind::kNullDereference);
+    ++told;
+  };
+  auto client = Client<VictimApi>::create(kPlugins + "victim_crash_later.so", options).value();
+  ASSERT_EQ(client.call<VictimApi::Break>("x", 1).value(), 1);
+  const auto report = client.report(Milliseconds(2000));
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->error.code(), Code::kNativeCrash) << report->error.to_text();
+  EXPECT_THAT(report->no_backtrace_because, HasSubstr("other crashes are being explained"));
+  // The end of the worker tells nobody a second time.
+  for (int i = 0; i < 5000 && (told == 0 || options.host->workers() > 0); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(options.host->workers(), 0U);
+  EXPECT_EQ(told, 1);
+}
+
 TEST(Host, AZygoteThatDiesIsReplacedAndItsClientsAreFaulted) {
   ClientOptions options = quick();
   options.host = Host::start().value();
@@ -294,6 +325,52 @@ TEST(Host, AZygoteThatDiesIsReplacedAndItsClientsAreFaulted) {
   auto fresh = Client<EchoApi>::create(kPlugins + "echo.so", options);
   ASSERT_TRUE(fresh) << fresh.error().to_text();
   EXPECT_EQ(fresh->call<EchoApi::Double>(4).value(), 8);
+}
+
+int end_at_once(int, int) {
+  return 0;
+}
+
+// Orders that are not taken before the host has read what it is told: both would wait for ever.
+TEST(Host, AZygoteTakesOrdersWhileNobodyReadsWhatItTells) {
+  constexpr std::uint64_t kOrders = 100;
+  int fds[2] = {-1, -1};
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
+  os::Fd ours(fds[0]), theirs(fds[1]);
+  const int few = 1;  // bytes: the kernel makes it its least, which is some packets
+  for (const int fd : fds) setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &few, sizeof few);
+  const pid_t zygote = fork();
+  if (zygote == 0) {
+    close(ours.release());
+    zygote_main(theirs.get(), end_at_once);
+  }
+  theirs.reset();
+  const os::Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const int passed[] = {null.get(), null.get()};
+  std::uint64_t taken = 0;
+  pollfd ready = {ours.get(), POLLOUT, 0};
+  while (taken < kOrders && poll(&ready, 1, 5000) > 0) {
+    ToZygote order = {ToZygote::kFork, 0, taken + 1};
+    iovec part = {&order, sizeof order};
+    msghdr header = {};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    os::FdRoom<2> room;
+    os::attach_fds(header, room, passed, 2);
+    if (sendmsg(ours.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) > 0) ++taken;
+  }
+  EXPECT_EQ(taken, kOrders);
+  std::set<std::uint64_t> ended;
+  ready.events = POLLIN;
+  while (ended.size() < taken && poll(&ready, 1, 5000) > 0) {
+    FromZygote message = {};
+    if (recv(ours.get(), &message, sizeof message, 0) <= 0) break;
+    if (message.kind == FromZygote::kEnded) ended.insert(message.number);
+  }
+  EXPECT_EQ(ended.size(), kOrders);
+  ours.reset();
+  if (taken < kOrders) kill(zygote, SIGKILL);
+  EXPECT_EQ(waitpid(zygote, nullptr, 0), zygote);
 }
 
 TEST(Host, WithoutItsProgramNoWorkerStartsAndTheErrorSaysWhatToDo) {

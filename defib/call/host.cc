@@ -233,7 +233,7 @@ Result<> Host::send(const void* message, std::size_t size, const int* fds, std::
   if (fd_count > 0) os::attach_fds(header, room, fds, fd_count);
   for (;;) {
     if (sendmsg(zygote_socket_.get(), &header, MSG_NOSIGNAL) >= 0) return {};
-    // A full queue is emptied by a zygote that does nothing else.
+    // A full queue is emptied by the zygote, which waits for nobody.
     if (errno == EAGAIN) usleep(100);
     if (errno != EINTR && errno != EAGAIN) return os::system_error("sendmsg");
   }
@@ -385,6 +385,7 @@ void Host::zygote_gone() {
 void Host::end_worker(std::uint64_t number, const WorkerEnd& end) {
   std::shared_ptr<Worker> worker;
   std::function<void(const WorkerEnd&)> ended;
+  std::vector<std::function<void()>> waiting;
   {
     const std::lock_guard lock(mutex_);
     const auto found = workers_.find(number);
@@ -392,9 +393,12 @@ void Host::end_worker(std::uint64_t number, const WorkerEnd& end) {
     worker = found->second;
     workers_.erase(found);
     ended = worker->events.ended;
+    waiting.swap(worker->when_pid_is_known);
   }
   loop_->unwatch(worker->event_fd.get());
   if (ended) ended(end);
+  // They find it gone, and say so.
+  for (const auto& work : waiting) work();
 }
 
 void Host::post(std::function<void()> work) {

@@ -4,9 +4,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <thread>
 
@@ -102,6 +106,41 @@ TEST(RunCallable, ALockThatAnotherThreadHoldsEndsAtTheTimeLimit) {
     ASSERT_FALSE(value);
     EXPECT_EQ(value.error().code(), Code::kNativeHang) << value.error().to_text();
   }).join();
+}
+
+// Ended ones count until they are reaped.
+std::size_t own_children() {
+  std::size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    std::ifstream file(entry.path() / "stat");
+    std::string text;
+    std::getline(file, text);
+    const std::size_t behind_name = text.rfind(") ");
+    if (behind_name == std::string::npos) continue;
+    // " S 4711 ...": the state and the parent.
+    if (atoi(text.c_str() + behind_name + 3) == getpid()) ++count;
+  }
+  return count;
+}
+
+TEST(RunCallable, AChildThatCannotBeWatchedIsNotLeftBehind) {
+  ASSERT_TRUE(run([] {}));
+  while (Host::watcher().value()->workers() > 0) std::this_thread::yield();
+  const std::size_t before = own_children();
+  rlimit limit = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlimit low = {256, limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  std::vector<os::Fd> taken;
+  for (os::Fd fd(dup(0)); fd.valid(); fd = os::Fd(dup(0))) taken.push_back(std::move(fd));
+  // For the channel and its eventfd, and none for the child's pidfd.
+  if (taken.size() > 2) taken.resize(taken.size() - 2);
+  const auto value = run([] {});
+  taken.clear();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  ASSERT_FALSE(value);
+  EXPECT_THAT(value.error().to_text(), HasSubstr("pidfd"));
+  EXPECT_EQ(own_children(), before);
 }
 
 TEST(RunCallable, ManyThreadsRunAtOnce) {

@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -175,7 +176,14 @@ Result<std::uint64_t> Session::fork_here(const PluginTable& table, WorkerEvents 
     if (getppid() != parent) _exit(0);
     _exit(worker_main(mapping_->fd(), event_fd_.get(), &table));
   }
-  return host_->adopt_child(pid, event_fd_.get(), std::move(events));
+  auto adopted = host_->adopt_child(pid, event_fd_.get(), std::move(events));
+  if (!adopted) {
+    // Nobody else would ever hear of it.
+    kill(pid, SIGKILL);
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+  return adopted;
 }
 
 Result<> Session::wait_until_ready(const CallRequest& loading) {

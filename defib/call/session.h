@@ -219,6 +219,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_crashed();
   void after_fault();
   void explain(bool crashed);
+  void explained(bool crashed, Result<std::string> json);
   void release_crashed();
   void publish_report(Result<std::string> json);
   void record_incident(const FaultReport& report) const;
@@ -234,7 +235,9 @@ class Session : public std::enable_shared_from_this<Session> {
   std::string file_;  // the plugin's, without its directory
   PluginDescription description_;
   std::uint32_t life_value_ = 0;  // of the life word while the worker lives; 0: not ready yet
-  bool explaining_ = false;       // the host's thread alone
+  // Both of the host's thread alone.
+  bool explaining_ = false;
+  std::optional<Result<std::string>> refused_;  // waits for the fault to be made
 
   mutable std::timed_mutex call_mutex_;  // one call at a time
   // Guarded by call_mutex_; also read by who has taken running_.

@@ -300,7 +300,10 @@ void Session::after_fault() {
 
 // On the host's thread.
 void Session::explain(bool crashed) {
-  if (std::exchange(explaining_, true)) return;
+  if (std::exchange(explaining_, true)) {
+    if (refused_) explained(crashed, *std::exchange(refused_, std::nullopt));
+    return;
+  }
   std::uint64_t worker = 0;
   {
     const std::lock_guard lock(mutex_);
@@ -309,11 +312,23 @@ void Session::explain(bool crashed) {
   host_->explain(worker, crashed ? mapping_->fd() : -1, offsetof(Channel, crash),
                  [weak = weak_from_this(), crashed](Result<std::string> json) {
                    const auto self = weak.lock();
-                   if (self == nullptr) return;
-                   self->release_crashed();
-                   if (!crashed) self->host_->kill_worker(self->worker_);
-                   self->publish_report(std::move(json));
+                   if (self != nullptr) self->explained(crashed, std::move(json));
                  });
+}
+
+// On the host's thread. What is refused at once is told before there is a fault that it could be
+// published with; until then the worker is looked at, too.
+void Session::explained(bool crashed, Result<std::string> json) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!fault_) {
+      refused_ = std::move(json);
+      return;
+    }
+  }
+  release_crashed();
+  if (!crashed) host_->kill_worker(worker_);
+  publish_report(std::move(json));
 }
 
 // A worker that nobody explains need not wait for it in its crash hook.

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <deque>
 #include <map>
 
 #include "defib/call/host.h"
@@ -20,6 +21,8 @@ namespace defib::call {
 namespace {
 
 constexpr int kNoSocket = 121;
+// With so many messages that the host has not taken, no more orders are taken.
+constexpr std::size_t kMostUntold = 1 << 16;
 using WorkerMain = int (*)(int channel_fd, int event_fd);
 
 struct Zygote {
@@ -28,11 +31,24 @@ struct Zygote {
   WorkerMain worker;
   sigset_t mask_before;
   std::map<std::uint64_t, pid_t> pids;
+  std::deque<FromZygote> untold;  // while the host's queue is full
 };
 
-void tell(const Zygote& zygote, const FromZygote& message) {
-  while (::send(zygote.socket, &message, sizeof message, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+void tell_untold(Zygote& zygote) {
+  while (!zygote.untold.empty()) {
+    const FromZygote& message = zygote.untold.front();
+    const ssize_t sent =
+        ::send(zygote.socket, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && errno == EAGAIN) return;
+    zygote.untold.pop_front();  // where it failed the host is gone
   }
+}
+
+// Never waits: the host may wait until its own orders are taken before it takes a message.
+void tell(Zygote& zygote, const FromZygote& message) {
+  zygote.untold.push_back(message);
+  tell_untold(zygote);
 }
 
 void fork_one(Zygote& zygote, std::uint64_t number, const int* fds) {
@@ -110,7 +126,7 @@ void reap(Zygote& zygote) {
 
 void zygote_main(int socket, WorkerMain worker) {
   prctl(PR_SET_NAME, "defib-zygote", 0, 0, 0);
-  Zygote zygote = {socket, -1, worker, {}, {}};
+  Zygote zygote = {socket, -1, worker, {}, {}, {}};
   sigset_t children;
   sigemptyset(&children);
   sigaddset(&children, SIGCHLD);
@@ -118,7 +134,9 @@ void zygote_main(int socket, WorkerMain worker) {
   zygote.signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
   if (zygote.signals < 0) _exit(kNoSocket);
   for (;;) {
-    pollfd waits[] = {{socket, POLLIN, 0}, {zygote.signals, POLLIN, 0}};
+    const std::size_t untold = zygote.untold.size();
+    const int wanted = (untold < kMostUntold ? POLLIN : 0) | (untold > 0 ? POLLOUT : 0);
+    pollfd waits[] = {{socket, static_cast<short>(wanted), 0}, {zygote.signals, POLLIN, 0}};
     if (poll(waits, 2, -1) < 0 && errno != EINTR) _exit(kNoSocket);
     if ((waits[1].revents & POLLIN) != 0) {
       signalfd_siginfo info = {};
@@ -126,7 +144,8 @@ void zygote_main(int socket, WorkerMain worker) {
       }
       reap(zygote);
     }
-    if (waits[0].revents != 0 && !take_message(zygote)) _exit(0);
+    if ((waits[0].revents & POLLOUT) != 0) tell_untold(zygote);
+    if ((waits[0].revents & ~POLLOUT) != 0 && !take_message(zygote)) _exit(0);
   }
 }
 

@@ -5,6 +5,7 @@ RING_CC = "defib/call/ring.cc"
 SESSION = "defib/call/session.cc"
 WORKER = "defib/call/worker.cc"
 HOST = "defib/call/host.cc"
+FAULT = "defib/call/session_fault.cc"
 
 BUGS = [
     ("a record is published before it is complete", "StreamKill.*:Stream.*",
@@ -29,6 +30,13 @@ BUGS = [
       (SESSION, "  if (faulted_.load(std::memory_order_acquire)) return pending_error();", "")]),
     ("the end of a worker is not told", "Fault.AnIdle*:Host.*",
      [(HOST, "  if (ended) ended(end);", "")]),
+    ("an explanation that is refused at once is forgotten", "Fault.ACrashWhoseExplanation*",
+     [(FAULT, "      refused_ = std::move(json);\n", "")]),
+    ("a child that nobody watches is left behind", "RunCallable.AChildThatCannot*",
+     [(SESSION, "    kill(pid, SIGKILL);\n    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) "
+                "{\n    }\n", "")]),
+    ("the zygote waits until it is heard", "Host.AZygoteTakesOrders*",
+     [("defib/call/zygote.cc", "MSG_NOSIGNAL | MSG_DONTWAIT);", "MSG_NOSIGNAL);")]),
     ("the watch of a worker that ended at once stays", "Fault.CrashesInARow*",
      [(HOST, "      if (!workers_.contains(worker->number)) return;\n    }\n", "    }\n")]),
     ("a stream's records come after its crash", "HostileStream.*",
