@@ -52,7 +52,8 @@ Result<TrackedOrder> decode_order(std::string_view key, std::string_view record)
   order.client_id = in.text();
   order.venue_id = in.text();
   order.symbol = in.text();
-  const bool fits = read_enum(in, 2, order.side) & read_enum(in, kOrderStatuses, order.status);
+  const bool side_fits = read_enum(in, 2, order.side);
+  const bool fits = read_enum(in, kOrderStatuses, order.status) && side_fits;
   order.quantity = read_decimal(in);
   order.price = read_decimal(in);
   order.filled = read_decimal(in);
