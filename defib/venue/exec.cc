@@ -23,7 +23,10 @@ std::string_view last_line(std::string_view text) {
   return at == std::string_view::npos ? text : text.substr(at + 1);
 }
 
-Code code_of(std::string_view kind, bool changes) {
+// That nothing left must be said: a program that waited in vain for its answer says "unreachable"
+// as well.
+Code code_of(std::string_view kind, bool changes, bool nothing_sent) {
+  if (kind == "unreachable" && changes && !nothing_sent) return Code::kVenueOutcomeUnknown;
   constexpr std::array<std::pair<std::string_view, Code>, 6> kKinds = {{
       {"rejected", Code::kVenueRejected},
       {"unreachable", Code::kVenueUnreachable},
@@ -96,9 +99,10 @@ Result<wire::Json> ExecVenue::ask(std::string_view verb, const wire::Json& reque
   }
   const wire::Json& said = (*json)["error"];
   const std::string_view kind = said["kind"].as_string();
-  Error error(code_of(kind, changes),
+  const bool nothing_sent = said["nothing_sent"].as_bool();
+  Error error(code_of(kind, changes, nothing_sent),
               fmt::format("{} said to {}: {}", options_.name, verb, said["message"].as_string()));
-  if (said["nothing_sent"].as_bool()) error = std::move(error).with("nothing_sent", "true");
+  if (nothing_sent) error = std::move(error).with("nothing_sent", "true");
   if (said["duplicate"].as_bool()) error = std::move(error).with("duplicate", "true");
   return error;
 }

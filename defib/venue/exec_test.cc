@@ -98,6 +98,13 @@ TEST_F(Exec, OnlyItsWordRefusesAnOrder) {
   EXPECT_EQ(placing(R"(echo '{"ok":false,"error":{"kind":"rejected","message":"no money"}}')"),
             Code::kVenueRejected);
   EXPECT_EQ(placing(R"(echo '{"ok":false,"error":{"kind":"auth"}}')"), Code::kVenueAuthFailed);
+  // After a time-out nobody knows; a bridge has to say that nothing left.
+  EXPECT_EQ(placing(R"(echo '{"ok":false,"error":{"kind":"unreachable"}}')"),
+            Code::kVenueOutcomeUnknown);
+  EXPECT_EQ(placing(R"(echo '{"ok":false,"error":{"kind":"unreachable","nothing_sent":true}}')"),
+            Code::kVenueUnreachable);
+  script("order", R"(echo '{"ok":false,"error":{"kind":"unreachable"}}')");
+  EXPECT_EQ(venue.order("EURUSD", "x").error().code(), Code::kVenueUnreachable);
   std::string other(kOrder);
   other.replace(other.find("dfb"), 3, "xyz");
   EXPECT_EQ(placing("echo '{\"ok\":true,\"result\":" + other + "}'"), Code::kVenueOutcomeUnknown);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <chrono>
 #include <limits>
@@ -33,6 +34,9 @@ constexpr std::int64_t kNsPerMs = 1'000'000;
 // The mark in the nonce file lies so far ahead of what is used.
 constexpr std::uint64_t kNonceAhead = 60 * static_cast<std::uint64_t>(kNsPerSecond);
 constexpr std::int64_t kLockoutSeconds = 15 * 60;
+// Whose errors are refusals. What any other part of the venue says of an order proves nothing.
+constexpr std::array<std::string_view, 6> kRefusing = {
+    "EOrder:", "EGeneral:", "ETrade:", "EAPI:", "EFunding:", "EQuery:"};
 
 std::string form(const Parameters& parameters) {
   std::string text;
@@ -63,8 +67,11 @@ Meaning meaning_of(std::string_view text) {
   }
   // The market's mode and an elapsed deadline are refusals before the matching engine.
   if (begins("EService:Market in") || begins("EService:Deadline")) return Meaning::kRejected;
-  if (begins("EService:") || begins("EGeneral:Internal error")) return Meaning::kUnknownOutcome;
-  return Meaning::kRejected;
+  if (text.find("nternal error") != std::string_view::npos) return Meaning::kUnknownOutcome;
+  for (const std::string_view part : kRefusing) {
+    if (begins(part)) return Meaning::kRejected;
+  }
+  return Meaning::kUnknownOutcome;
 }
 
 // The pair's own number of a trade; -1 where it is none.

@@ -10,9 +10,9 @@
 // - The nonce grows with the wall clock in nanoseconds and never goes down: a mark kept ahead in
 //   `nonce_file` survives a clock that steps back. Give defib a key of its own.
 // - A new order's reply does not echo the client's id; it is known from the request.
-// - Of a placed or cancelled order only an answer with an error that refuses it means "not
-//   accepted": `EService:Unavailable`, `EService:Busy`, internal errors and every HTTP error are
-//   VenueOutcomeUnknown.
+// - Of a placed or cancelled order only an answer with an error that is known to refuse it means
+//   "not accepted": `EService:Unavailable`, `EService:Busy`, internal errors, errors of parts that
+//   are not known here, and every HTTP error are VenueOutcomeUnknown.
 // - cancel_all(SYMBOL) cancels that symbol's orders alone; CancelAll is used where the account has
 //   no others open.
 //

@@ -163,6 +163,11 @@ TEST_F(Kraken, OnlyAnErrorThatRefusesMeansNotAccepted) {
   EXPECT_EQ(says("EService:Unavailable"), Code::kVenueOutcomeUnknown);
   EXPECT_EQ(says("EService:Busy"), Code::kVenueOutcomeUnknown);
   EXPECT_EQ(says("EGeneral:Internal error"), Code::kVenueOutcomeUnknown);
+  EXPECT_EQ(says("EOrder:Internal error"), Code::kVenueOutcomeUnknown);
+  EXPECT_EQ(says("EDatabase:Internal error"), Code::kVenueOutcomeUnknown);
+  EXPECT_EQ(says("EFoo:x"), Code::kVenueOutcomeUnknown);
+  EXPECT_EQ(says("ETrade:Locked"), Code::kVenueRejected);
+  EXPECT_EQ(says("EAPI:Feature disabled"), Code::kVenueRejected);
   EXPECT_EQ(placing("bad gateway", 502), Code::kVenueOutcomeUnknown);
   EXPECT_EQ(placing("forbidden", 403), Code::kVenueOutcomeUnknown);
   EXPECT_EQ(placing("slow", 429), Code::kVenueRateLimited);

@@ -7,8 +7,13 @@ BUDGET = "defib/venue/rate_budget.cc"
 
 BUGS = [
     ("a venue that is unavailable is taken for a refusal", "Kraken.OnlyAnError*", [
-        (KRAKEN, '  if (begins("EService:") || begins("EGeneral:Internal error")) return '
-                 "Meaning::kUnknownOutcome;\n", "")]),
+        (KRAKEN, '"EOrder:", "EGeneral:", "ETrade:",', '"EOrder:", "EService:", "ETrade:",')]),
+    ("an error that nobody knows is a refusal", "Kraken.OnlyAnError*", [
+        (KRAKEN, "  return Meaning::kUnknownOutcome;\n}\n", "  return Meaning::kRejected;\n}\n")]),
+    ("an internal error of a part that refuses is a refusal", "Kraken.OnlyAnError*", [
+        (KRAKEN, '  if (text.find("nternal error") != std::string_view::npos) return Meaning::kUnknownOutcome;\n', "")]),
+    ("a program that waited in vain sent nothing", "Exec.OnlyItsWord*", [
+        (EXEC, '  if (kind == "unreachable" && changes && !nothing_sent) return Code::kVenueOutcomeUnknown;\n', "")]),
     ("the average of the fills is taken for the limit", "Kraken.OrdersAndTrades*", [
         (LISTS, '"descr", "closetm", "cl_ord_id"};', '"descr", "closetm", "cl_ord_id", "price"};'),
         (LISTS, "  static constexpr std::array<std::string_view, 8> kNames = {", "  static constexpr std::array<std::string_view, 9> kNames = {"),
