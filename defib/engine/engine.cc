@@ -233,6 +233,13 @@ Result<> Engine::State::hold_damaged(const Error& error) {
   return {};
 }
 
+os::Duration sync_interval(os::Duration wished, const venue::RebuildModel& model) {
+  constexpr std::int64_t kShare = 2;  // one part in so many
+  // One symbol's open orders alone cost little, where they can be had alone.
+  const std::int64_t cost = model.fills_cost + (model.filtered ? 0 : model.orders_cost);
+  return std::max(wished, model.limit.per_unit() * kShare * cost);
+}
+
 void Engine::State::event(std::string name, const Json& fields) {
   Json line = Json::object({{"event", std::move(name)}});
   for (const Json::Member& member : fields.members()) line.set(member.first, member.second);
@@ -424,7 +431,7 @@ void Engine::State::run_strategies() {
 void Engine::State::sync_in_turn() {
   const auto& symbols = config.trading.venue.symbols;
   if (symbols.empty() || clock.mono_ns() < next_sync) return;
-  next_sync = clock.mono_ns() + config.sync_every.count();
+  next_sync = clock.mono_ns() + sync_interval(config.sync_every, venue->rebuild_model()).count();
   const std::string& symbol = symbols[sync_turn++ % symbols.size()];
   if (const auto changed = gateway->sync_orders(symbol); !changed) warn("sync", changed.error());
 }

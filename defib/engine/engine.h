@@ -51,6 +51,10 @@ struct EngineConfig {
   std::string incident_dir;
 };
 
+// How far apart readings in turn lie: as wished, and so far that they use no more than half of what
+// the venue's budget gives back. Health checks, recovery and cancels need the rest.
+os::Duration sync_interval(os::Duration wished, const venue::RebuildModel& model);
+
 // For `defib status`: where orders go, since several accounts may be configured.
 std::string trading_text(const trading::TradingConfig& config);
 

@@ -157,6 +157,36 @@ TEST(StrategyTest, UnknownNameListsTheKnownOnes) {
   EXPECT_THAT(strategy.error().suggested_action(), HasSubstr("maker, trend, reversion"));
 }
 
+// Kraken's smallest account: reading in turn, with a whole check of the account every minute.
+TEST(SyncInterval, LeavesHalfOfASmallBudgetForChecks) {
+  using namespace std::chrono_literals;
+  venue::RebuildModel model;
+  EXPECT_EQ(sync_interval(1s, model), 1s) << "nothing limits";
+  model.limit = {.capacity = 6'000, .window = 1min};
+  model.fills_cost = 20;
+  model.orders_cost = 80;
+  EXPECT_EQ(sync_interval(1s, model), 1s) << "a large one";
+  EXPECT_EQ(sync_interval(10ms, model), 400ms);
+  model.limit = {.capacity = 15, .refill_per_1000s = 330};
+  model.fills_cost = 2;
+  model.orders_cost = 1;
+  model.filtered = false;
+  const os::Duration interval = sync_interval(1s, model);
+  EXPECT_GT(interval, 18s);
+  EXPECT_EQ(sync_interval(1min, model), 1min);
+  os::FakeClock clock;
+  venue::RateBudget budget(model.limit, clock);
+  os::Duration next_check = 1min;
+  for (os::Duration at{0}; at < 1h; at += interval) {
+    ASSERT_TRUE(budget.take(3, false, 2s, "kraken"));
+    if (at >= next_check) {
+      ASSERT_TRUE(budget.take(6, false, 2s, "kraken"));
+      next_check += 1min;
+    }
+    clock.advance(interval);
+  }
+}
+
 TEST(EngineConfigTest, TheStatusSaysWhichAccountIsTradedOn) {
   trading::TradingConfig config;
   config.venue.name = "binance";

@@ -135,6 +135,13 @@ std::int64_t RateBudget::used() const {
          kMicro;
 }
 
+os::Duration RateLimit::per_unit() const {
+  if (capacity <= 0) return os::Duration(0);
+  if (window.count() > 0) return window / capacity;
+  if (refill_per_1000s <= 0) return os::Duration(0);
+  return os::Duration(std::chrono::seconds(1'000)) / refill_per_1000s;
+}
+
 os::Duration predict(const RateLimit& limit, std::int64_t requests, std::int64_t cost,
                      os::Duration round_trip) {
   const os::Duration work = round_trip * requests;

@@ -34,6 +34,8 @@ struct RateLimit {
   std::int64_t refill_per_1000s = 0;  // decays; thousandths of a unit a second
   // Of the capacity, for orders and cancels alone.
   int reserved_percent = 10;
+  // How long until one unit is given back; zero: nothing limits.
+  os::Duration per_unit() const;
 };
 
 class RateBudget {
