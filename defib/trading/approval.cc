@@ -110,6 +110,20 @@ std::string Plan::hash() const {
   return sha256_hex(to_json().dump());
 }
 
+bool Plan::covers(const Plan& wanted) const {
+  const auto all_among = [](const std::vector<std::string>& few,
+                            const std::vector<std::string>& all) {
+    return std::ranges::all_of(
+        few, [&](const std::string& item) { return std::ranges::find(all, item) != all.end(); });
+  };
+  return venue == wanted.venue && owner == wanted.owner && symbols == wanted.symbols &&
+         strategies == wanted.strategies && ramp == wanted.ramp &&
+         exposure_limit == wanted.exposure_limit && crashes >= wanted.crashes &&
+         exposure_at_most >= wanted.exposure_at_most &&
+         all_among(wanted.asked_because, asked_because) &&
+         all_among(wanted.discrepancies, discrepancies);
+}
+
 wire::Json Approval::to_json() const {
   return wire::Json::object({{"schema", "defib.approval/1"},
                              {"plan", plan},

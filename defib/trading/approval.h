@@ -42,6 +42,9 @@ struct Plan {
   std::vector<std::string> ramp;  // "50% low", "75% medium", "100% high"
   wire::Json to_json() const;     // canonical
   std::string hash() const;       // 64 hexadecimal digits
+  // Whoever accepted this plan has accepted `wanted` as well: the same is resumed, and it asks for
+  // no other reason, shows no other difference, and needs no more exposure.
+  bool covers(const Plan& wanted) const;
 };
 Decimal round_exposure_up(Decimal exposure, Decimal limit);
 

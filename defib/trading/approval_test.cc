@@ -1,6 +1,7 @@
 #include "defib/trading/approval.h"
 
 #include <fstream>
+#include <functional>
 
 #include "defib/trading/config.h"
 #include "defib/trading/testing.h"
@@ -39,6 +40,34 @@ class ApprovalTest : public testing::Test {
   std::unique_ptr<store::Store> store_ = open_store(dir_.path() + "/store");
   ApprovalDesk desk_{os::real_files(), clock_, dir_.path()};
 };
+
+TEST(PlanTest, CoversWhatAsksForNoMore) {
+  Plan accepted = make_plan();
+  accepted.discrepancies = {"D-1", "D-2"};
+  EXPECT_TRUE(accepted.covers(accepted));
+  Plan less = accepted;
+  less.asked_because.clear();
+  less.discrepancies = {"D-2"};
+  less.exposure_at_most = {};
+  less.crashes = 0;
+  EXPECT_TRUE(accepted.covers(less));
+  const std::vector<std::function<void(Plan&)>> more = {
+      [](Plan& plan) { plan.asked_because.emplace_back("volatility"); },
+      [](Plan& plan) { plan.discrepancies.emplace_back("D-3"); },
+      [](Plan& plan) { plan.exposure_at_most += dec("1"); },
+      [](Plan& plan) { ++plan.crashes; },
+      [](Plan& plan) { plan.exposure_limit += dec("1"); },
+      [](Plan& plan) { plan.venue = "kraken"; },
+      [](Plan& plan) { plan.owner = "xyz"; },
+      [](Plan& plan) { plan.symbols.emplace_back("ETHUSDT"); },
+      [](Plan& plan) { plan.strategies.emplace_back("maker"); },
+      [](Plan& plan) { plan.ramp.emplace_back("100% high"); }};
+  for (std::size_t i = 0; i < more.size(); ++i) {
+    Plan wanted = accepted;
+    more[i](wanted);
+    EXPECT_FALSE(accepted.covers(wanted)) << i;
+  }
+}
 
 TEST_F(ApprovalTest, IsGoodForItsPlanOnce) {
   const std::string hash = desk_.publish(make_plan()).value();

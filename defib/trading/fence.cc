@@ -55,7 +55,7 @@ Result<ResolveProgress> FenceResolver::poll() {
 Result<> FenceResolver::examine(const std::vector<Intent>& due, const std::vector<Intent>& early,
                                 const std::vector<std::string>& symbols, std::int64_t server_ms,
                                 ResolveProgress& progress) {
-  DEFIB_TRY(ledger_->sync_fills(*venue_, symbols, clock_->wall_ns()));
+  DEFIB_TRY(ledger_->sync_fills(*venue_, symbols, clock_->wall_ns(), server_ms));
   DEFIB_TRY_ASSIGN(const std::vector<venue::Order> open, venue_->open_orders_of(symbols));
   std::vector<const Intent*> absent;
   for (const Intent& intent : due) {

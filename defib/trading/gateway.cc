@@ -66,6 +66,7 @@ Result<std::int64_t> OrderGateway::sync_clock() {
   const std::int64_t wall = parts_.clock->wall_ns();
   const std::int64_t started = parts_.clock->mono_ns();
   DEFIB_TRY_ASSIGN(const std::int64_t venue_ms, parts_.venue->server_time_ms());
+  venue_read_ms_ = venue_ms;
   const std::int64_t middle = wall + (parts_.clock->mono_ns() - started) / 2;
   clock_offset_ms_ = venue_ms - middle / kNsPerMs;
   return clock_offset_ms_;
@@ -386,8 +387,9 @@ Result<venue::Order> OrderGateway::cancel(const std::string& client_id) {
 
 Result<int> OrderGateway::sync_orders(const std::string& symbol) {
   Ledger& ledger = *parts_.ledger;
-  DEFIB_TRY_ASSIGN([[maybe_unused]] const int booked,
-                   ledger.sync_fills(*parts_.venue, symbol, parts_.clock->wall_ns()));
+  DEFIB_TRY_ASSIGN(
+      [[maybe_unused]] const int booked,
+      ledger.sync_fills(*parts_.venue, symbol, parts_.clock->wall_ns(), venue_read_ms_));
   DEFIB_TRY_ASSIGN(const std::vector<venue::Order> open, parts_.venue->open_orders(symbol));
   LedgerUpdate update(ledger);
   int changed = 0;

@@ -150,6 +150,7 @@ class OrderGateway {
   TradingPermit permit_;
   std::map<std::string, Decimal> marks_;
   std::int64_t clock_offset_ms_ = 0;
+  std::int64_t venue_read_ms_ = 0;   // the venue's clock as it was last read; 0: never
   std::deque<std::int64_t> recent_;  // mono_ns of orders in the last second, bounded by the limit
   std::uint64_t sent_ = 0;
   std::optional<std::map<std::string, ParentCount>> parents_;

@@ -222,6 +222,33 @@ TEST_F(GatewayTest, OrdersAreFollowedByListAndById) {
   EXPECT_EQ(state_of(ends.client_id), IntentState::kCancelled);
 }
 
+// The engine reads one symbol after the other, and a silent one must not make each reading longer.
+TEST_F(GatewayTest, WhereOneHistoryTellsOfAllSymbolsEachReadingSettlesAll) {
+  venue_.read_fills_by_time(true);
+  const auto since = [&] { return engine_->ledger->view().since.at("ETHUSDT"); };
+  const std::int64_t begun = since();
+  const Submitted order = engine_->submit(Engine::draft("0.1", "49000"));
+  Decimal filled;
+  for (const char* symbol : {"ETHUSDT", "BTCUSDT", "ETHUSDT", "BTCUSDT"}) {
+    clock_.advance(std::chrono::seconds(30));
+    venue_.fill(order.client_id, "0.01");
+    filled += dec("0.01");
+    ASSERT_TRUE(engine_->gateway->sync_orders(symbol));
+    EXPECT_EQ(engine_->ledger->orders().at(order.client_id).booked, filled);
+  }
+  const std::int64_t traded = since();
+  EXPECT_GT(traded, begun + 60'000);
+  // Where nothing trades, what the health checks read of the venue's time is enough.
+  clock_.advance(std::chrono::minutes(5));
+  ASSERT_TRUE(engine_->gateway->sync_orders("ETHUSDT"));
+  EXPECT_EQ(since(), traded);
+  ASSERT_TRUE(engine_->gateway->sync_clock());
+  const std::int64_t read_ms = venue_.now_ms();
+  clock_.advance(std::chrono::seconds(5));
+  ASSERT_TRUE(engine_->gateway->sync_orders("BTCUSDT"));
+  EXPECT_EQ(since(), shown_before(venue_, read_ms));
+}
+
 TEST_F(GatewayTest, AFreshOrderThatIsNotVisibleYetIsNotForgotten) {
   venue_.hidden_ms_ = 400;
   const Submitted order = engine_->submit();

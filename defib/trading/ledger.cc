@@ -180,6 +180,10 @@ std::string settled_trade(const std::vector<venue::Fill>& fills, std::int64_t la
   return settled;
 }
 
+std::int64_t shown_before(const venue::Venue& venue, std::int64_t venue_ms) {
+  return venue_ms - venue.visibility_lag_ms() - kTimePrecisionMs;
+}
+
 std::string order_reference(std::string_view symbol, std::string_view venue_order_id) {
   return fmt::format("{}:{}", symbol, venue_order_id);
 }
@@ -202,6 +206,12 @@ std::map<std::string, venue::FillsFrom> LedgerView::fills_from(
     if (const auto known = since.find(symbol); known != since.end()) {
       first.since_ms = known->second;
     }
+  }
+  // A booked trade behind the cursor is compared with what the venue lists, so it is asked for.
+  for (const auto& [key, fill] : recent_fills) {
+    const auto first = from.find(fill.symbol);
+    if (first == from.end()) continue;
+    first->second.since_ms = std::min(first->second.since_ms, fill.time_ms);
   }
   return from;
 }
@@ -344,8 +354,21 @@ void LedgerUpdate::set_cursor(const std::string& symbol, const std::string& trad
   if (now.empty() || trade_id_less(now, trade_id)) cursors_[symbol] = trade_id;
 }
 
-void LedgerUpdate::set_since(const std::string& symbol, std::int64_t venue_ms) {
-  since_[symbol] = venue_ms;
+void LedgerUpdate::settle_before(const std::string& symbol, std::int64_t venue_ms) {
+  const auto known = ledger_->since_.find(symbol);
+  const std::int64_t last = known == ledger_->since_.end() ? 0 : known->second;
+  if (venue_ms <= last + kSettleEveryMs) return;
+  set_since(symbol, venue_ms);
+  std::map<std::string_view, const venue::Fill*> recent;
+  for (const auto* fills : {&ledger_->recent_fills_, &fills_}) {
+    for (const auto& [key, fill] : *fills) {
+      if (fill.symbol == symbol) recent.emplace(key, &fill);
+    }
+  }
+  for (const auto& [key, fill] : recent) {
+    if (fill->time_ms >= venue_ms) break;
+    set_cursor(symbol, fill->trade_id);
+  }
 }
 
 Result<> LedgerUpdate::set_order(const venue::Order& shown, std::string_view why, bool external) {
@@ -542,7 +565,7 @@ Result<> Ledger::initialize(venue::Venue& venue, const std::vector<std::string>&
     added[rule.symbol] = {rule.symbol, rule.base_asset, rule.quote_asset, rule.tick, rule.lot};
   }
   DEFIB_TRY_ASSIGN(const std::int64_t venue_ms, venue.server_time_ms());
-  const std::int64_t settled_ms = venue_ms - venue.visibility_lag_ms() - kTimePrecisionMs;
+  const std::int64_t settled_ms = shown_before(venue, venue_ms);
   std::map<std::string, venue::FillsFrom> from;
   for (const std::string& symbol : fresh) {
     if (!added.contains(symbol)) {
@@ -597,13 +620,19 @@ Result<> Ledger::initialize(venue::Venue& venue, const std::vector<std::string>&
   return update.commit(wall_ns, store::Durability::kPower);
 }
 
-Result<int> Ledger::sync_fills(venue::Venue& venue, const std::string& symbol,
-                               std::int64_t wall_ns) {
-  return sync_fills(venue, std::vector{symbol}, wall_ns);
+Result<int> Ledger::sync_fills(venue::Venue& venue, const std::string& symbol, std::int64_t wall_ns,
+                               std::int64_t venue_ms) {
+  return sync_fills(venue, std::vector{symbol}, wall_ns, venue_ms);
 }
 
-Result<int> Ledger::sync_fills(venue::Venue& venue, const std::vector<std::string>& symbols,
-                               std::int64_t wall_ns) {
+Result<int> Ledger::sync_fills(venue::Venue& venue, const std::vector<std::string>& wanted,
+                               std::int64_t wall_ns, std::int64_t venue_ms) {
+  // Where one history tells of all symbols, the same walk serves all of them.
+  const bool one_history = !venue.rebuild_model().filtered;
+  std::vector<std::string> symbols = wanted;
+  if (one_history) {
+    for (const auto& [symbol, instrument] : instruments_) symbols.push_back(symbol);
+  }
   DEFIB_TRY_ASSIGN(const std::vector<venue::Fill> fills,
                    venue.fills_of(view().fills_from(symbols)));
   std::map<std::string, std::vector<venue::Fill>> by_symbol;
@@ -614,25 +643,18 @@ Result<int> Ledger::sync_fills(venue::Venue& venue, const std::vector<std::strin
                      book(symbol, its_fills, venue.visibility_lag_ms(), wall_ns));
     booked += of_symbol;
   }
-  // Where one history tells of all symbols, it settles those too that do not trade.
-  if (!venue.rebuild_model().filtered && !fills.empty()) {
-    std::int64_t newest_ms = 0;
-    for (const venue::Fill& fill : fills) newest_ms = std::max(newest_ms, fill.time_ms);
-    DEFIB_TRY(settle_before(symbols, newest_ms - venue.visibility_lag_ms(), wall_ns));
+  // It settles those too that do not trade: up to what was known of the venue's time before the
+  // reading, or up to the newest trade in it.
+  if (one_history) {
+    std::int64_t settled_ms = shown_before(venue, venue_ms);
+    for (const venue::Fill& fill : fills) {
+      settled_ms = std::max(settled_ms, fill.time_ms - venue.visibility_lag_ms());
+    }
+    LedgerUpdate update(*this);
+    for (const std::string& symbol : symbols) update.settle_before(symbol, settled_ms);
+    DEFIB_TRY(update.commit(wall_ns));
   }
   return booked;
-}
-
-Result<> Ledger::settle_before(const std::vector<std::string>& symbols, std::int64_t venue_ms,
-                               std::int64_t wall_ns) {
-  LedgerUpdate update(*this);
-  for (const std::string& symbol : symbols) {
-    const auto known = since_.find(symbol);
-    if (known == since_.end() || known->second + kSettleEveryMs < venue_ms) {
-      update.set_since(symbol, venue_ms);
-    }
-  }
-  return update.empty() ? Result<>() : update.commit(wall_ns);
 }
 
 Result<int> Ledger::book(const std::string& symbol, const std::vector<venue::Fill>& fills,

@@ -151,8 +151,9 @@ class LedgerUpdate {
   Result<bool> apply_fill(const venue::Fill& fill);
   // Moves the cursor forward, never back: all trades up to this one are settled.
   void set_cursor(const std::string& symbol, const std::string& trade_id);
-  // All fills of before this time are settled too.
-  void set_since(const std::string& symbol, std::int64_t venue_ms);
+  // A reading told all fills of the symbol that are older than this: none of them is asked for
+  // again. Written once a minute only.
+  void settle_before(const std::string& symbol, std::int64_t venue_ms);
   // An order as the venue shows it: kept while open, forgotten when terminal. Moves its intent.
   // A reading that is older than what is known never brings an ended order back. DuplicateOrder
   // where another venue order carries the same client id.
@@ -182,6 +183,7 @@ class LedgerUpdate {
   std::optional<TrackedOrder> tracked(const std::string& key) const;
   Result<std::optional<Intent>> intent(const std::string& id) const;
   Result<VenueOrderRecord> venue_order(const std::string& reference) const;
+  void set_since(const std::string& symbol, std::int64_t venue_ms) { since_[symbol] = venue_ms; }
   Result<> write(store::Transaction& transaction) const;
   Result<> book_against_order(const venue::Fill& fill, const VenueOrderRecord& record);
   Result<> move_intent(Intent intent, const venue::Order& order, std::string_view why);
@@ -214,10 +216,13 @@ class Ledger {
   // way; otherwise there is no effect.
   Result<> initialize(venue::Venue& venue, const std::vector<std::string>& symbols,
                       std::int64_t wall_ns);
-  // Reads and books the fills of these symbols behind their cursors; how many were new.
+  // Reads and books the fills of these symbols behind their cursors; how many were new. Where one
+  // history tells of all symbols, those of all are booked, and what is older than `venue_ms`, a
+  // time of the venue's clock that was read before (0: none is known), is settled.
   Result<int> sync_fills(venue::Venue& venue, const std::vector<std::string>& symbols,
-                         std::int64_t wall_ns);
-  Result<int> sync_fills(venue::Venue& venue, const std::string& symbol, std::int64_t wall_ns);
+                         std::int64_t wall_ns, std::int64_t venue_ms = 0);
+  Result<int> sync_fills(venue::Venue& venue, const std::string& symbol, std::int64_t wall_ns,
+                         std::int64_t venue_ms = 0);
 
   LedgerState state() const;
   LedgerView view() const;
@@ -245,8 +250,6 @@ class Ledger {
   // All of one symbol, oldest first.
   Result<int> book(const std::string& symbol, const std::vector<venue::Fill>& fills,
                    std::int64_t lag_ms, std::int64_t wall_ns);
-  Result<> settle_before(const std::vector<std::string>& symbols, std::int64_t venue_ms,
-                         std::int64_t wall_ns);
   Result<> load_unknown_fills(const store::Snapshot& snapshot);
   void remember_fills(const LedgerUpdate& update);
   Ledger(store::Store& store, IntentLog& intents) : store_(&store), intents_(&intents) {}
@@ -264,6 +267,8 @@ class Ledger {
   std::deque<venue::Fill> unknown_fills_;
 };
 
+// A reading that begins when the venue's clock tells `venue_ms` shows all fills older than this.
+std::int64_t shown_before(const venue::Venue& venue, std::int64_t venue_ms);
 // The last trade of the leading part of `fills` (of one symbol, oldest first) that is older than
 // the newest by more than `lag_ms`; empty where there is none.
 std::string settled_trade(const std::vector<venue::Fill>& fills, std::int64_t lag_ms);

@@ -1,6 +1,7 @@
 #include "defib/trading/ledger.h"
 
 #include "defib/os/random.h"
+#include "defib/trading/reconcile.h"
 #include "defib/trading/testing.h"
 
 namespace defib::trading {
@@ -8,6 +9,7 @@ namespace {
 
 using namespace testing_util;
 
+const std::vector<std::string> kBoth = {"BTCUSDT", "ETHUSDT"};
 const Instrument kBtc{"BTCUSDT", "BTC", "USDT", dec("0.01"), dec("0.00001")};
 
 venue::Fill make_fill(int id, venue::Side side, std::string_view quantity, std::string_view price,
@@ -180,9 +182,8 @@ TEST_F(LedgerTest, WhereTheHistoryIsNotWalkedThroughTheBaselinesTimeIsWhereFills
 }
 
 TEST_F(LedgerTest, OneHistoryOfAllSymbolsSettlesThoseThatDoNotTrade) {
-  const std::vector<std::string> symbols = {"BTCUSDT", "ETHUSDT"};
   const auto since = [&](const std::string& symbol) {
-    return engine_->ledger->view().fills_from(symbols).at(symbol).since_ms;
+    return engine_->ledger->view().since.at(symbol);
   };
   const std::int64_t baseline = since("ETHUSDT");
   EXPECT_EQ(baseline, venue_.now_ms() - venue_.visibility_lag_ms() - 2'000);
@@ -190,7 +191,7 @@ TEST_F(LedgerTest, OneHistoryOfAllSymbolsSettlesThoseThatDoNotTrade) {
   const auto trade_after = [&](os::Duration pause) {
     clock_.advance(pause);
     venue_.fill(order.client_id, "0.1");
-    ASSERT_TRUE(engine_->ledger->sync_fills(venue_, symbols, clock_.wall_ns()));
+    ASSERT_TRUE(engine_->ledger->sync_fills(venue_, kBoth, clock_.wall_ns()));
   };
   trade_after(std::chrono::minutes(2));
   EXPECT_EQ(since("ETHUSDT"), baseline) << "each symbol has its own history";
@@ -202,6 +203,59 @@ TEST_F(LedgerTest, OneHistoryOfAllSymbolsSettlesThoseThatDoNotTrade) {
   EXPECT_EQ(since("ETHUSDT"), settled) << "not written at each trade";
   restart();
   EXPECT_EQ(since("ETHUSDT"), settled);
+}
+
+// What a reading of both symbols lacks of the trades that were booked.
+std::size_t missing_fills(Engine& engine, ScriptedVenue& venue) {
+  const auto snapshot =
+      read_venue(venue, engine.ledger->view(), **engine.store->snapshot(), {.symbols = kBoth});
+  EXPECT_TRUE(snapshot) << snapshot.error().to_text();
+  const std::vector<Discrepancy> found = reconcile(engine.ledger->view(), *snapshot, {});
+  return static_cast<std::size_t>(
+      std::ranges::count(found, DiscrepancyKind::kFillAtLedgerOnly,
+                         [](const Discrepancy& item) { return item.kind; }));
+}
+
+TEST_F(LedgerTest, ATradeOfAnotherSymbolTakesNoBookedOneOutOfTheReading) {
+  venue_.read_fills_by_time(true);
+  venue_.place_external("eth", "1", "3000", venue::Side::kBuy, "ETHUSDT");
+  venue_.place_external("btc", "1", "50000");
+  venue_.fill("eth", "0.1");
+  ASSERT_TRUE(engine_->ledger->sync_fills(venue_, kBoth, clock_.wall_ns()));
+  EXPECT_EQ(engine_->ledger->cursor("ETHUSDT"), "");
+  clock_.advance(std::chrono::minutes(2));
+  venue_.fill("btc", "0.1");
+  ASSERT_TRUE(engine_->ledger->sync_fills(venue_, kBoth, clock_.wall_ns()));
+  EXPECT_EQ(missing_fills(*engine_, venue_), 0u);
+  EXPECT_NE(engine_->ledger->cursor("ETHUSDT"), "") << "it is settled with the time";
+  restart();
+  EXPECT_EQ(missing_fills(*engine_, venue_), 0u);
+}
+
+TEST_F(LedgerTest, ATradeWhoseTimeIsBeforeTheOneAheadOfItIsStillAskedFor) {
+  venue_.read_fills_by_time(true);
+  venue_.place_external("eth", "1", "3000", venue::Side::kBuy, "ETHUSDT");
+  venue_.fill("eth", "0.1");
+  venue_.fill("eth", "0.1");
+  venue_.all_fills()[0].time_ms += 115'000;
+  ASSERT_TRUE(engine_->ledger->sync_fills(venue_, kBoth, clock_.wall_ns()));
+  EXPECT_EQ(engine_->ledger->cursor("ETHUSDT"), "");
+  EXPECT_EQ(missing_fills(*engine_, venue_), 0u);
+}
+
+TEST_F(LedgerTest, AReconciliationSettlesWhatItsReadingShowed) {
+  venue_.read_fills_by_time(true);
+  clock_.advance(std::chrono::minutes(5));
+  const std::int64_t begun_ms = venue_.now_ms();
+  venue_.on_request = [&](std::string_view what) {
+    if (what == "balances") clock_.advance(std::chrono::minutes(1));
+  };
+  const auto snapshot =
+      read_venue(venue_, engine_->ledger->view(), **engine_->store->snapshot(), {.symbols = kBoth});
+  ASSERT_TRUE(snapshot);
+  ASSERT_TRUE(apply_reconciliation(*engine_->ledger, *snapshot, {}, {.reason = "test", .by = "ada"},
+                                   clock_.wall_ns()));
+  EXPECT_EQ(engine_->ledger->view().since.at("ETHUSDT"), shown_before(venue_, begun_ms));
 }
 
 TEST_F(LedgerTest, AFillIsBookedOnceHoweverOftenItIsReadAndRestarted) {

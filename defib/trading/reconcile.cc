@@ -128,12 +128,15 @@ class Comparison {
     bool explained = false;
     std::string explanation;
     std::string correction;
+    std::string same_while = {};  // what the id is made of; empty: of both sides
   };
 
   void add(DiscrepancyKind kind, std::string subject, Difference difference) {
     Discrepancy discrepancy;
-    const std::string content = fmt::format("{}\n{}\n{}\n{}", to_string(kind), subject,
-                                            difference.believed, difference.venue);
+    const std::string sides = difference.believed + "\n" + difference.venue;
+    const std::string content =
+        fmt::format("{}\n{}\n{}", to_string(kind), subject,
+                    difference.same_while.empty() ? sides : difference.same_while);
     discrepancy.id = "D-" + sha256_hex(content).substr(0, kIdDigits);
     discrepancy.kind = kind;
     discrepancy.subject = std::move(subject);
@@ -568,7 +571,7 @@ class Comparison {
             {mine.to_string(), theirs.to_string(), margin,
              margin ? std::string("profit, fees and funding of positions that are compared")
                     : fmt::format("{} more than all known trades explain", off.to_string()),
-             "take the venue's"});
+             "take the venue's", margin ? std::string() : off.to_string()});
       } else if (saturating_sum(theirs, -mine).abs() > tolerance) {
         add(DiscrepancyKind::kBalanceDiffers, asset,
             {mine.to_string(), theirs.to_string(), true, "its trades add up to it",
@@ -744,7 +747,7 @@ class Comparison {
       add(DiscrepancyKind::kPositionDiffers, mine.symbol,
           {mine.quantity.to_string(), theirs.to_string(), false,
            fmt::format("{} more than all known trades explain", off.to_string()),
-           "count the difference as holding that is not ours"});
+           "count the difference as holding that is not ours", off.to_string()});
     } else if (saturating_sum(theirs, -mine.quantity).abs() > tolerance) {
       add(DiscrepancyKind::kPositionDiffers, mine.symbol,
           {mine.quantity.to_string(), theirs.to_string(), true, "its trades add up to it",

@@ -38,6 +38,8 @@ struct VenueSnapshot {
   std::map<std::string, std::string> fill_owners;
   std::vector<std::string> symbols;  // that were read; nothing is said about others
   std::int64_t visibility_lag_ms = 0;
+  // Where one history tells of all symbols: all fills older than this were shown; else 0.
+  std::int64_t settled_ms = 0;
   std::vector<venue::Fill> new_fills;  // behind the ledger's cursors, oldest first
   std::vector<venue::Balance> balances;
   // As the venue states them, where it has positions at all (margin, futures); then they count, and
@@ -85,7 +87,9 @@ inline constexpr int kDiscrepancyKinds = 24;
 std::string_view to_string(DiscrepancyKind kind);
 
 struct Discrepancy {
-  std::string id;  // "D-" + 12 digits over kind, subject and both sides
+  // "D-" + 12 digits over kind, subject and both sides; where an amount differs by more than all
+  // trades explain, over that difference instead: it stays the same one while the account trades.
+  std::string id;
   DiscrepancyKind kind{};
   std::string subject;  // client id, "#venue id", trade, asset or symbol
   std::string believed;

@@ -95,6 +95,9 @@ class Application {
       const std::string settled = settled_trade(fills, snapshot_.visibility_lag_ms);
       if (!settled.empty()) update_.set_cursor(symbol, settled);
     }
+    for (const std::string& symbol : snapshot_.symbols) {
+      if (snapshot_.settled_ms > 0) update_.settle_before(symbol, snapshot_.settled_ms);
+    }
     for (const std::string& key : forgotten_) DEFIB_TRY(forget(key));
     return {};
   }

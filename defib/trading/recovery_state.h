@@ -94,6 +94,7 @@ struct TradingRecovery::State {
   std::string told_invalid;        // the last reason that was told as approval_invalid
   std::int64_t resolver_next = 0;  // monotonic times; 0: nothing is due
   std::int64_t approval_next = 0;
+  std::int64_t approval_not_before = 0;  // the budget for the reading that goes before it
   std::int64_t gate_next = 0;
   std::int64_t checkpoint_mono_ns = 0;
   bool crashed = false;        // the boot before this one

@@ -225,7 +225,7 @@ Result<> TradingRecovery::State::reconcile_once() {
   tolerance.strict = parts.config.reconcile_mode == ReconcileMode::kStrict;
   discrepancies = reconcile(believed, snapshot, tolerance);
   evidence.discrepancies = discrepancies.size();
-  evidence.duplicate_orders = summarize(discrepancies).duplicates;
+  evidence.duplicate_orders = summarize(discrepancies).duplicates + (duplicate ? 1 : 0);
   return {};
 }
 

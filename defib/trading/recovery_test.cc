@@ -3,8 +3,7 @@
 #include "defib/os/files.h"
 #include "defib/recovery/incident.h"
 #include "defib/trading/checklist.h"
-#include "defib/trading/recovery_steps.h"
-#include "defib/trading/testing.h"
+#include "defib/trading/recovery_testing.h"
 
 namespace defib::trading {
 namespace {
@@ -15,129 +14,6 @@ using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
-
-TradingConfig make_config() {
-  TradingConfig config;
-  config.venue.symbols = {"BTCUSDT", "ETHUSDT"};
-  config.owner = "tst";
-  config.strategies = {"maker"};
-  config.limits = Limits();
-  config.ramp.check_after = 0s;
-  return config;
-}
-
-// One recovery over one engine, with what it told.
-struct Recovery {
-  Recovery(Engine& engine, ScriptedVenue& venue, const os::Clock& clock, const std::string& dir,
-           TradingConfig config, bool dry_run = false,
-           std::function<void(const std::string&)> on_event = {}, bool start_in_monitoring = false,
-           std::optional<Damage> damage = {})
-      : kill_switch(os::real_files(), clock, dir) {
-    TradingRecovery::Parts parts;
-    parts.store = engine.store.get();
-    parts.venue = &venue;
-    parts.clock = &clock;
-    parts.files = &os::real_files();
-    parts.state_dir = dir;
-    parts.config = std::move(config);
-    parts.intents = engine.intents.get();
-    parts.ledger = engine.ledger.get();
-    parts.ids = engine.ids.get();
-    parts.gateway = engine.gateway.get();
-    parts.dry_run = dry_run;
-    parts.start_in_monitoring = start_in_monitoring;
-    parts.damage = std::move(damage);
-    parts.events = [this, on_event](std::string event, wire::Json fields, bool) {
-      events.emplace_back(event, std::move(fields));
-      if (on_event) on_event(event);
-    };
-    parts.crash_cause = [this] { return cause; };
-    parts.kill_switch = &kill_switch;
-    parts.states = [this](std::string state) { states.push_back(std::move(state)); };
-    parts.health_checks = {[this] { return health; }};
-    recovery = std::make_unique<TradingRecovery>(std::move(parts));
-  }
-  std::vector<std::string> names() const {
-    std::vector<std::string> all;
-    for (const auto& [name, fields] : events) all.push_back(name);
-    return all;
-  }
-  const wire::Json& last(const std::string& name) const {
-    static const wire::Json kNone;
-    for (auto event = events.rbegin(); event != events.rend(); ++event) {
-      if (event->first == name) return event->second;
-    }
-    return kNone;
-  }
-  static inline CrashCause cause{"killed_externally", "", ""};
-  KillSwitch kill_switch;
-  HealthResult health{true, {}, {}};
-  std::vector<std::pair<std::string, wire::Json>> events;
-  std::vector<std::string> states;
-  std::unique_ptr<TradingRecovery> recovery;
-};
-
-class RecoveryTest : public testing::Test {
- protected:
-  void SetUp() override {
-    Recovery::cause = {"killed_externally", "", ""};
-    restart();
-  }
-  void restart() {
-    run_.reset();
-    engine_.reset();  // killed
-    engine_ = Engine::start(store_dir(), clock_, venue_);
-  }
-  void restart_after_clean_end() {
-    run_.reset();
-    ASSERT_TRUE(engine_->ids->end_boot_cleanly(*engine_->store, clock_));
-    restart();
-  }
-  std::string store_dir() const { return dir_.path() + "/store"; }
-  recovery::ProcedureResult recover(bool dry_run = false) {
-    run_ = std::make_unique<Recovery>(*engine_, venue_, clock_, dir_.path(), config_, dry_run,
-                                      std::function<void(const std::string&)>(), false, damage_);
-    return run_->recovery->procedure().execute(clock_);
-  }
-  void expect_recovers() {
-    const auto result = recover();
-    ASSERT_TRUE(result.success()) << result.error->to_text();
-    EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kOpen) << explanation();
-  }
-  std::string explanation() const {
-    return run_->recovery->decision() ? run_->recovery->decision()->explain() : "no decision";
-  }
-  std::string rule() const { return run_->recovery->decision()->rule; }
-  // Lets the engine's loop run for so long, exactly at the times when something is due.
-  void live(os::Duration duration) {
-    const std::int64_t end = clock_.mono_ns() + duration.count();
-    while (clock_.mono_ns() < end) {
-      const std::int64_t next = run_->recovery->next_poll_mono_ns();
-      const std::int64_t until = next == 0 ? end : std::min(end, std::max(next, clock_.mono_ns()));
-      if (until > clock_.mono_ns()) {
-        clock_.advance(os::Duration(until - clock_.mono_ns()));
-      }
-      const auto polled = run_->recovery->poll();
-      ASSERT_TRUE(polled) << polled.error().to_text();
-      if (next != 0 && run_->recovery->next_poll_mono_ns() <= clock_.mono_ns()) {
-        clock_.advance(1ms);
-      }
-    }
-  }
-  void approve(const std::string& by = "ada") {
-    ApprovalDesk desk(os::real_files(), clock_, dir_.path());
-    const auto approval = desk.approve("latest", by, 10min);
-    ASSERT_TRUE(approval) << approval.error().to_text();
-  }
-
-  TemporaryDir dir_;
-  os::FakeClock clock_;
-  ScriptedVenue venue_{clock_};
-  TradingConfig config_ = make_config();
-  std::unique_ptr<Engine> engine_;
-  std::unique_ptr<Recovery> run_;
-  std::optional<Damage> damage_;
-};
 
 TEST_F(RecoveryTest, TheFirstStartTakesItsBaselineAndRampsToFull) {
   expect_recovers();
@@ -323,32 +199,6 @@ TEST_F(RecoveryTest, AnUnreachableVenueEndsTheProcedureAndLeavesTradingShut) {
   expect_recovers();  // run again: it converges
 }
 
-TEST_F(RecoveryTest, MoreThanThreeCrashesInFiveMinutesNeedAPerson) {
-  for (int i = 0; i < 3; ++i) {
-    restart();
-    clock_.advance(10s);
-  }
-  expect_recovers();
-  restart();
-  recover();
-  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
-  EXPECT_EQ(rule(), "repeated_crashes");
-  EXPECT_THAT(run_->states, ElementsAre("recovering", "awaiting_approval"));
-  EXPECT_FALSE(engine_->gateway->permit().open);
-  live(2s);
-  EXPECT_EQ(engine_->gateway->permit().open, false);
-  approve();
-  live(1s);
-  EXPECT_TRUE(engine_->gateway->permit().open);
-  EXPECT_EQ(run_->last("approval_used")["by"].as_string(), "ada");
-  // The same approval does not open the gate for the next crash.
-  restart();
-  recover();
-  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
-  live(2s);
-  EXPECT_FALSE(engine_->gateway->permit().open);
-}
-
 TEST_F(RecoveryTest, WaitingLongEnoughOpensTheCrashLoopGateByItself) {
   for (int i = 0; i < 5; ++i) restart();
   recover();
@@ -356,31 +206,6 @@ TEST_F(RecoveryTest, WaitingLongEnoughOpensTheCrashLoopGateByItself) {
   live(5min + 10s);
   EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kOpen) << explanation();
   EXPECT_TRUE(engine_->gateway->permit().open);
-}
-
-TEST_F(RecoveryTest, AnUnknownDepositHoldsTheGateUntilAPersonAcceptsIt) {
-  expect_recovers();
-  venue_.deposit("BTC", "0.5");
-  restart_after_clean_end();
-  recover();
-  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
-  EXPECT_EQ(rule(), "unexplained");
-  // A restart does not make it go away.
-  restart_after_clean_end();
-  recover();
-  EXPECT_EQ(rule(), "unexplained");
-  approve("grace");
-  live(1s);
-  EXPECT_TRUE(engine_->gateway->permit().open) << explanation();
-  EXPECT_EQ(engine_->ledger->balances().at("BTC"), venue_.total("BTC"));
-  EXPECT_EQ(engine_->ledger->positions().at("BTCUSDT").quantity, Decimal());
-  EXPECT_EQ(engine_->ledger->positions().at("BTCUSDT").baseline, dec("10.5"));
-  restart_after_clean_end();
-  expect_recovers();
-  const auto snapshot = std::move(*engine_->store->snapshot());
-  const auto journal = read_journal(*snapshot, 100).value();
-  ASSERT_FALSE(journal.empty());
-  EXPECT_EQ(journal.back()["by"].as_string(), "grace");
 }
 
 TEST_F(RecoveryTest, AForeignTradeIsBookedAtOnceAndStillHoldsTheGateAfterAKill) {
@@ -426,49 +251,6 @@ TEST_F(RecoveryTest, AHaltedMarketIsMonitoredUntilItOpens) {
   EXPECT_THAT(run_->states, ElementsAre("recovering", "monitoring", "ramping"));
 }
 
-TEST_F(RecoveryTest, AnApprovalDoesNotOpenAHaltedMarket) {
-  config_.gates.approval_always = true;
-  venue_.halt("BTCUSDT");
-  recover();
-  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
-  approve();
-  live(1s);
-  EXPECT_FALSE(engine_->gateway->permit().open);
-  EXPECT_EQ(run_->states.back(), "monitoring");
-  venue_.halt("BTCUSDT", false);
-  live(6s);
-  EXPECT_TRUE(engine_->gateway->permit().open);
-}
-
-TEST_F(RecoveryTest, AStartInMonitoringTradesOnlyAfterAPersonApproved) {
-  const auto start_in_monitoring = [&] {
-    run_ = std::make_unique<Recovery>(*engine_, venue_, clock_, dir_.path(), config_, false,
-                                      std::function<void(const std::string&)>(), true);
-    ASSERT_TRUE(run_->recovery->procedure().execute(clock_).success());
-  };
-  start_in_monitoring();
-  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
-  EXPECT_EQ(rule(), "start_mode");
-  EXPECT_THAT(run_->states, ElementsAre("recovering", "monitoring"));
-  EXPECT_EQ(run_->last("trading_recovery_started")["start_mode"].as_string(), "monitoring");
-  EXPECT_EQ(run_->last("trading_report")["start_mode"].as_string(), "monitoring");
-  EXPECT_THAT(run_->recovery->plan()->asked_because, Contains("start_mode"));
-  live(10min);
-  EXPECT_FALSE(engine_->gateway->permit().open) << "time alone opens nothing";
-  approve();
-  live(1s);
-  EXPECT_TRUE(engine_->gateway->permit().open);
-  EXPECT_EQ(run_->states.back(), "ramping");
-  live(2min);  // A checkpoint is written.
-  // The approval was for that start alone; a normal start needs none.
-  restart();
-  start_in_monitoring();
-  live(2s);
-  EXPECT_FALSE(engine_->gateway->permit().open);
-  restart();
-  expect_recovers();
-}
-
 TEST_F(RecoveryTest, AMarketThatMovedWhileTheEngineWasDeadNeedsAPersonAlsoAfterAnotherKill) {
   expect_recovers();
   live(1min);
@@ -485,20 +267,6 @@ TEST_F(RecoveryTest, AMissingPriceNeedsAPerson) {
   venue_.set_quote("ETHUSDT", "0", "0");
   recover();
   EXPECT_EQ(rule(), "stale_prices");
-}
-
-TEST_F(RecoveryTest, AnApprovalForAPlanThatChangedIsNotUsed) {
-  config_.gates.approval_always = true;
-  recover();
-  approve();
-  const Submitted none;
-  // Before it is taken, a large position appears: the plan is another one.
-  config_.gates.max_exposure = dec("1000");
-  restart_after_clean_end();
-  recover();
-  EXPECT_EQ(run_->recovery->outcome(), GateOutcome::kNeedsApproval);
-  live(1s);
-  EXPECT_FALSE(engine_->gateway->permit().open);
 }
 
 TEST_F(RecoveryTest, AFailingHealthCheckStopsEverythingInAnyStep) {
@@ -786,6 +554,20 @@ TEST_F(RecoveryTest, WhatNothingExplainsWhileRampingStopsEverything) {
   live(30s);
   EXPECT_EQ(run_->states.back(), "stopped");
   EXPECT_EQ(run_->last("emergency_stop")["check"].as_string(), "reconciliation");
+}
+
+TEST_F(RecoveryTest, WhatNothingExplainsIsSeenWhileTheAccountGoesOnTrading) {
+  config_.reconcile_every = 5s;
+  expect_recovers();
+  live(10s);
+  const Submitted order = engine_->submit(Engine::draft("0.1", "49000"));
+  venue_.deposit("BTC", "1");
+  for (int i = 0; i < 6 && run_->states.back() == "ramping"; ++i) {
+    venue_.fill(order.client_id, "0.01");
+    ASSERT_TRUE(engine_->gateway->sync_orders("BTCUSDT"));
+    live(5s);
+  }
+  EXPECT_EQ(run_->states.back(), "stopped");
 }
 
 TEST_F(RecoveryTest, AUsersStepsStandBetweenTheTenAndTheirFailureIsTheirOwn) {

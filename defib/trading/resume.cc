@@ -19,8 +19,10 @@ using namespace std::chrono_literals;
 constexpr os::Duration kApprovalPoll = 250ms;
 constexpr os::Duration kGatePoll = 5s;
 constexpr os::Duration kRetry = 1s;
-// A venue that says "slower" for so long is one that cannot be watched.
+// A venue that says "slower" for so long is one that cannot be watched; where its budget is small,
+// after so many pauses.
 constexpr os::Duration kLongestSilence = 1min;
+constexpr int kLongestSilencePauses = 3;
 
 // A person walks the manual procedure, or a clock is set, while the engine watches.
 constexpr std::array<std::string_view, 3> kRefusalsThatMayEnd = {"state_damage", "heap_corruption",
@@ -30,6 +32,15 @@ bool earlier(std::int64_t& due, std::int64_t other) {
   if (other == 0 || (due != 0 && due <= other)) return false;
   due = other;
   return true;
+}
+
+// How long a reading of the whole account is saved up for, where readings in turn use half of what
+// the venue's budget gives back. Tried at once, it uses up what little there is, and never has
+// enough.
+os::Duration pause_for_reading(const venue::RebuildModel& model) {
+  constexpr std::int64_t kShare = 2;
+  const std::int64_t cost = model.fixed + 2 * model.fills_cost + model.orders_cost;
+  return std::max(kRetry, model.limit.per_unit() * kShare * cost);
 }
 
 bool only_monitoring(const recovery::Decision& decision) {
@@ -166,24 +177,34 @@ Result<> TradingRecovery::State::poll_approval() {
     told_invalid = reason;
     return {};
   }
-  return resume_approved(*given);
+  const std::int64_t now = parts.clock->mono_ns();
+  if (now < approval_not_before) return {};
+  const Result<> resumed = resume_approved(*given);
+  if (!resumed && resumed.error().code() == Code::kVenueRateLimited) {
+    approval_not_before = now + pause_for_reading(parts.venue->rebuild_model()).count();
+  }
+  return resumed;
 }
 
-// The gate is asked again with what is true now; only if it still asks for exactly this plan is the
-// approval used up.
+// The account and the gate are looked at again, since orders may have been filled while the person
+// read: only if the plan covers what is true now is the approval used up.
 Result<> TradingRecovery::State::resume_approved(const Approval& approval) {
-  const std::string approved_hash = plan->hash();
-  DEFIB_TRY_ASSIGN(rules, parts.venue->rules());
+  DEFIB_TRY(reconcile_once());
+  rules = snapshot.rules;
+  DEFIB_TRY(count_open_discrepancies());
   DEFIB_TRY(read_marks());
   assess_risk();
   DEFIB_TRY(decide_gate());
   if (outcome != GateOutcome::kNeedsApproval) return act_on_gate();
-  if (make_plan().hash() != approved_hash) {
+  const std::string approved_hash = plan->hash();
+  if (const Plan wanted = make_plan(); !plan->covers(wanted)) {
     emit("approval_invalid",
-         wire::Json::object({{"reason", "plan_mismatch"},
-                             {"approved", approved_hash},
-                             {"wanted", make_plan().hash()}}),
+         wire::Json::object(
+             {{"reason", "plan_mismatch"}, {"approved", approved_hash}, {"wanted", wanted.hash()}}),
          true);
+    for (const Discrepancy& item : discrepancies) {
+      if (!item.explained) emit("discrepancy", item.to_json(), false);
+    }
     return ask_for_approval();
   }
   const Result<Approval> used = desk.consume(*parts.store, *plan);
@@ -192,7 +213,6 @@ Result<> TradingRecovery::State::resume_approved(const Approval& approval) {
   const bool has_differences = std::any_of(discrepancies.begin(), discrepancies.end(),
                                            [](const Discrepancy& item) { return !item.explained; });
   if (has_differences) {
-    // The same snapshot that the person was shown; what came since is found by later readings.
     DEFIB_TRY_ASSIGN(const int corrections,
                      apply_reconciliation(*parts.ledger, snapshot, discrepancies,
                                           {.reason = "plan " + approved_hash.substr(0, 12),
@@ -230,8 +250,9 @@ Result<> TradingRecovery::State::ask_gate_again() {
   assess_risk();
   DEFIB_TRY(decide_gate());
   if (approved && outcome == GateOutcome::kNeedsApproval) {
-    if (only_monitoring(*decision)) return {};
-    outcome = GateOutcome::kOpen;
+    approved = plan->covers(make_plan());
+    if (approved && only_monitoring(*decision)) return {};
+    if (approved) outcome = GateOutcome::kOpen;
   }
   return act_on_gate();
 }
@@ -251,7 +272,10 @@ Result<> TradingRecovery::State::poll_ramp() {
     health = check_health();
   }
   if (health) unanswered_since = 0;
-  health_next = unanswered_since == 0 ? 0 : now + kRetry.count();
+  health_next = 0;
+  if (unanswered_since != 0) {
+    health_next = now + pause_for_reading(parts.venue->rebuild_model()).count();
+  }
   return on_ramp_change(ramp.advance(parts.clock->mono_ns(), health));
 }
 
@@ -262,7 +286,9 @@ std::optional<HealthResult> TradingRecovery::State::unanswered(std::string check
   if (error.code() == Code::kVenueRateLimited) {
     const std::int64_t now = parts.clock->mono_ns();
     if (unanswered_since == 0) unanswered_since = now;
-    if (now - unanswered_since < kLongestSilence.count()) return std::nullopt;
+    const os::Duration patience = std::max(
+        kLongestSilence, kLongestSilencePauses * pause_for_reading(parts.venue->rebuild_model()));
+    if (now - unanswered_since < patience.count()) return std::nullopt;
   }
   return HealthResult{false, std::move(check), error.to_line()};
 }

@@ -91,6 +91,13 @@ class ScriptedVenue : public venue::Venue {
   void deposit(const std::string& asset, std::string_view amount) { totals_[asset] += dec(amount); }
   // Lists trades newest first, as kraken does, and so can leave out what is older than asked for.
   void read_fills_by_time(bool by_time) { by_time_ = by_time; }
+  // As kraken's smallest account; the requests are counted by whoever sets `on_request`.
+  void tell_small_budget() {
+    model_ = {.limit = {.capacity = 15, .refill_per_1000s = 330},
+              .fixed = 1,
+              .orders_cost = 1,
+              .fills_cost = 2};
+  }
   void fail_reads(std::optional<Error> error) { read_error_ = std::move(error); }
   void fail_test_order(std::optional<Error> error, int times = INT_MAX) {
     test_order_error_ = std::move(error);
@@ -277,7 +284,7 @@ class ScriptedVenue : public venue::Venue {
     return found;
   }
   venue::RebuildModel rebuild_model() const override {
-    venue::RebuildModel model = Venue::rebuild_model();
+    venue::RebuildModel model = model_;
     model.filtered = !by_time_;
     return model;
   }
@@ -359,6 +366,7 @@ class ScriptedVenue : public venue::Venue {
   std::int64_t offset_ms_ = 0;
   std::int64_t lag_ms_ = 500;
   bool by_time_ = false;
+  venue::RebuildModel model_;
   std::int64_t last_order_ = 100;
   std::int64_t last_trade_ = 1'000;
   std::vector<venue::SymbolRules> rules_;

@@ -93,6 +93,11 @@ Result<VenueSnapshot> read_venue(venue::Venue& venue, const LedgerView& believed
   snapshot.symbols = options.symbols;
   snapshot.visibility_lag_ms = venue.visibility_lag_ms();
   DEFIB_TRY_ASSIGN(snapshot.rules, venue.rules());
+  // Before the lists: what was shown by then is settled once it is booked.
+  if (!venue.rebuild_model().filtered) {
+    DEFIB_TRY_ASSIGN(const std::int64_t venue_ms, venue.server_time_ms());
+    snapshot.settled_ms = shown_before(venue, venue_ms);
+  }
   Reading reading(venue, believed, options, snapshot);
   while (snapshot.readings < options.max_readings && !snapshot.stable) {
     ++snapshot.readings;

@@ -7,6 +7,7 @@ FENCE = "defib/trading/fence.cc"
 GATES = "defib/trading/gates.cc"
 GATEWAY = "defib/trading/gateway.cc"
 KILL = "defib/trading/kill_switch.cc"
+LEDGER = "defib/trading/ledger.cc"
 RAMP = "defib/trading/ramp.cc"
 RECONCILE = "defib/trading/reconcile.cc"
 RESUME = "defib/trading/resume.cc"
@@ -29,14 +30,14 @@ BUGS = [
         (FENCE, "  if (const venue::Fill* fill = suspicious_fill(intent)) {\n",
          "  if (const venue::Fill* fill = nullptr) {\n")]),
     ("a new ledger has no checkpoint until it has decided", "RecoveryTest.AKillBetween*", [
-        ("defib/trading/ledger.cc", "  if (!checkpoint_.empty()) {\n", "  if (checkpoint_.size() == 1) {\n")]),
+        (LEDGER, "  if (!checkpoint_.empty()) {\n", "  if (checkpoint_.size() == 1) {\n")]),
     ("an order that is hidden for a lag is missing at once", "Reconcile.AnOrderThatWasJust*", [
         (RECONCILE, "    if (!complete && may_be_hidden(here)) {\n",
          "    if (!complete && may_be_hidden(here) && here.symbol.empty()) {\n")]),
     ("an order that is missing for long is hidden", "Reconcile.AnOrderThatWasJust*", [
         (RECONCILE, "visibility_lag_ms + kReadingMs;", "visibility_lag_ms + 1'000 * kReadingMs;")]),
     ("an order without a price weighs nothing", "Exposure.AnOpenOrder*", [
-        ("defib/trading/ledger.cc", "    if (price.is_zero() && !left.is_zero()) exposure.unpriced.insert(order.symbol);\n", "")]),
+        (LEDGER, "    if (price.is_zero() && !left.is_zero()) exposure.unpriced.insert(order.symbol);\n", "")]),
     ("a stop order is expected to lock its money", "Reconcile.AStopOrder*", [
         (RECONCILE, "      if (buy && order.market_at_trigger) {\n", "      if (buy && order.market_at_trigger && order.symbol.empty()) {\n")]),
     ("more is sent for a parent than it wants", "ParentTest.NoMoreIsSent*", [
@@ -97,15 +98,43 @@ BUGS = [
         (RESUME, "  if (error.code() == Code::kVenueRateLimited) {\n",
          "  if (error.code() == Code::kInternal) {\n")]),
     ("a venue that says slower for ever is healthy", "RecoveryTest.AVenueThatSaysSlower*", [
-        (RESUME, "now - unanswered_since < kLongestSilence.count()", "now >= unanswered_since")]),
+        (RESUME, "now - unanswered_since < patience.count()", "now >= unanswered_since")]),
     ("what is known here waits for the venue's answer", "RecoveryTest.ALossIsSeen*", [
         (RESUME, "  // First what is known here, whatever the venue answers.\n",
          '  if (const auto at = parts.gateway->sync_clock(); !at) return unanswered("venue", at.error());\n')]),
     ("the baseline's time is not kept", "LedgerTest.WhereTheHistory*", [
-        ("defib/trading/ledger.cc", "    update.set_since(symbol, settled_ms);\n", "")]),
+        (LEDGER, "    update.set_since(symbol, settled_ms);\n", "")]),
     ("symbols with histories of their own settle each other", "LedgerTest.OneHistory*", [
-        ("defib/trading/ledger.cc", "  if (!venue.rebuild_model().filtered && !fills.empty()) {\n",
-         "  if (!fills.empty()) {\n")]),
+        (LEDGER, "  const bool one_history = !venue.rebuild_model().filtered;\n",
+         "  const bool one_history = true;\n")]),
+    ("a booked trade falls out of the reading as time is settled", "LedgerTest.ATradeWhose*", [
+        (LEDGER, "    first->second.since_ms = std::min(first->second.since_ms, fill.time_ms);\n", "")]),
+    ("settled time leaves the trades behind it unsettled", "LedgerTest.ATradeOfAnother*", [
+        (LEDGER, "    set_cursor(symbol, fill->trade_id);\n", "")]),
+    ("a silent symbol is never settled", "GatewayTest.WhereOneHistory*", [
+        (LEDGER, "    for (const auto& [symbol, instrument] : instruments_) symbols.push_back(symbol);\n", "")]),
+    ("nothing is settled where nothing trades", "GatewayTest.WhereOneHistory*", [
+        (GATEWAY, "  venue_read_ms_ = venue_ms;\n", "")]),
+    ("a reconciliation settles nothing", "LedgerTest.AReconciliationSettles*", [
+        ("defib/trading/reconcile_apply.cc", "update_.settle_before(symbol, snapshot_.settled_ms);\n", "continue;\n")]),
+    ("what is settled is known only behind the lists", "LedgerTest.AReconciliationSettles*", [
+        ("defib/trading/venue_snapshot.cc", "  DEFIB_TRY_ASSIGN(snapshot.server_ms, venue.server_time_ms());\n",
+         "  DEFIB_TRY_ASSIGN(snapshot.server_ms, venue.server_time_ms());\n"
+         "  snapshot.settled_ms = shown_before(venue, snapshot.server_ms);\n")]),
+    ("an approval covers whatever comes up later", "RecoveryTest.AnApprovalCovers*", [
+        (RESUME, "    approved = plan->covers(make_plan());\n", "")]),
+    ("any plan covers any other", "PlanTest.*:RecoveryTest.ADifferenceThatCame*", [
+        ("defib/trading/approval.cc", "         all_among(wanted.discrepancies, discrepancies);\n", "         true;\n")]),
+    ("an approval applies the snapshot that was shown", "RecoveryTest.WhatIsFilled*", [
+        (RESUME, "  DEFIB_TRY(reconcile_once());\n  rules = snapshot.rules;\n",
+         "  DEFIB_TRY_ASSIGN(rules, parts.venue->rules());\n")]),
+    ("a difference is another one after each trade", "RecoveryTest.WhatIsFilled*:RecoveryTest.WhatNothingExplainsIsSeen*", [
+        (RECONCILE, "difference.same_while.empty() ? sides : difference.same_while", "sides")]),
+    ("an approval's reading is tried again at once", "RecoveryTest.AnApprovalWaits*", [
+        (RESUME, "  if (now < approval_not_before) return {};\n", "")]),
+    ("a comprehensive check never saves up for itself", "RecoveryTest.TheComprehensive*", [
+        (RESUME, "    health_next = now + pause_for_reading(parts.venue->rebuild_model()).count();\n",
+         "    health_next = now + kRetry.count();\n")]),
     ("a clock that was set opens nothing", "RecoveryTest.AClockTwoSeconds*", [
         (RESUME, "  DEFIB_TRY_ASSIGN(evidence.clock_skew_ms, parts.gateway->sync_clock());\n", "")]),
 ]
