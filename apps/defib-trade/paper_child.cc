@@ -73,6 +73,9 @@ class WatchedVenue : public venue::Venue {
     return next().cancel(symbol, id);
   }
   Result<> cancel_all(const std::string& symbol) override { return next().cancel_all(symbol); }
+  Result<> cancel_all_of(const std::vector<std::string>& symbols) override {
+    return next().cancel_all_of(symbols);
+  }
   Result<venue::Order> order(const std::string& symbol, const std::string& id) override {
     return next().order(symbol, id);
   }

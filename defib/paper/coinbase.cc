@@ -393,6 +393,9 @@ std::string Coinbase::order_json(const Order& order) const {
 Dialect::Reply Coinbase::list_orders(const Query& query) const {
   const std::vector<std::string> products = all_of(query, "product_ids");
   const std::vector<std::string> statuses = all_of(query, "order_status");
+  if (statuses.size() > 1 && holds(statuses, "OPEN")) {
+    return error_reply(400, "INVALID_ARGUMENT", "cannot pair OPEN orders with other order types");
+  }
   const std::string source = first_of(query, "order_placement_source");
   const bool simple = source == "RETAIL_SIMPLE";
   const std::size_t limit = std::clamp<std::size_t>(

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -479,19 +480,39 @@ Result<Order> CoinbaseVenue::order(const std::string& symbol, const std::string&
   return found;
 }
 
+// An order that waits to be accepted, changed or cancelled is live too. The venue refuses to list
+// those together with the open ones; they come first, so that one that opens meanwhile is in the
+// second list.
 Result<std::vector<Order>> CoinbaseVenue::open_orders(const std::string& symbol) {
+  const auto list = [&](Parameters statuses, const std::function<void(Order)>& take) -> Result<> {
+    for (const char* source : {"RETAIL_ADVANCED", "RETAIL_SIMPLE"}) {
+      Parameters filter = statuses;
+      filter.emplace_back("product_ids", symbol);
+      filter.emplace_back("order_placement_source", source);
+      DEFIB_TRY(impl_->walk(std::move(filter), "the open orders", [&](Order order) -> Result<bool> {
+        // A filter that is ignored is applied here as well.
+        if (symbol.empty() || order.symbol == symbol) take(std::move(order));
+        return true;
+      }));
+    }
+    return {};
+  };
+  std::map<std::string, Order> waiting;  // by venue id
+  DEFIB_TRY(list({{"order_status", "PENDING"},
+                  {"order_status", "QUEUED"},
+                  {"order_status", "CANCEL_QUEUED"},
+                  {"order_status", "EDIT_QUEUED"}},
+                 [&](Order order) {
+                   if (is_terminal(order.status)) return;
+                   std::string id = order.venue_id;
+                   waiting.insert_or_assign(std::move(id), std::move(order));
+                 }));
   std::vector<Order> all;
-  for (const char* source : {"RETAIL_ADVANCED", "RETAIL_SIMPLE"}) {
-    DEFIB_TRY(impl_->walk(
-        {{"order_status", "OPEN"}, {"product_ids", symbol}, {"order_placement_source", source}},
-        "the open orders", [&](Order order) -> Result<bool> {
-          // A filter that is ignored is applied here as well.
-          if (symbol.empty() || order.symbol == symbol) {
-            all.push_back(std::move(order));
-          }
-          return true;
-        }));
-  }
+  DEFIB_TRY(list({{"order_status", "OPEN"}}, [&](Order order) {
+    waiting.erase(order.venue_id);  // the later reading counts
+    all.push_back(std::move(order));
+  }));
+  for (auto& [id, order] : waiting) all.push_back(std::move(order));
   return all;
 }
 

@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <chrono>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -105,6 +106,7 @@ struct KrakenVenue::Impl {
     Effect effect = Effect::kNone;
     bool is_new_order = false;
     std::int64_t points = 1;
+    bool urgent = false;  // a reading that a cancel waits for: may use what is kept back for it
   };
 
   Impl(KrakenOptions given, std::string raw_secret)
@@ -132,6 +134,10 @@ struct KrakenVenue::Impl {
   Parameters order_parameters(const OrderRequest& request) const;
   Result<std::vector<Order>> with_client_id(const std::string& client_id);
   Result<std::vector<Order>> closed_orders(const std::string& client_id);
+  // Of all symbols.
+  Result<std::vector<Order>> open_list(bool urgent);
+  // Of the symbols that `is_mine` says yes to.
+  Result<> cancel_open(const std::function<bool(const std::string& symbol)>& is_mine);
 
   KrakenOptions options;
   std::string secret;
@@ -213,8 +219,8 @@ Result<wire::HttpResponse> KrakenVenue::Impl::exchange_for(Call& call) {
         .with("nothing_sent", "true");
   }
   if (call.is_private) {
-    DEFIB_TRY(
-        budget.take(call.points, call.effect == Effect::kOrders, options.patience, options.name));
+    DEFIB_TRY(budget.take(call.points, call.effect == Effect::kOrders || call.urgent,
+                          options.patience, options.name));
   }
   DEFIB_TRY_ASSIGN(const wire::HttpRequest request, build(call));
   return exchange(http, request, call.effect, options.name, call.what,
@@ -348,6 +354,12 @@ Result<std::vector<Order>> KrakenVenue::Impl::closed_orders(const std::string& c
   return Error(Code::kLimitExceeded, "too many pages of ended orders");
 }
 
+Result<std::vector<Order>> KrakenVenue::Impl::open_list(bool urgent) {
+  DEFIB_TRY(load_pairs());
+  return send_for_orders(
+      {.what = "the open orders", .path = "/0/private/OpenOrders", .urgent = urgent}, "open");
+}
+
 KrakenVenue::KrakenVenue(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 KrakenVenue::~KrakenVenue() = default;
 
@@ -479,25 +491,37 @@ Result<Order> KrakenVenue::cancel(const std::string& symbol, const std::string& 
 }
 
 Result<> KrakenVenue::cancel_all(const std::string& symbol) {
-  DEFIB_TRY_ASSIGN(const std::vector<Order> open, open_orders({}));
+  return impl_->cancel_open([&](const std::string& of) { return symbol.empty() || of == symbol; });
+}
+
+// One reading for all of them: the counter has room for few.
+Result<> KrakenVenue::cancel_all_of(const std::vector<std::string>& symbols) {
+  return impl_->cancel_open([&](const std::string& of) {
+    return std::find(symbols.begin(), symbols.end(), of) != symbols.end();
+  });
+}
+
+Result<> KrakenVenue::Impl::cancel_open(
+    const std::function<bool(const std::string& symbol)>& is_mine) {
+  DEFIB_TRY_ASSIGN(const std::vector<Order> open, open_list(true));
   std::vector<const Order*> mine;
   for (const Order& item : open) {
-    if (symbol.empty() || item.symbol == symbol) mine.push_back(&item);
+    if (is_mine(item.symbol)) mine.push_back(&item);
   }
   if (mine.size() == open.size()) {
-    DEFIB_TRY(impl_->send({.what = "the cancel of all orders",
-                           .path = "/0/private/CancelAll",
-                           .effect = Effect::kOrders,
-                           .points = 0}));
+    DEFIB_TRY(send({.what = "the cancel of all orders",
+                    .path = "/0/private/CancelAll",
+                    .effect = Effect::kOrders,
+                    .points = 0}));
     return {};
   }
   std::optional<Error> failure;
   for (const Order* item : mine) {
-    const auto done = impl_->send({.what = "the cancel of order " + item->venue_id,
-                                   .path = "/0/private/CancelOrder",
-                                   .parameters = {{"txid", item->venue_id}},
-                                   .effect = Effect::kOrders,
-                                   .points = 0});
+    const auto done = send({.what = "the cancel of order " + item->venue_id,
+                            .path = "/0/private/CancelOrder",
+                            .parameters = {{"txid", item->venue_id}},
+                            .effect = Effect::kOrders,
+                            .points = 0});
     // One that cannot be cancelled holds up none of the others.
     if (!done && done.error().code() != Code::kOrderNotFound && !failure) failure = done.error();
   }
@@ -528,10 +552,7 @@ Result<Order> KrakenVenue::order(const std::string& symbol, const std::string& c
 }
 
 Result<std::vector<Order>> KrakenVenue::open_orders(const std::string& symbol) {
-  DEFIB_TRY(impl_->load_pairs());
-  DEFIB_TRY_ASSIGN(
-      std::vector<Order> orders,
-      impl_->send_for_orders({.what = "the open orders", .path = "/0/private/OpenOrders"}, "open"));
+  DEFIB_TRY_ASSIGN(std::vector<Order> orders, impl_->open_list(false));
   std::erase_if(orders,
                 [&](const Order& item) { return !symbol.empty() && item.symbol != symbol; });
   return orders;

@@ -67,6 +67,7 @@ class KrakenVenue : public Venue {
   Result<Order> place(const OrderRequest& request) override;
   Result<Order> cancel(const std::string& symbol, const std::string& client_id) override;
   Result<> cancel_all(const std::string& symbol) override;
+  Result<> cancel_all_of(const std::vector<std::string>& symbols) override;
   Result<Order> order(const std::string& symbol, const std::string& client_id) override;
   Result<std::vector<Order>> open_orders(const std::string& symbol) override;
   Result<std::vector<Balance>> balances() override;

@@ -209,6 +209,24 @@ TEST_F(Kraken, ReadingWaitsForTheCounterInsteadOfRunningIntoIt) {
   EXPECT_TRUE(venue_->place(request()));  // never held back
 }
 
+// What is kept back is for cancels, and for the reading without which none of them leaves.
+TEST_F(Kraken, ACancelOfEverythingNeedsNoRoomInTheBudget) {
+  answer("/0/private/BalanceEx", ok("{}"));
+  answer("/0/private/OpenOrders", ok(R"({"open":{"O1":)" + std::string(kOrder) + "}}"));
+  answer("/0/private/CancelAll", ok(R"({"count":1})"));
+  for (int i = 0; i < 13; ++i) ASSERT_TRUE(venue_->balances());
+  ASSERT_FALSE(venue_->open_orders("XBTUSD"));
+  const auto cancelled = venue_->cancel_all("XBTUSD");
+  ASSERT_TRUE(cancelled) << cancelled.error().to_text();
+  EXPECT_EQ(requests().back().url, "/0/private/CancelAll");
+  const std::size_t before = requests().size();
+  ASSERT_TRUE(venue_->cancel_all_of({"XBTUSD", "SOLUSD"}));
+  EXPECT_EQ(requests().size(), before + 2);  // one list, one cancel
+  answer("/0/private/CancelOrder", ok(R"({"count":1})"));
+  ASSERT_TRUE(venue_->cancel_all_of({"SOLUSD"}));
+  EXPECT_EQ(requests().back().url, "/0/private/OpenOrders") << "another symbol's order stays";
+}
+
 TEST_F(Kraken, TheNonceNeverGoesDownEvenWhenTheClockDoes) {
   const std::string file = std::filesystem::temp_directory_path() / "defib-kraken-nonce";
   std::filesystem::remove(file);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 namespace defib::venue {
@@ -36,6 +37,15 @@ Result<std::vector<Fill>> Venue::fills_of(const std::map<std::string, FillsFrom>
     std::move(found.begin(), found.end(), std::back_inserter(all));
   }
   return all;
+}
+
+Result<> Venue::cancel_all_of(const std::vector<std::string>& symbols) {
+  std::optional<Error> failure;
+  for (const std::string& symbol : symbols) {
+    if (const Result<> done = cancel_all(symbol); !done && !failure) failure = done.error();
+  }
+  if (failure) return *failure;
+  return {};
 }
 
 Result<std::vector<Order>> Venue::open_orders_of(const std::vector<std::string>& symbols) {

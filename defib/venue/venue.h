@@ -152,6 +152,9 @@ class Venue {
   // The order after the cancel; OrderNotFound where the venue does not know it or it has ended.
   virtual Result<Order> cancel(const std::string& symbol, const std::string& client_id) = 0;
   virtual Result<> cancel_all(const std::string& symbol) = 0;
+  // The same of several symbols, at once where that is cheaper. One that fails holds up none of the
+  // others; the first failure.
+  virtual Result<> cancel_all_of(const std::vector<std::string>& symbols);
   // OrderNotFound where the venue does not know it now.
   virtual Result<Order> order(const std::string& symbol, const std::string& client_id) = 0;
   // All pages; empty symbol: all symbols.

@@ -1,5 +1,6 @@
 """Bugs of the adapters: what an answer means, and what travels."""
 
+COINBASE = "defib/venue/coinbase.cc"
 KRAKEN = "defib/venue/kraken.cc"
 LISTS = "defib/venue/lists.cc"
 EXEC = "defib/venue/exec.cc"
@@ -48,6 +49,13 @@ BUGS = [
         (BUDGET, "  count.used_micro[0] += cost * kMicro;\n", "")]),
     ("the count of the limit dies with its process", "RateBudgetTest.OutlivesItsProcess*", [
         (BUDGET, "  if (!file_->write_at(0, bytes)) file_.reset();\n", "  if (bytes.empty()) return;\n")]),
+    ("an emergency waits for room in the budget", "Kraken.ACancelOfEverything*", [
+        (KRAKEN, ".urgent = urgent}", ".urgent = urgent && options.margin}")]),
+    ("symbols are cancelled one reading each", "Kraken.ACancelOfEverything*", [
+        (KRAKEN, "  return impl_->cancel_open([&](const std::string& of) {\n",
+         "  if (symbols.size() > 1) return Venue::cancel_all_of(symbols);\n  return impl_->cancel_open([&](const std::string& of) {\n")]),
+    ("an order that waits to be accepted is not open", "Coinbase.EveryLive*", [
+        (COINBASE, "  for (auto& [id, order] : waiting) all.push_back(std::move(order));\n", "")]),
     ("a window is given anew as a whole", "RateBudgetTest.NoWindowHolds*", [
         (BUDGET, "    std::fill_n(used.begin(), shift, 0);\n", "    used.fill(0);\n")]),
     ("whole seconds are taken for the venue's time", "Kraken.TheClockIsKnown*", [
