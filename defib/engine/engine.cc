@@ -161,6 +161,7 @@ Result<> Engine::State::open() {
   DEFIB_TRY_ASSIGN(venue, trading::open_venue(config.trading.venue, &clock,
                                               [this] { faults.reached("request_sent"); }));
   kill_switch.emplace(os::real_files(), clock, config.state_dir);
+  DEFIB_TRY(kill_switch->prepare());
   if (Result<> opened = open_ledger(); !opened) {
     if (!trading::is_state_damage(opened.error())) return opened;
     return hold_damaged(opened.error());

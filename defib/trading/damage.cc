@@ -86,8 +86,9 @@ Result<Damage> record_damage(os::Files& files, const os::Clock& clock, const std
 
 std::optional<Damage> read_damage(os::Files& files, const std::string& store_dir) {
   const std::string path = path_of(store_dir);
-  if (!files.exists(path)) return std::nullopt;
   const Result<std::string> text = os::read_file(files, path, kMaxFile);
+  // Only this says that there is none: one that may not be looked at may be there.
+  if (!text && text.error().code() == Code::kFileNotFound) return std::nullopt;
   Result<Damage> damage = text ? parse(*text) : Result<Damage>(text.error());
   if (damage) return std::move(*damage);
   Damage unreadable;

@@ -8,6 +8,7 @@
 
 #include "defib/base/assert.h"
 #include "defib/trading/amounts.h"
+#include "defib/trading/stop_pace.h"
 #include "defib/trading/tables.h"
 
 namespace defib::trading {
@@ -15,10 +16,11 @@ namespace {
 
 constexpr std::int64_t kNsPerMs = 1'000'000;
 constexpr std::int64_t kNsPerSecond = 1'000'000'000;
-constexpr os::Duration kEmergencyPause = std::chrono::milliseconds(200);
 // What slips through after all is cancelled by the venue itself within this time.
 constexpr os::Duration kEmergencySwitch = std::chrono::seconds(60);
 constexpr std::int64_t kMaxFenceWaitMs = 60'000;
+constexpr int kMaxEmergencyRounds = 1'000;
+constexpr std::size_t kMaxEmergencyErrors = 50;
 
 Error breached(std::string_view limit, std::string input, std::string threshold) {
   return Error(Code::kLimitBreached,
@@ -278,6 +280,11 @@ void OrderGateway::count_outcome(const Intent& intent, const Submitted& submitte
 }
 
 Result<Submitted> OrderGateway::submit(const OrderDraft& draft) {
+  if (hard_stop_) return *hard_stop_;
+  return noted(send(draft));
+}
+
+Result<Submitted> OrderGateway::send(const OrderDraft& draft) {
   DEFIB_TRY(check_permit(draft));
   DEFIB_TRY(check_kill_switch(draft));
   DEFIB_TRY(check_parent(draft));
@@ -319,6 +326,7 @@ Result<Submitted> OrderGateway::submit(const OrderDraft& draft) {
     count.quantity = saturating_sum(count.quantity, intent.quantity);
   }
   const Result<venue::Order> reply = parts_.venue->place(request);
+  replied_ms_ = venue_now_ms();
   at("reply_seen");
   Result<Submitted> submitted = record(intent, reply);
   if (submitted) count_outcome(intent, *submitted);
@@ -334,6 +342,7 @@ Result<Submitted> OrderGateway::record(const Intent& intent, const Result<venue:
     // The venue holds an order with this id, so it is read; it was sent once, hence it is ours.
     const Result<venue::Order> held = parts_.venue->order(intent.symbol, intent.id);
     if (held) return record_order(intent, *held, error);
+    note(held.error());
   }
   const IntentEvent event = duplicate ? IntentEvent::kOutcomeLost : event_of_failure(error);
   DEFIB_TRY_ASSIGN(Intent next, parts_.ledger->intents().advanced(intent.id, event, error.to_line(),
@@ -363,6 +372,10 @@ Result<Submitted> OrderGateway::record_order(const Intent& intent, const venue::
 }
 
 Result<venue::Order> OrderGateway::cancel(const std::string& client_id) {
+  return noted(cancel_and_read(client_id));
+}
+
+Result<venue::Order> OrderGateway::cancel_and_read(const std::string& client_id) {
   const auto found = parts_.ledger->orders().find(client_id);
   if (found == parts_.ledger->orders().end()) {
     return Error(Code::kOrderNotFound, fmt::format("order {} is not open here", client_id));
@@ -376,6 +389,7 @@ Result<venue::Order> OrderGateway::cancel(const std::string& client_id) {
     if (code != Code::kOrderNotFound && code != Code::kVenueOutcomeUnknown) return order;
     if (code == Code::kVenueOutcomeUnknown) lost = order.error();
     order = parts_.venue->order(symbol, client_id);
+    if (!order) note(order.error());
     if (!order) return lost ? Result<venue::Order>(*lost) : order;
   }
   LedgerUpdate update(*parts_.ledger);
@@ -386,6 +400,10 @@ Result<venue::Order> OrderGateway::cancel(const std::string& client_id) {
 }
 
 Result<int> OrderGateway::sync_orders(const std::string& symbol) {
+  return noted(read_orders(symbol));
+}
+
+Result<int> OrderGateway::read_orders(const std::string& symbol) {
   Ledger& ledger = *parts_.ledger;
   DEFIB_TRY_ASSIGN(
       [[maybe_unused]] const int booked,
@@ -435,57 +453,124 @@ wire::Json EmergencyReport::to_json() const {
                              {"errors", std::move(problems)}});
 }
 
-EmergencyReport emergency_stop(OrderGateway& gateway, venue::Venue& venue, const os::Clock& clock,
-                               const std::vector<std::string>& symbols, std::string reason,
-                               int max_rounds) {
-  gateway.set_permit(
-      {.open = false, .percent = 0, .max_risk = RiskLevel::kLow, .reason = std::move(reason)});
-  EmergencyReport report;
-  // A request that is still under way may be accepted until its fence, and show a lag later.
-  const std::int64_t quiet_ms = gateway.unresolved_until_ms();
-  while (report.rounds < max_rounds && !report.verified) {
-    ++report.rounds;
-    report.still_open.clear();
+namespace {
+
+// One stop, round by round.
+class EmergencyStop {
+ public:
+  EmergencyStop(OrderGateway& gateway, venue::Venue& venue, const os::Clock& clock,
+                const std::vector<std::string>& symbols, const EmergencyOptions& options)
+      : gateway_(gateway),
+        venue_(venue),
+        symbols_(symbols),
+        options_(options),
+        quiet_ms_(gateway.hidden_until_ms(symbols)),
+        pace_(clock, options.at_most.count() == 0 ? os::Duration(0) : options.at_most + fence(),
+              os::Duration(0)) {}
+
+  EmergencyReport run() {
+    while (report_.rounds < kMaxEmergencyRounds) {
+      if (report_.rounds > 0 && !armed_ && options_.arm_switch) arm();
+      ++report_.rounds;
+      round();
+      if (report_.verified || !pace_.wait()) break;
+    }
+    report_.next = report_.verified ? os::Duration(0) : pace_.next();
+    if (!armed_ && (options_.arm_switch || report_.verified)) arm();
+    if (report_.verified || options_.at_most.count() > 0) sync();
+    return std::move(report_);
+  }
+
+ private:
+  // How long what is under way, or accepted and hidden, is waited for.
+  os::Duration fence() const {
+    const std::int64_t left = quiet_ms_ - gateway_.venue_now_ms() + 1;
+    return std::chrono::milliseconds(std::clamp<std::int64_t>(left, 0, kMaxFenceWaitMs));
+  }
+
+  void failed(const Error& error) {
+    pace_.failed(error);
+    if (report_.errors.size() < kMaxEmergencyErrors) report_.errors.push_back(error);
+  }
+
+  void round() {
+    // Only a reading that begins after that time shows all.
+    const os::Duration left = fence();
+    report_.still_open.clear();
+    if (const Result<> done = venue_.cancel_all_of(symbols_); !done) failed(done.error());
     bool read_all = true;
-    for (const std::string& symbol : symbols) {
-      if (const Result<> cancelled = venue.cancel_all(symbol); !cancelled) {
-        report.errors.push_back(cancelled.error());
-      }
-      const Result<std::vector<venue::Order>> open = venue.open_orders(symbol);
+    for (const std::string& symbol : symbols_) {
+      const Result<std::vector<venue::Order>> open = venue_.open_orders(symbol);
       if (!open) {
-        report.errors.push_back(open.error());
+        failed(open.error());
         read_all = false;
         continue;
       }
-      report.still_open.insert(report.still_open.end(), open->begin(), open->end());
+      report_.still_open.insert(report_.still_open.end(), open->begin(), open->end());
     }
-    const std::int64_t wait_ms = quiet_ms - gateway.venue_now_ms();
-    report.verified = read_all && report.still_open.empty() && wait_ms <= 0;
-    if (report.verified) break;
-    const os::Duration pause =
-        wait_ms > 0 ? std::chrono::milliseconds(std::min(wait_ms, kMaxFenceWaitMs) + 1)
-                    : kEmergencyPause;
-    clock.sleep_for(pause);
+    if (!report_.still_open.empty()) return pace_.still_open();
+    report_.verified = read_all && left.count() == 0;
+    if (read_all) pace_.only_wait(std::max(fence(), os::Duration(std::chrono::milliseconds(1))));
   }
-  if (venue.has_dead_mans_switch()) {
-    const Result<> armed = venue.arm_dead_mans_switch(kEmergencySwitch);
-    report.dead_mans_switch = armed ? "armed" : armed.error().to_line();
-    if (!armed) report.errors.push_back(armed.error());
-  }
-  for (const std::string& symbol : symbols) {
-    if (const Result<int> synced = gateway.sync_orders(symbol); !synced) {
-      report.errors.push_back(synced.error());
+
+  void arm() {
+    if (!venue_.has_dead_mans_switch()) return;
+    const Result<> armed = venue_.arm_dead_mans_switch(kEmergencySwitch);
+    armed_ = armed.has_value();
+    report_.dead_mans_switch = armed ? "armed" : armed.error().to_line();
+    if (!armed && report_.errors.size() < kMaxEmergencyErrors) {
+      report_.errors.push_back(armed.error());
     }
   }
-  return report;
+
+  void sync() {
+    for (const std::string& symbol : symbols_) {
+      if (const Result<int> synced = gateway_.sync_orders(symbol); !synced) {
+        if (report_.errors.size() < kMaxEmergencyErrors) report_.errors.push_back(synced.error());
+      }
+    }
+  }
+
+  OrderGateway& gateway_;
+  venue::Venue& venue_;
+  const std::vector<std::string>& symbols_;
+  const EmergencyOptions& options_;
+  std::int64_t quiet_ms_;
+  StopPace pace_;
+  bool armed_ = false;
+  EmergencyReport report_;
+};
+
+}  // namespace
+
+EmergencyReport emergency_stop(OrderGateway& gateway, venue::Venue& venue, const os::Clock& clock,
+                               const std::vector<std::string>& symbols, std::string reason,
+                               const EmergencyOptions& options) {
+  gateway.set_permit(
+      {.open = false, .percent = 0, .max_risk = RiskLevel::kLow, .reason = std::move(reason)});
+  return EmergencyStop(gateway, venue, clock, symbols, options).run();
 }
 
-std::int64_t OrderGateway::unresolved_until_ms() const {
+std::int64_t OrderGateway::hidden_until_ms(const std::vector<std::string>& symbols) const {
+  const std::int64_t lag = parts_.venue->visibility_lag_ms();
   std::int64_t until = 0;
   for (const Intent& intent : parts_.ledger->intents().unresolved()) {
-    until = std::max(until, intent.fence_ms + parts_.venue->visibility_lag_ms());
+    until = std::max(until, intent.fence_ms + lag);
+  }
+  // An order that was acknowledged may be missing in the list for a lag, and rest all the same.
+  for (const auto& [key, tracked] : parts_.ledger->orders()) {
+    const venue::Order& order = tracked.order;
+    if (tracked.external || std::ranges::find(symbols, order.symbol) == symbols.end()) continue;
+    until = std::max(until, std::max({order.created_ms, order.updated_ms, replied_ms_}) + lag);
   }
   return until;
+}
+
+void OrderGateway::note(const Error& error) {
+  if (hard_stop_) return;
+  if (error.code() == Code::kDuplicateOrder || error.code() == Code::kLedgerDamaged) {
+    hard_stop_ = error;
+  }
 }
 
 }  // namespace defib::trading

@@ -9,6 +9,7 @@
 
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -113,8 +114,8 @@ class OrderGateway {
   Result<std::int64_t> sync_clock();
   std::int64_t venue_now_ms() const;
 
-  // LimitsNotLoaded, TradingHalted, KillSwitchEngaged, RunawaySender, LimitBreached, or the store's
-  // error: nothing was sent then.
+  // LimitsNotLoaded, TradingHalted, KillSwitchEngaged, RunawaySender, LimitBreached, what
+  // hard_stop() holds, or the store's error: nothing was sent then.
   Result<Submitted> submit(const OrderDraft& draft);
   // What became of the order. OrderNotFound and lost outcomes are settled by reading it back;
   // VenueOutcomeUnknown where that fails as well: it is then still open as far as we know.
@@ -126,9 +127,14 @@ class OrderGateway {
   // Would this order be let through? Pure but for the rate; the first breach as LimitBreached.
   Result<> check(const OrderDraft& draft) const;
   Exposure exposure() const;
-  // The venue's time at which every unresolved request has been accepted and become visible, or
-  // never will; 0 where there is none.
-  std::int64_t unresolved_until_ms() const;
+  // The venue's time at which every unresolved request, and every open order that we know of these
+  // symbols, has become visible or never will; 0 where there is none.
+  std::int64_t hidden_until_ms(const std::vector<std::string>& symbols) const;
+  // The first DuplicateOrder or LedgerDamaged that was met here. From then on nothing leaves: what
+  // is believed can no longer be told apart from what is not.
+  const std::optional<Error>& hard_stop() const { return hard_stop_; }
+  // Keeps it where the error is one of these two.
+  void note(const Error& error);
   std::uint64_t sent() const { return sent_; }
   // Counted from the intents on first use.
   Result<ParentCount> sent_for(const std::string& parent);
@@ -137,6 +143,14 @@ class OrderGateway {
   Result<> check_permit(const OrderDraft& draft) const;
   Result<> check_limits(const OrderDraft& draft, Decimal reference) const;
   Result<Decimal> check_order(const OrderDraft& draft) const;
+  Result<Submitted> send(const OrderDraft& draft);
+  Result<venue::Order> cancel_and_read(const std::string& client_id);
+  Result<int> read_orders(const std::string& symbol);
+  template <typename T>
+  Result<T> noted(Result<T> result) {
+    if (!result) note(result.error());
+    return result;
+  }
   Result<Submitted> record(const Intent& intent, const Result<venue::Order>& reply);
   Result<Submitted> record_order(const Intent& intent, const venue::Order& order,
                                  std::optional<Error> error);
@@ -153,23 +167,35 @@ class OrderGateway {
   std::int64_t venue_read_ms_ = 0;   // the venue's clock as it was last read; 0: never
   std::deque<std::int64_t> recent_;  // mono_ns of orders in the last second, bounded by the limit
   std::uint64_t sent_ = 0;
+  std::int64_t replied_ms_ = 0;  // the venue's time of the last reply to an order
+  std::optional<Error> hard_stop_;
   std::optional<std::map<std::string, ParentCount>> parents_;
 };
 
 struct EmergencyReport {
-  bool verified = false;  // nothing was open at the last reading
+  // Nothing was open at a reading that began after everything of ours must have been visible.
+  bool verified = false;
   int rounds = 0;
+  os::Duration next{0};  // when another stop makes sense; where it is not verified
   std::vector<venue::Order> still_open;
   std::vector<Error> errors;
   // The venue's dead-man's switch: "armed", "none" where it has none, or why it could not be armed.
   std::string dead_mans_switch = "none";
   wire::Json to_json() const;
 };
-// Closes the permit, cancels everything of `symbols`, and reads back until nothing is open, at most
-// `max_rounds` times; then arms the venue's dead-man's switch. A cancel that timed out is UNKNOWN
-// too: only the reading counts.
+struct EmergencyOptions {
+  // How long rounds may follow each other, beyond the last fence and lag; zero: one round. Less
+  // than the time after which a supervisor takes an engine for hung.
+  os::Duration at_most = std::chrono::seconds(7);
+  // False: the venue's dead-man's switch runs already, and is armed anew only by a verified stop.
+  bool arm_switch = true;
+};
+// Closes the permit, cancels everything of `symbols`, and reads back until nothing is open, waiting
+// where the venue says so; then arms the venue's dead-man's switch (where a round has failed,
+// before the next: it needs no reading). A cancel that timed out is UNKNOWN too: only the reading
+// counts.
 EmergencyReport emergency_stop(OrderGateway& gateway, venue::Venue& venue, const os::Clock& clock,
                                const std::vector<std::string>& symbols, std::string reason,
-                               int max_rounds = 5);
+                               const EmergencyOptions& options = {});
 
 }  // namespace defib::trading

@@ -284,11 +284,57 @@ TEST_F(GatewayTest, AnEmergencyThatCannotVerifySaysSo) {
   engine_->submit();
   venue_.fail_cancels(Error(Code::kVenueOutcomeUnknown, "lost"));
   const EmergencyReport report =
-      emergency_stop(*engine_->gateway, venue_, clock_, {"BTCUSDT"}, "test", 3);
+      emergency_stop(*engine_->gateway, venue_, clock_, {"BTCUSDT"}, "test");
   EXPECT_FALSE(report.verified);
-  EXPECT_EQ(report.rounds, 3);
+  EXPECT_GT(report.rounds, 3);
   EXPECT_EQ(report.still_open.size(), 1u);
-  EXPECT_EQ(report.errors.size(), 3u);
+  EXPECT_EQ(report.errors.size(), static_cast<std::size_t>(report.rounds));
+  const std::int64_t begun = clock_.mono_ns();
+  const EmergencyReport once = emergency_stop(*engine_->gateway, venue_, clock_, {"BTCUSDT"},
+                                              "test", {.at_most = os::Duration(0)});
+  EXPECT_EQ(once.rounds, 1);
+  EXPECT_EQ(clock_.mono_ns(), begun);
+  EXPECT_GT(once.next.count(), 0);
+}
+
+// What names its time is asked again then, however short the pause would be.
+TEST_F(GatewayTest, AnEmergencyWaitsForAVenueThatSaysSlower) {
+  engine_->submit();
+  const Error slower = Error(Code::kVenueRateLimited, "asked to be left alone")
+                           .with("retry_after_ms", std::int64_t{5'000})
+                           .with("nothing_sent", "true");
+  venue_.fail_everything_until(slower, clock_.mono_ns() + 5'000'000'000);
+  const EmergencyReport report =
+      emergency_stop(*engine_->gateway, venue_, clock_, {"BTCUSDT"}, "test");
+  EXPECT_TRUE(report.verified);
+  EXPECT_EQ(venue_.open_count(), 0);
+  EXPECT_EQ(report.rounds, 2);
+}
+
+TEST_F(GatewayTest, AnEmergencyIsNotVerifiedWhileAnAcceptedOrderMayBeHidden) {
+  venue_.hidden_ms_ = 400;
+  engine_->submit();
+  const EmergencyReport report =
+      emergency_stop(*engine_->gateway, venue_, clock_, {"BTCUSDT"}, "test");
+  EXPECT_TRUE(report.verified);
+  clock_.advance(std::chrono::seconds(1));
+  EXPECT_EQ(venue_.open_count(), 0);
+  EXPECT_TRUE(engine_->ledger->orders().empty());
+}
+
+// What is met while orders are read stops the sending, whoever read them.
+TEST_F(GatewayTest, TwoOrdersForOneIdStopTheSending) {
+  const Submitted order = engine_->submit();
+  venue_.fill(order.client_id, "0.1");
+  ASSERT_TRUE(engine_->gateway->sync_orders("BTCUSDT"));
+  EXPECT_FALSE(engine_->gateway->hard_stop());
+  venue_.place_external(order.client_id, "0.1", "49000");
+  EXPECT_EQ(engine_->gateway->sync_orders("BTCUSDT").error().code(), Code::kDuplicateOrder);
+  EXPECT_TRUE(engine_->gateway->hard_stop());
+  const auto refused = engine_->gateway->submit(Engine::draft());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kDuplicateOrder);
+  EXPECT_EQ(engine_->gateway->sent(), 1u);
 }
 
 // --- Death at each failure point

@@ -1,11 +1,18 @@
 #include "defib/trading/kill_switch.h"
 
+#include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <set>
 #include <utility>
+
+#include "defib/os/fd.h"
+#include "defib/trading/stop_pace.h"
 
 namespace defib::trading {
 namespace {
@@ -15,7 +22,7 @@ constexpr std::size_t kMaxFile = 1 << 20;
 constexpr std::size_t kMaxRecords = 1'000;
 constexpr std::size_t kMaxText = 200;
 constexpr std::string_view kSchema = "defib.kill/1";
-constexpr os::Duration kPause = std::chrono::milliseconds(200);
+constexpr int kMaxRounds = 1'000;
 
 bool is_scope(std::string_view scope) {
   if (scope == "all") return true;
@@ -44,6 +51,15 @@ Result<> check(std::string_view scope, std::string_view by, std::string_view rea
   return {};
 }
 
+// What root writes must be readable to the engine's user. Where that fails the switch cannot be
+// read, and so stops everything.
+void give_to_owner_of(const std::string& dir, int descriptor) {
+  struct stat owner{};
+  if (descriptor < 0 || ::geteuid() != 0 || ::stat(dir.c_str(), &owner) != 0) return;
+  if (owner.st_uid == 0) return;
+  (void)!::fchown(descriptor, owner.st_uid, owner.st_gid);
+}
+
 }  // namespace
 
 wire::Json KillRecord::to_json() const {
@@ -58,9 +74,11 @@ KillSwitch::KillSwitch(os::Files& files, const os::Clock& clock, const std::stri
 
 Result<std::vector<KillRecord>> KillSwitch::read() const {
   std::vector<KillRecord> records;
-  if (!files_->exists(path_)) return records;
-  DEFIB_TRY_ASSIGN(const std::string text, os::read_file(*files_, path_, kMaxFile));
-  const Result<wire::Json> json = wire::Json::parse(text);
+  const Result<std::string> text = os::read_file(*files_, path_, kMaxFile);
+  // Only this says that there is none: one that may not be looked at may be engaged.
+  if (!text && text.error().code() == Code::kFileNotFound) return records;
+  if (!text) return text.error();
+  const Result<wire::Json> json = wire::Json::parse(*text);
   const auto damaged = [&](std::string why) {
     return Error(Code::kCorrupted, fmt::format("{} is no kill switch: {}", path_, why))
         .with("path", path_)
@@ -81,10 +99,34 @@ Result<std::vector<KillRecord>> KillSwitch::read() const {
 Result<> KillSwitch::write(const std::vector<KillRecord>& records) const {
   wire::Json list = wire::Json::array();
   for (const KillRecord& record : records) list.push(record.to_json());
-  DEFIB_TRY(files_->create_dirs(os::parent_dir(path_)));
-  return os::write_file_atomically(
-      *files_, path_,
-      wire::Json::object({{"schema", kSchema}, {"engaged", std::move(list)}}).dump(2) + "\n");
+  DEFIB_TRY(prepare());
+  // Not write_file_atomically(): a file of root's is made anew, never written through a name that
+  // somebody else has put there, and is the engine's before it gets its name.
+  const std::string temporary = fmt::format("{}.{}.tmp", path_, ::getpid());
+  if (const Result<> removed = files_->remove(temporary);
+      !removed && removed.error().code() != Code::kFileNotFound) {
+    return removed;
+  }
+  {
+    DEFIB_TRY_ASSIGN(const std::unique_ptr<os::File> file,
+                     files_->open(temporary, os::OpenMode::kCreateNew));
+    const wire::Json document =
+        wire::Json::object({{"schema", kSchema}, {"engaged", std::move(list)}});
+    DEFIB_TRY(file->write_at(0, document.dump(2) + "\n"));
+    give_to_owner_of(os::parent_dir(path_), file->descriptor());
+    DEFIB_TRY(file->sync());
+  }
+  DEFIB_TRY(files_->rename(temporary, path_));
+  return files_->sync_dir(os::parent_dir(path_));
+}
+
+Result<> KillSwitch::prepare() const {
+  const std::string dir = os::parent_dir(path_);
+  if (files_->is_dir(dir)) return {};
+  DEFIB_TRY(files_->create_dirs(dir));
+  const os::Fd made(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  give_to_owner_of(os::parent_dir(dir), made.get());
+  return {};
 }
 
 Result<> KillSwitch::engage(std::string_view scope, std::string_view by, std::string_view reason) {
@@ -172,17 +214,23 @@ class Kill {
             ? options_.quiet.count()
             : (venue_.recv_window_ms() + venue_.visibility_lag_ms()) * 1'000'000;
     const std::int64_t quiet_at = clock_.mono_ns() + window;
-    while (outcome_.rounds < options_.max_rounds && !outcome_.verified) {
+    StopPace pace(clock_, os::Duration(window) + options_.at_most,
+                  os::Duration(window) + options_.named);
+    pace_ = &pace;
+    while (outcome_.rounds < kMaxRounds) {
       ++outcome_.rounds;
       const bool late = clock_.mono_ns() >= quiet_at;
       cancel();
       const bool read_all = read();
       outcome_.verified = read_all && outcome_.still_open.empty() && late;
       if (outcome_.verified) break;
-      const std::int64_t left = quiet_at - clock_.mono_ns();
-      // While nothing is open, only the fence is waited for.
-      const bool only_waiting = read_all && outcome_.still_open.empty() && left > 0;
-      clock_.sleep_for(only_waiting ? os::Duration(left) : kPause);
+      if (!outcome_.still_open.empty()) {
+        pace.still_open();
+      } else if (read_all) {
+        // While nothing is open, only the fence is waited for.
+        pace.only_wait(os::Duration(std::max<std::int64_t>(1, quiet_at - clock_.mono_ns())));
+      }
+      if (!pace.wait()) break;
     }
     if (options_.arm_switch.count() > 0 && venue_.has_dead_mans_switch()) {
       const Result<> armed = venue_.arm_dead_mans_switch(options_.arm_switch);
@@ -194,15 +242,14 @@ class Kill {
 
  private:
   void note(const Error& error) {
+    pace_->failed(error);
     constexpr std::size_t kMaxErrors = 50;
     if (outcome_.errors.size() < kMaxErrors) outcome_.errors.push_back(error);
   }
 
   void cancel() {
     if (!options_.only_listed) {
-      for (const std::string& symbol : options_.symbols) {
-        if (const Result<> done = venue_.cancel_all(symbol); !done) note(done.error());
-      }
+      if (const Result<> done = venue_.cancel_all_of(options_.symbols); !done) note(done.error());
       return;
     }
     for (const venue::Order& order : outcome_.still_open) {
@@ -234,6 +281,7 @@ class Kill {
   venue::Venue& venue_;
   const os::Clock& clock_;
   const KillOptions& options_;
+  StopPace* pace_ = nullptr;  // of run()
   std::set<std::string> wanted_;
   std::set<std::string> seen_;
   KillOutcome outcome_;

@@ -4,13 +4,17 @@
 // The switch is a file, DIR/kill/engaged.json, written atomically and synced before anything else
 // happens; it outlives every process. The gateway looks at it before each order (one look a
 // millisecond at most), so an engine that runs sends nothing more, and one that starts sends
-// nothing at all. Doubt is refusal: a file that cannot be read engages everything.
+// nothing at all. Doubt is refusal: a file that cannot be read, or looked for, engages everything;
+// only one that is not there does not. DIR/kill is made when the engine starts, and what another
+// user writes there (an operator as root) is given to the directory's owner, so that it can be
+// read.
 //
 // Cancelling and proving that nothing is open is kill_venue(): it does not need the engine.
 // Thread rule: one thread at a time.
 
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -38,6 +42,8 @@ class KillSwitch {
  public:
   KillSwitch(os::Files& files, const os::Clock& clock, const std::string& state_dir);
 
+  // Makes the directory, as the user whose engine looks into it.
+  Result<> prepare() const;
   // Synced when it returns. Engaging twice keeps the first record. InvalidArgument where the scope
   // has another form or no person is named.
   Result<> engage(std::string_view scope, std::string_view by, std::string_view reason);
@@ -74,7 +80,10 @@ struct KillOptions {
   // Only these client ids, as for one strategy; empty with `only_listed`: nothing.
   std::vector<std::string> client_ids = {};
   bool only_listed = false;
-  int max_rounds = 8;
+  // How long rounds may follow each other beyond `quiet`, and how long where the venue itself names
+  // the time when it will listen again.
+  os::Duration at_most = std::chrono::seconds(10);
+  os::Duration named = std::chrono::seconds(90);
   // Requests that left before the switch was seen are accepted until their fence; the proof needs
   // a reading after that. Zero: the venue's own window and lag.
   os::Duration quiet{0};

@@ -1,5 +1,8 @@
 #include "defib/trading/kill_switch.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "defib/trading/testing.h"
 
 namespace defib::trading {
@@ -56,6 +59,31 @@ TEST_F(KillSwitchTest, WhatCannotBeReadStopsEverything) {
   }
   ASSERT_TRUE(make().engage("venue:kraken", "ada", "x"));
   EXPECT_EQ(make().stops("binance", "trend")->scope, "all");
+}
+
+TEST_F(KillSwitchTest, OneThatMayNotBeLookedAtStopsEverything) {
+  GuardedFiles files(file());
+  KillSwitch guarded(files, clock_, dir_.path());
+  EXPECT_EQ(guarded.read().error().code(), Code::kPermissionDenied);
+  ASSERT_TRUE(guarded.stops("binance", "trend"));
+  EXPECT_EQ(guarded.stops("binance", "trend")->scope, "all");
+}
+
+// An operator as root engages what the engine of another user must read.
+TEST_F(KillSwitchTest, WhatRootEngagesIsTheEnginesToRead) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  constexpr ::uid_t kTrader = 65'534;
+  const auto owner = [](const std::string& path) {
+    struct stat info{};
+    EXPECT_EQ(::stat(path.c_str(), &info), 0) << path;
+    return info.st_uid;
+  };
+  ASSERT_EQ(::chown(dir_.path().c_str(), kTrader, kTrader), 0);
+  ASSERT_TRUE(make().engage("all", "ada", "odd"));
+  EXPECT_EQ(owner(dir_.path() + "/kill"), kTrader);
+  EXPECT_EQ(owner(file()), kTrader);
+  ASSERT_TRUE(make().release("all", "ada", "over"));
+  EXPECT_EQ(owner(file()), kTrader);
 }
 
 TEST_F(KillSwitchTest, ARunningEngineSendsNothingMore) {
@@ -128,6 +156,19 @@ TEST_F(KillSwitchTest, ACancelThatFailsIsNeverCalledVerified) {
   venue_.fail_cancels(std::nullopt);
   venue_.fail_reads(Error(Code::kVenueUnreachable, "down"));
   EXPECT_FALSE(kill_venue(venue_, clock_, {.symbols = {"BTCUSDT"}}).verified);
+}
+
+TEST_F(KillSwitchTest, AKillWaitsForAVenueThatSaysSlower) {
+  auto engine = Engine::start(dir_.path() + "/store", clock_, venue_);
+  engine->ready(venue_, clock_);
+  engine->submit();
+  const Error slower = Error(Code::kVenueRateLimited, "asked to be left alone")
+                           .with("retry_after_ms", std::int64_t{60'000});
+  venue_.fail_everything_until(slower, clock_.mono_ns() + 60'000'000'000);
+  const KillOutcome outcome = kill_venue(venue_, clock_, {.symbols = {"BTCUSDT"}});
+  EXPECT_TRUE(outcome.verified);
+  EXPECT_EQ(venue_.open_count(), 0);
+  EXPECT_EQ(outcome.rounds, 2);
 }
 
 // --- The sent-versus-parent counter

@@ -63,7 +63,11 @@ struct TradingRecovery::State {
   Result<HealthResult> reconcile_while_ramping();
   void ask_crash_cause();
   Result<> on_ramp_change(RampChange change);
+  std::optional<HealthResult> hard_stop() const;
+  bool reconciliation_is_owed(std::int64_t now) const;
   Result<> stop_everything(const HealthResult& failure);
+  void stop_once(const EmergencyOptions& options);
+  void finish_stop();
 
   Parts parts;
   recovery::Procedure procedure;
@@ -101,10 +105,19 @@ struct TradingRecovery::State {
   std::string incident;        // of that crash
   os::Duration round_trip{0};  // of one request, as measured
   std::int64_t reconcile_next = 0;
-  std::int64_t unanswered_since = 0;  // the venue's "slower" is the answer to health checks
-  std::int64_t health_next = 0;       // the next of them then
+  std::int64_t reconcile_answered = 0;  // the last, monotonic
+  bool reconcile_refused = false;       // the one after it, by the venue's budget
+  std::int64_t unanswered_since = 0;    // the venue's "slower" is the answer to health checks
+  std::int64_t health_next = 0;         // the next of them then
   // Unexplained while ramping, since when (monotonic); it fails the check when it stays.
   std::map<std::string, std::int64_t> suspected;
+
+  // An emergency stop, and what is left of it.
+  HealthResult stopped_for;
+  std::int64_t stop_next = 0;  // monotonic; 0: verified, or there was none
+  os::Duration stop_pause{0};
+  bool switch_armed = false;
+  std::string told_stop;  // the outcome that was told last
 };
 
 }  // namespace defib::trading

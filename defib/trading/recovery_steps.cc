@@ -255,6 +255,7 @@ Result<> TradingRecovery::State::recover_open_orders(StageContext& context) {
 Result<> TradingRecovery::State::settle_intents() {
   const Result<ResolveProgress> progress = resolver.poll();
   if (!progress) {
+    parts.gateway->note(progress.error());
     if (progress.error().code() != Code::kDuplicateOrder) return progress.error();
     ++evidence.duplicate_orders;
     duplicate = progress.error();

@@ -1,7 +1,8 @@
-// What the tests of recovery share: a recovery over an engine of testing.h, with what it told.
+// A recovery over a scripted venue, on the test's clock, with everything that it told.
 
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "defib/os/files.h"
 #include "defib/trading/recovery_steps.h"
 #include "defib/trading/testing.h"
 

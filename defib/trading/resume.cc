@@ -23,6 +23,12 @@ constexpr os::Duration kRetry = 1s;
 // after so many pauses.
 constexpr os::Duration kLongestSilence = 1min;
 constexpr int kLongestSilencePauses = 3;
+// A reconciliation that was refused for longer than so many of its turns holds the ramp.
+constexpr int kTurnsUnanswered = 3;
+// Between tries to finish a stop that could not be verified.
+constexpr os::Duration kFirstStopPause = 1s;
+constexpr os::Duration kLongestStopPause = 30s;
+constexpr os::Duration kLongestNamedPause = 15min;
 
 // A person walks the manual procedure, or a clock is set, while the engine watches.
 constexpr std::array<std::string_view, 3> kRefusalsThatMayEnd = {"state_damage", "heap_corruption",
@@ -56,6 +62,7 @@ std::int64_t TradingRecovery::State::next_poll() const {
   earlier(due, resolver_next);
   earlier(due, approval_next);
   earlier(due, gate_next);
+  earlier(due, stop_next);
   if (ramp.next_ns() != 0) earlier(due, std::max(ramp.next_ns(), health_next));
   if (checkpoint_mono_ns != 0) {
     earlier(due, checkpoint_mono_ns + parts.config.checkpoint_every.count());
@@ -65,6 +72,8 @@ std::int64_t TradingRecovery::State::next_poll() const {
 
 Result<> TradingRecovery::State::poll() {
   const std::int64_t now = parts.clock->mono_ns();
+  // Before anything that may fail: orders may be open that nobody watches.
+  if (stop_next != 0 && now >= stop_next) finish_stop();
   // New UNKNOWN intents come up while trading; the resolver has nothing to ask when there are none.
   const bool unresolved = !parts.intents->unresolved().empty();
   if (unresolved && (resolver_next == 0 || now >= resolver_next)) {
@@ -123,6 +132,8 @@ Result<> TradingRecovery::State::act_on_gate() {
 
 Result<> TradingRecovery::State::begin_ramp() {
   plan.reset();
+  reconcile_answered = parts.clock->mono_ns();  // the recovery's own
+  reconcile_refused = false;
   return on_ramp_change(ramp.begin(parts.clock->mono_ns()));
 }
 
@@ -260,23 +271,31 @@ Result<> TradingRecovery::State::ask_gate_again() {
 Result<> TradingRecovery::State::poll_ramp() {
   const std::int64_t now = parts.clock->mono_ns();
   if (ramp.next_ns() == 0) return {};
-  if (duplicate) {
-    const HealthResult failure{false, "duplicate_orders", duplicate->to_line()};
+  if (const std::optional<HealthResult> failure = hard_stop()) {
     return on_ramp_change(ramp.advance(now, failure));
   }
   if (now < ramp.next_ns() || now < health_next) return {};
   std::optional<HealthResult> health;
-  if (ramp.phase() == RampPhase::kProving) {
-    health = check_without_trading();
-  } else if (now >= ramp.check_due_ns()) {
-    health = check_health();
+  const bool asked = ramp.phase() == RampPhase::kProving || now >= ramp.check_due_ns();
+  if (asked) {
+    health = ramp.phase() == RampPhase::kProving ? check_without_trading() : check_health();
   }
   if (health) unanswered_since = 0;
   health_next = 0;
-  if (unanswered_since != 0) {
-    health_next = now + pause_for_reading(parts.venue->rebuild_model()).count();
+  if (asked && !health) {
+    const os::Duration pause =
+        unanswered_since != 0 ? pause_for_reading(parts.venue->rebuild_model()) : kRetry;
+    health_next = now + pause.count();
   }
   return on_ramp_change(ramp.advance(parts.clock->mono_ns(), health));
+}
+
+// Whoever met them: the resolver, the gateway's own readings, or a reply.
+std::optional<HealthResult> TradingRecovery::State::hard_stop() const {
+  const std::optional<Error>& met = duplicate ? duplicate : parts.gateway->hard_stop();
+  if (!met) return std::nullopt;
+  const bool doubled = met->code() == Code::kDuplicateOrder;
+  return HealthResult{false, doubled ? "duplicate_orders" : "ledger_damaged", met->to_line()};
 }
 
 // A budget of requests that is used up says nothing about the state, and by itself stops nothing:
@@ -320,6 +339,8 @@ std::optional<HealthResult> TradingRecovery::State::check_without_trading() {
 // market between two requests.
 Result<HealthResult> TradingRecovery::State::reconcile_while_ramping() {
   DEFIB_TRY(reconcile_once());
+  reconcile_answered = parts.clock->mono_ns();
+  reconcile_refused = false;
   if (const std::size_t doubled = summarize(discrepancies).duplicates; doubled > 0) {
     return HealthResult{false, "duplicate_orders", fmt::format("{} intents", doubled)};
   }
@@ -388,11 +409,24 @@ std::optional<HealthResult> TradingRecovery::State::check_health() {
     // Asking at once would only use up the budget again: it has its turn.
     const bool limited = !reconciled && reconciled.error().code() == Code::kVenueRateLimited;
     if (!reconciled && !limited) return failed("reconciliation", reconciled.error().to_line());
-    // A suspicion is looked at again at the next check.
-    if (!suspected.empty()) reconcile_next = 0;
+    reconcile_refused = limited;
+    // A suspicion is looked at again at the next check, unless the venue has no time for it.
+    if (!suspected.empty() && !limited) reconcile_next = 0;
     if (reconciled) return *reconciled;
   }
+  if (ramping && reconciliation_is_owed(now)) {
+    unanswered_since = 0;  // what was asked for the check itself was answered
+    return std::nullopt;
+  }
   return HealthResult{true, {}, {}};
+}
+
+// No step passes on a reconciliation that was never answered: where something is suspected, and
+// where the last answer is old. That is no failure: a small budget is not the state's fault.
+bool TradingRecovery::State::reconciliation_is_owed(std::int64_t now) const {
+  if (!reconcile_refused) return false;
+  const std::int64_t patience = kTurnsUnanswered * parts.config.reconcile_every.count();
+  return !suspected.empty() || now - reconcile_answered > patience;
 }
 
 Result<> TradingRecovery::State::on_ramp_change(RampChange change) {
@@ -437,13 +471,36 @@ Result<> TradingRecovery::State::on_ramp_change(RampChange change) {
 Result<> TradingRecovery::State::stop_everything(const HealthResult& failure) {
   enter("stopped");
   outcome = GateOutcome::kRefused;
-  const EmergencyReport report =
-      emergency_stop(*parts.gateway, *parts.venue, *parts.clock, parts.config.venue.symbols,
-                     fmt::format("emergency stop: {}: {}", failure.check, failure.detail));
-  wire::Json fields = report.to_json();
-  fields.set("check", failure.check).set("detail", failure.detail);
-  emit("emergency_stop", std::move(fields), true);
+  stopped_for = failure;
+  stop_pause = kFirstStopPause;
+  told_stop.clear();
+  stop_once({});
   return {};
+}
+
+// One round, since the engine's loop waits for it.
+void TradingRecovery::State::finish_stop() {
+  stop_once({.at_most = os::Duration(0), .arm_switch = !switch_armed});
+}
+
+// What could not be verified is tried again until it is; told once, and whenever it changes.
+void TradingRecovery::State::stop_once(const EmergencyOptions& options) {
+  const EmergencyReport report = emergency_stop(
+      *parts.gateway, *parts.venue, *parts.clock, parts.config.venue.symbols,
+      fmt::format("emergency stop: {}: {}", stopped_for.check, stopped_for.detail), options);
+  switch_armed = switch_armed || report.dead_mans_switch == "armed";
+  stop_next = 0;
+  if (!report.verified) {
+    const os::Duration wait = std::clamp(report.next, stop_pause, kLongestNamedPause);
+    stop_next = parts.clock->mono_ns() + wait.count();
+    stop_pause = std::min(stop_pause * 2, kLongestStopPause);
+  }
+  const std::string told = fmt::format("{} {}", report.verified, report.still_open.size());
+  if (told == told_stop) return;
+  told_stop = told;
+  wire::Json fields = report.to_json();
+  fields.set("check", stopped_for.check).set("detail", stopped_for.detail);
+  emit("emergency_stop", std::move(fields), true);
 }
 
 }  // namespace defib::trading

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "defib/os/pass_through_files.h"
 #include "defib/store/store.h"
 #include "defib/trading/gateway.h"
 #include "defib/trading/ids.h"
@@ -98,7 +99,11 @@ class ScriptedVenue : public venue::Venue {
               .orders_cost = 1,
               .fills_cost = 2};
   }
-  void fail_reads(std::optional<Error> error) { read_error_ = std::move(error); }
+  // All of them, or those of one name.
+  void fail_reads(std::optional<Error> error, std::string only = {}) {
+    read_error_ = std::move(error);
+    failing_read_ = std::move(only);
+  }
   void fail_test_order(std::optional<Error> error, int times = INT_MAX) {
     test_order_error_ = std::move(error);
     test_order_failures_ = times;
@@ -216,6 +221,7 @@ class ScriptedVenue : public venue::Venue {
     return Error(Code::kOrderNotFound, "Unknown order sent.");
   }
   Result<> cancel_all(const std::string& symbol) override {
+    if (on_request) on_request("cancel_all");
     ++cancels_;
     if (cancel_error_) return *cancel_error_;
     accept_late();
@@ -297,6 +303,16 @@ class ScriptedVenue : public venue::Venue {
   std::int64_t visibility_lag_ms() const override { return lag_ms_; }
 
   void fail_cancels(std::optional<Error> error) { cancel_error_ = std::move(error); }
+  // Readings and cancels, until this time of the test's clock.
+  void fail_everything_until(const Error& error, std::int64_t mono_ns) {
+    fail_reads(error);
+    fail_cancels(error);
+    on_request = [this, mono_ns](std::string_view) {
+      if (clock_->mono_ns() < mono_ns) return;
+      fail_reads({});
+      fail_cancels({});
+    };
+  }
   // A trade of an order that no query shows.
   void add_fill(venue::Fill fill) { fills_.push_back(std::move(fill)); }
   std::vector<venue::Fill>& all_fills() { return fills_; }
@@ -310,7 +326,7 @@ class ScriptedVenue : public venue::Venue {
     if (on_request) on_request(what);
     ++reads_;
     accept_late();
-    if (read_error_) return *read_error_;
+    if (read_error_ && (failing_read_.empty() || failing_read_ == what)) return *read_error_;
     return {};
   }
   bool visible(const Held& held) const { return now_ms() >= held.visible_ms; }
@@ -378,6 +394,7 @@ class ScriptedVenue : public venue::Venue {
   std::deque<Script> script_;
   std::vector<std::string> requests_;
   std::optional<Error> read_error_, cancel_error_, test_order_error_;
+  std::string failing_read_;  // empty: all
   int test_order_failures_ = 0;
   int reads_ = 0;
   int cancels_ = 0;
@@ -438,6 +455,23 @@ struct Engine {
   std::unique_ptr<IntentLog> intents;
   std::unique_ptr<Ledger> ledger;
   std::unique_ptr<OrderGateway> gateway;
+};
+
+// Files of which one may not be looked at, as another user's in a directory of his own.
+class GuardedFiles : public os::PassThroughFiles {
+ public:
+  explicit GuardedFiles(std::string guarded)
+      : PassThroughFiles(os::real_files()), guarded_(std::move(guarded)) {}
+  Result<std::unique_ptr<os::File>> open(const std::string& path, os::OpenMode mode) override {
+    if (path == guarded_) return Error(Code::kPermissionDenied, "open: Permission denied");
+    return PassThroughFiles::open(path, mode);
+  }
+  bool exists(const std::string& path) override {
+    return path != guarded_ && PassThroughFiles::exists(path);
+  }
+
+ private:
+  std::string guarded_;
 };
 
 }  // namespace defib::trading::testing_util
