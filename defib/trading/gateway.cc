@@ -466,7 +466,9 @@ class EmergencyStop {
         options_(options),
         quiet_ms_(gateway.hidden_until_ms(symbols)),
         pace_(clock, options.at_most.count() == 0 ? os::Duration(0) : options.at_most + fence(),
-              os::Duration(0)) {}
+              os::Duration(0)) {
+    pace_.owe_reading(options.owes_reading);
+  }
 
   EmergencyReport run() {
     while (report_.rounds < kMaxEmergencyRounds) {
@@ -476,6 +478,7 @@ class EmergencyStop {
       if (report_.verified || !pace_.wait()) break;
     }
     report_.next = report_.verified ? os::Duration(0) : pace_.next();
+    report_.owes_reading = !report_.verified && pace_.owes_reading();
     if (!armed_ && (options_.arm_switch || report_.verified)) arm();
     if (report_.verified || options_.at_most.count() > 0) sync();
     return std::move(report_);
@@ -497,20 +500,34 @@ class EmergencyStop {
     // Only a reading that begins after that time shows all.
     const os::Duration left = fence();
     report_.still_open.clear();
-    if (const Result<> done = venue_.cancel_all_of(symbols_); !done) failed(done.error());
-    bool read_all = true;
-    for (const std::string& symbol : symbols_) {
-      const Result<std::vector<venue::Order>> open = venue_.open_orders(symbol);
-      if (!open) {
-        failed(open.error());
-        read_all = false;
-        continue;
+    if (pace_.cancels()) {
+      const Result<> done = venue_.cancel_all_of(symbols_);
+      if (!done) {
+        failed(done.error());
+      } else {
+        pace_.cancelled();
       }
-      report_.still_open.insert(report_.still_open.end(), open->begin(), open->end());
+    }
+    bool read_all = true;
+    if (venue_.rebuild_model().filtered) {
+      for (const std::string& symbol : symbols_) read_all = read({symbol}) && read_all;
+    } else {
+      read_all = read(symbols_);  // one answer tells of all
     }
     if (!report_.still_open.empty()) return pace_.still_open();
     report_.verified = read_all && left.count() == 0;
     if (read_all) pace_.only_wait(std::max(fence(), os::Duration(std::chrono::milliseconds(1))));
+  }
+
+  bool read(const std::vector<std::string>& symbols) {
+    const Result<std::vector<venue::Order>> open = venue_.open_orders_of(symbols);
+    if (!open) {
+      pace_.reading_failed(open.error());
+      if (report_.errors.size() < kMaxEmergencyErrors) report_.errors.push_back(open.error());
+      return false;
+    }
+    report_.still_open.insert(report_.still_open.end(), open->begin(), open->end());
+    return true;
   }
 
   void arm() {

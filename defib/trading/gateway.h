@@ -177,6 +177,8 @@ struct EmergencyReport {
   bool verified = false;
   int rounds = 0;
   os::Duration next{0};  // when another stop makes sense; where it is not verified
+  // The cancel went through, and the venue had no room for the reading behind it.
+  bool owes_reading = false;
   std::vector<venue::Order> still_open;
   std::vector<Error> errors;
   // The venue's dead-man's switch: "armed", "none" where it has none, or why it could not be armed.
@@ -189,6 +191,8 @@ struct EmergencyOptions {
   os::Duration at_most = std::chrono::seconds(7);
   // False: the venue's dead-man's switch runs already, and is armed anew only by a verified stop.
   bool arm_switch = true;
+  // The stop before this one owes it: the first round only reads.
+  bool owes_reading = false;
 };
 // Closes the permit, cancels everything of `symbols`, and reads back until nothing is open, waiting
 // where the venue says so; then arms the venue's dead-man's switch (where a round has failed,

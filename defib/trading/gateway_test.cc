@@ -311,6 +311,29 @@ TEST_F(GatewayTest, AnEmergencyWaitsForAVenueThatSaysSlower) {
   EXPECT_EQ(report.rounds, 2);
 }
 
+// A cancel may cost what the reading behind it waits for.
+TEST_F(GatewayTest, AnEmergencyThatHasCancelledOnlyReadsUntilItIsAnswered) {
+  engine_->submit();
+  const Error slower = Error(Code::kVenueRateLimited, "the budget is used up")
+                           .with("retry_after_ms", std::int64_t{1'000});
+  venue_.fail_reads(slower, "open_orders");
+  const EmergencyReport first = emergency_stop(*engine_->gateway, venue_, clock_, {"BTCUSDT"},
+                                               "test", {.at_most = os::Duration(0)});
+  EXPECT_FALSE(first.verified);
+  EXPECT_TRUE(first.owes_reading);
+  EXPECT_EQ(first.next, std::chrono::seconds(1));
+  EXPECT_EQ(venue_.cancels(), 1);
+  const std::int64_t answers_at = clock_.mono_ns() + 3'000'000'000;
+  venue_.on_request = [&](std::string_view) {
+    if (clock_.mono_ns() >= answers_at) venue_.fail_reads({});
+  };
+  const EmergencyReport report = emergency_stop(*engine_->gateway, venue_, clock_, {"BTCUSDT"},
+                                                "test", {.owes_reading = true});
+  EXPECT_TRUE(report.verified);
+  EXPECT_EQ(report.rounds, 4);
+  EXPECT_EQ(venue_.cancels(), 1);
+}
+
 TEST_F(GatewayTest, AnEmergencyIsNotVerifiedWhileAnAcceptedOrderMayBeHidden) {
   venue_.hidden_ms_ = 400;
   engine_->submit();

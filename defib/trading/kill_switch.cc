@@ -220,7 +220,7 @@ class Kill {
     while (outcome_.rounds < kMaxRounds) {
       ++outcome_.rounds;
       const bool late = clock_.mono_ns() >= quiet_at;
-      cancel();
+      if (pace.cancels()) cancel();
       const bool read_all = read();
       outcome_.verified = read_all && outcome_.still_open.empty() && late;
       if (outcome_.verified) break;
@@ -242,28 +242,43 @@ class Kill {
 
  private:
   void note(const Error& error) {
-    pace_->failed(error);
     constexpr std::size_t kMaxErrors = 50;
     if (outcome_.errors.size() < kMaxErrors) outcome_.errors.push_back(error);
   }
 
   void cancel() {
     if (!options_.only_listed) {
-      if (const Result<> done = venue_.cancel_all_of(options_.symbols); !done) note(done.error());
+      const Result<> done = venue_.cancel_all_of(options_.symbols);
+      if (!done) {
+        pace_->failed(done.error());
+        note(done.error());
+      } else {
+        pace_->cancelled();
+      }
       return;
     }
     for (const venue::Order& order : outcome_.still_open) {
       const auto done = venue_.cancel(order.symbol, order.client_id);
-      if (!done && done.error().code() != Code::kOrderNotFound) note(done.error());
+      if (done || done.error().code() == Code::kOrderNotFound) continue;
+      pace_->failed(done.error());
+      note(done.error());
     }
   }
 
   bool read() {
     std::vector<venue::Order> open;
     bool complete = true;
-    for (const std::string& symbol : options_.symbols) {
-      Result<std::vector<venue::Order>> listed = venue_.open_orders(symbol);
+    // Where one answer tells of all, one is asked for.
+    std::vector<std::vector<std::string>> readings;
+    if (venue_.rebuild_model().filtered) {
+      for (const std::string& symbol : options_.symbols) readings.push_back({symbol});
+    } else {
+      readings.push_back(options_.symbols);
+    }
+    for (const std::vector<std::string>& symbols : readings) {
+      Result<std::vector<venue::Order>> listed = venue_.open_orders_of(symbols);
       if (!listed) {
+        pace_->reading_failed(listed.error());
         note(listed.error());
         complete = false;
         continue;

@@ -64,6 +64,7 @@ TEST_F(KillSwitchTest, WhatCannotBeReadStopsEverything) {
 TEST_F(KillSwitchTest, OneThatMayNotBeLookedAtStopsEverything) {
   GuardedFiles files(file());
   KillSwitch guarded(files, clock_, dir_.path());
+  ASSERT_FALSE(guarded.read());
   EXPECT_EQ(guarded.read().error().code(), Code::kPermissionDenied);
   ASSERT_TRUE(guarded.stops("binance", "trend"));
   EXPECT_EQ(guarded.stops("binance", "trend")->scope, "all");

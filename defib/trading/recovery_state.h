@@ -117,6 +117,7 @@ struct TradingRecovery::State {
   std::int64_t stop_next = 0;  // monotonic; 0: verified, or there was none
   os::Duration stop_pause{0};
   bool switch_armed = false;
+  bool stop_owes_reading = false;
   std::string told_stop;  // the outcome that was told last
 };
 

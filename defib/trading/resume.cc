@@ -480,7 +480,8 @@ Result<> TradingRecovery::State::stop_everything(const HealthResult& failure) {
 
 // One round, since the engine's loop waits for it.
 void TradingRecovery::State::finish_stop() {
-  stop_once({.at_most = os::Duration(0), .arm_switch = !switch_armed});
+  stop_once(
+      {.at_most = os::Duration(0), .arm_switch = !switch_armed, .owes_reading = stop_owes_reading});
 }
 
 // What could not be verified is tried again until it is; told once, and whenever it changes.
@@ -489,6 +490,7 @@ void TradingRecovery::State::stop_once(const EmergencyOptions& options) {
       *parts.gateway, *parts.venue, *parts.clock, parts.config.venue.symbols,
       fmt::format("emergency stop: {}: {}", stopped_for.check, stopped_for.detail), options);
   switch_armed = switch_armed || report.dead_mans_switch == "armed";
+  stop_owes_reading = report.owes_reading;
   stop_next = 0;
   if (!report.verified) {
     const os::Duration wait = std::clamp(report.next, stop_pause, kLongestNamedPause);

@@ -34,7 +34,14 @@ void StopPace::failed(const Error& error) {
   named_ = named_ ? std::min(*named_, after) : after;
 }
 
+void StopPace::reading_failed(const Error& error) {
+  if (error.code() == Code::kVenueRateLimited) refused_ = true;
+  failed(error);
+}
+
 bool StopPace::wait() {
+  owes_reading_ = refused_ && !soon_ && (cancelled_ || owes_reading_);
+  cancelled_ = refused_ = false;
   const bool named = named_ && !soon_ && (!left_ || *named_ < *left_);
   if (named) {
     next_ = *named_;

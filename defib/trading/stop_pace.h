@@ -24,8 +24,15 @@ class StopPace {
   // names the time of the next.
   StopPace(const os::Clock& clock, os::Duration at_most, os::Duration named);
 
+  // Whether this round cancels. Not where a cancel went through and the venue had no room for the
+  // reading behind it: another cancel would use up what the reading waits for.
+  bool cancels() const { return !owes_reading_; }
+  bool owes_reading() const { return owes_reading_; }
+  void owe_reading(bool owed) { owes_reading_ = owed; }
+  void cancelled() { cancelled_ = true; }
   // What went wrong in this round.
   void failed(const Error& error);
+  void reading_failed(const Error& error);
   // Something is still open, so that the next round need not wait for the venue's word.
   void still_open() { soon_ = true; }
   // Nothing is left but to wait so long: the fence of a request, or the lag of an order.
@@ -40,7 +47,10 @@ class StopPace {
   std::int64_t named_end_ns_;
   os::Duration pause_ = kFirstPause;
   os::Duration next_ = kFirstPause;
+  bool owes_reading_ = false;
   // Of this round.
+  bool cancelled_ = false;
+  bool refused_ = false;  // a reading, by the venue's limit
   bool soon_ = false;
   std::optional<os::Duration> named_;  // the soonest that was named
   std::optional<os::Duration> left_;

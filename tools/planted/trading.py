@@ -101,6 +101,8 @@ BUGS = [
     ("a stop ends before the venue listens again", "GatewayTest.AnEmergencyWaitsForAVenue*:KillSwitchTest.AKillWaits*", [
         (PACE, "  const std::int64_t end = named ? named_end_ns_ : end_ns_;\n  if (clock_->mono_ns() + next_.count() > end) return false;\n",
          "  const std::int64_t end = named ? named_end_ns_ : end_ns_;\n  if (named || end == 0) return false;\n")]),
+    ("a stop cancels away what its reading waits for", "GatewayTest.AnEmergencyThatHasCancelled*", [
+        (PACE, "  owes_reading_ = refused_ && !soon_ && (cancelled_ || owes_reading_);\n", "  owes_reading_ = false;\n")]),
     ("a venue that names its time is asked before it", "GatewayTest.AnEmergencyWaitsForAVenue*", [
         (PACE, "    next_ = *named_;\n", "    next_ = kFirstPause;\n")]),
     ("a stop is verified while an accepted order is hidden", "GatewayTest.AnEmergencyIsNotVerified*", [
