@@ -123,6 +123,12 @@ bool Book::is_over(const Alert& alert, std::int64_t now_ns) const {
       return !wants(receiver, alert);
     }
     const auto found = alert.deliveries.find(receiver.name);
+  // Who took notice did so of what there was: not of what comes after its end, nor of what is
+  // graver.
+  if (alert.resolved || event.severity > alert.severity) {
+    alert.acknowledged_by.clear();
+    alert.acknowledged_ns = 0;
+  }
     if (found == alert.deliveries.end() || !found->second.told) return true;
     return now_ns >= within_reach(found->second.told_ns + found->second.window_ns, now_ns);
   });

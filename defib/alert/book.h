@@ -65,9 +65,9 @@ struct Alert {
   std::uint64_t count = 0;
   std::int64_t first_ns = 0, last_ns = 0, ended_ns = 0;
   bool resolved = false;
-  bool notice = false;        // nothing that lasts: it has no end to be told
-  std::string only_receiver;  // of a test
-  std::string acknowledged_by;
+  bool notice = false;          // nothing that lasts: it has no end to be told
+  std::string only_receiver;    // of a test
+  std::string acknowledged_by;  // empty again once it is over, or graver
   std::int64_t acknowledged_ns = 0;
   std::map<std::string, Delivery> deliveries;
 };

@@ -39,8 +39,11 @@ class BookTest : public ::testing::Test {
     made.incident = "i";
     return made;
   }
-  void fire(const std::string& service = "engine", const std::string& cause = "abort") {
-    book_.apply(event(EventType::kFiring, service, cause), now_);
+  void fire(const std::string& service = "engine", const std::string& cause = "abort",
+            Severity severity = Severity::kWarning) {
+    Event made = event(EventType::kFiring, service, cause);
+    made.severity = severity;
+    book_.apply(made, now_);
   }
   void resolve(const std::string& service = "engine") {
     book_.apply(event(EventType::kResolved, service, "resolved"), now_);
@@ -180,6 +183,70 @@ TEST_F(BookTest, AnAcknowledgedAlertIsNotRepeatedNorEscalated) {
   const auto end = deliver();
   ASSERT_EQ(end.size(), 1U);  // who was told of its beginning is told of its end
   EXPECT_EQ(end[0].receiver, "one");
+}
+
+TEST_F(BookTest, AnAcknowledgementEndsWithWhatWasAcknowledged) {
+  Receiver grave;
+  grave.name = "grave";
+  grave.min_severity = Severity::kCritical;
+  Receiver repeats = receivers_[0];
+  repeats.repeat_interval = std::chrono::minutes(30);
+  configure({repeats, grave});
+  fire();
+  EXPECT_EQ(deliver().size(), 1U);
+  ack();
+  now_ += kMinute;
+  resolve();
+  EXPECT_EQ(deliver().size(), 1U);
+  // Within the window of what was told last, so that it is the same alert.
+  now_ += 3 * kMinute;
+  fire("engine", "abort", Severity::kCritical);
+  ASSERT_EQ(book_.alerts().size(), 1U);
+  EXPECT_EQ(book_.alerts()[0].acknowledged_by, "");
+  EXPECT_EQ(book_.alerts()[0].acknowledged_ns, 0);
+  // Whoever never heard of it hears at once; whoever did, at the window's end, and then again.
+  const auto at_once = deliver();
+  ASSERT_EQ(at_once.size(), 1U);
+  EXPECT_EQ(at_once[0].receiver, "grave");
+  const auto told = deliver_until(now_ + 40 * kMinute);
+  ASSERT_EQ(told.size(), 2U);
+  EXPECT_EQ(told[0].receiver, "one");
+  EXPECT_EQ(told[0].kind, MessageKind::kFiring);
+  EXPECT_EQ(told[0].severity, Severity::kCritical);
+  EXPECT_EQ(told[1].kind, MessageKind::kRepeat);
+}
+
+TEST_F(BookTest, AnAcknowledgementIsNotOneOfWhatIsGraver) {
+  fire();
+  EXPECT_EQ(deliver().size(), 1U);
+  ack();
+  fire();
+  EXPECT_TRUE(deliver_until(now_ + 60 * kMinute).empty());
+  EXPECT_EQ(book_.alerts()[0].acknowledged_by, "alice");
+  fire("engine", "abort", Severity::kCritical);
+  EXPECT_EQ(book_.alerts()[0].acknowledged_by, "");
+  EXPECT_EQ(deliver().size(), 1U);
+  ack();
+  fire();  // less grave than what was acknowledged
+  EXPECT_EQ(book_.alerts()[0].acknowledged_by, "alice");
+  EXPECT_TRUE(deliver_until(now_ + 60 * kMinute).empty());
+}
+
+// A notice is over at once: each further one is another.
+TEST_F(BookTest, AnAcknowledgedNoticeIsNotTheNextOne) {
+  const auto lose = [&] {
+    Event lost = event(EventType::kFiring, "engine", "shim_lost");
+    lost.notice = true;
+    book_.apply(lost, now_);
+  };
+  lose();
+  EXPECT_EQ(deliver().size(), 1U);
+  ack();
+  now_ += kMinute;
+  lose();
+  const auto told = deliver_until(now_ + 60 * kMinute);
+  ASSERT_EQ(told.size(), 1U);
+  EXPECT_EQ(told[0].count, 1U);
 }
 
 TEST_F(BookTest, WhatNobodyAcknowledgesIsEscalated) {
