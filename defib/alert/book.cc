@@ -15,15 +15,12 @@ constexpr std::int64_t kMinuteNs = 60'000'000'000;
 constexpr std::int64_t kNever = INT64_MAX;
 constexpr std::array<std::string_view, 4> kKinds = {"firing", "resolved", "repeat", "test"};
 
-// A time that a stepped clock put out of reach is brought back.
-std::int64_t within_reach(std::int64_t at_ns, std::int64_t now_ns) {
-  return at_ns == kNever ? kNever : std::min(at_ns, now_ns + Book::kMaxWindowNs);
-}
+constexpr os::Duration kLongestRest = std::chrono::minutes(5);
 
 std::int64_t rest_after(int failures) {
   recovery::BackoffOptions options;
   options.base = std::chrono::seconds(1);
-  options.cap = std::chrono::minutes(5);
+  options.cap = kLongestRest;
   options.floor = std::chrono::milliseconds(200);
   recovery::Backoff backoff(options, os::Random(os::random_seed()));
   std::int64_t delay = 0;
@@ -48,12 +45,35 @@ Alert* Book::find(const std::string& id) {
   return found == alerts_.end() ? nullptr : &*found;
 }
 
+// A clock that was set back leaves times that lie ahead. What has happened was not later than now,
+// and a rest is no longer than the longest. A frozen message keeps its text, and so its times.
+void Book::bring_back(std::int64_t now_ns) {
+  const auto happened = [&](std::int64_t& at_ns) { at_ns = std::min(at_ns, now_ns); };
+  const auto rests = [&](std::int64_t& until_ns) {
+    until_ns = std::min(until_ns, now_ns + kLongestRest.count());
+  };
+  for (Alert& alert : alerts_) {
+    happened(alert.first_ns);
+    happened(alert.last_ns);
+    happened(alert.ended_ns);
+    for (auto& [name, delivery] : alert.deliveries) {
+      happened(delivery.told_ns);
+      if (delivery.outgoing) rests(delivery.outgoing->next_try_ns);
+    }
+  }
+  for (auto& [name, state] : states_) {
+    rests(state.retry_ns);
+    for (auto& [service, bucket] : state.buckets) happened(bucket.at_ns);
+  }
+}
+
 // ---- events
 
 void Book::apply(const Event& event, std::int64_t now_ns) {
   if (std::ranges::find(seen_, event.id) != seen_.end()) return;
   seen_.push_back(event.id);
   if (seen_.size() > kMaxSeen) seen_.pop_front();
+  bring_back(now_ns);
   switch (event.type) {
     case EventType::kFiring:
     case EventType::kTest:
@@ -103,6 +123,12 @@ void Book::fire(const Event& event, std::int64_t now_ns) {
     found = alerts_.end() - 1;
   }
   Alert& alert = *found;
+  // Who took notice did so of what there was: not of what comes after its end, nor of what is
+  // graver.
+  if (alert.resolved || event.severity > alert.severity) {
+    alert.acknowledged_by.clear();
+    alert.acknowledged_ns = 0;
+  }
   alert.count += event.count;
   alert.last_ns = event.wall_ns;
   alert.severity = std::max(alert.severity, event.severity);
@@ -123,18 +149,13 @@ bool Book::is_over(const Alert& alert, std::int64_t now_ns) const {
       return !wants(receiver, alert);
     }
     const auto found = alert.deliveries.find(receiver.name);
-  // Who took notice did so of what there was: not of what comes after its end, nor of what is
-  // graver.
-  if (alert.resolved || event.severity > alert.severity) {
-    alert.acknowledged_by.clear();
-    alert.acknowledged_ns = 0;
-  }
     if (found == alert.deliveries.end() || !found->second.told) return true;
-    return now_ns >= within_reach(found->second.told_ns + found->second.window_ns, now_ns);
+    return now_ns >= found->second.told_ns + found->second.window_ns;
   });
 }
 
 void Book::prune(std::int64_t now_ns) {
+  bring_back(now_ns);
   std::erase_if(alerts_, [&](const Alert& alert) { return is_over(alert, now_ns); });
   // A receiver that was taken out of the configuration gets nothing any more.
   for (Alert& alert : alerts_) {
@@ -226,7 +247,8 @@ void Book::take_token(const Receiver& receiver, const std::string& service, std:
   if (!service.empty()) take(service, receiver.max_per_service);
 }
 
-std::int64_t Book::next_due(const Receiver& receiver, std::int64_t now_ns) const {
+std::int64_t Book::next_due(const Receiver& receiver, std::int64_t now_ns) {
+  bring_back(now_ns);
   std::int64_t due = kNever;
   const auto state = states_.find(receiver.name);
   const std::int64_t rests_until = state == states_.end() ? 0 : state->second.retry_ns;
@@ -239,14 +261,15 @@ std::int64_t Book::next_due(const Receiver& receiver, std::int64_t now_ns) const
     if (!frozen) at = std::max(at, token_ns(receiver, alert.service, now_ns));
     due = std::min(due, std::max(at, rests_until));
   }
-  return within_reach(due, now_ns);
+  // Whoever waits for it waits by a clock that may be set back meanwhile.
+  return due == kNever ? kNever : std::min(due, now_ns + kMaxWindowNs);
 }
 
 std::vector<Message> Book::take(const Receiver& receiver, std::size_t limit, std::int64_t now_ns) {
+  bring_back(now_ns);
   std::vector<Message> taken;
   const auto state = states_.find(receiver.name);
-  const std::int64_t rest = state == states_.end() ? 0 : state->second.retry_ns - now_ns;
-  if (rest > 0 && rest < kMaxWindowNs) return taken;
+  if (state != states_.end() && state->second.retry_ns > now_ns) return taken;
   std::vector<Alert*> due;
   for (Alert& alert : alerts_) {
     if (wants(receiver, alert) && plan(receiver, alert).due_ns <= now_ns) due.push_back(&alert);
@@ -300,7 +323,7 @@ void Book::settle(Delivery& delivery, const Message& message, std::int64_t now_n
   const std::int64_t base = receiver == receivers_.end() ? 0 : receiver->fold_window.count();
   // While more of it comes within each window, windows double.
   const bool folded = delivery.told && message.count > 0 &&
-                      message.last_ns <= delivery.told_ns + delivery.window_ns;
+                      std::min(message.last_ns, now_ns) <= delivery.told_ns + delivery.window_ns;
   if (folded) {
     delivery.window_ns = std::min(std::max(kMaxWindowNs, base), delivery.window_ns * 2);
   } else if (message.count > 0) {

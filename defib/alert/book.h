@@ -9,8 +9,10 @@
 // Per receiver and per service a token bucket bounds how much is sent. After a failure a receiver
 // rests (recovery::Backoff); after a refusal that is final the message is given up.
 //
-// Times are wall clock (they outlive the process). A step of the clock may send a message early or
-// up to an hour late, never not at all. Every collection has a bound. Thread rule: one thread.
+// Times are wall clock (they outlive the process). A step of the clock may send a message early, or
+// as late as if what was told before the step had been told at it, never not at all: no wait is
+// longer than its own length, counted from the step. Every collection has a bound. Thread rule: one
+// thread.
 
 #pragma once
 
@@ -96,8 +98,9 @@ class Book {
   // book before sending. Empty while the receiver rests.
   std::vector<Message> take(const Receiver& receiver, std::size_t limit, std::int64_t now_ns);
   void finish(const Message& message, const Attempt& attempt, std::int64_t now_ns);
-  // When take() has something again for a receiver; INT64_MAX: never by itself.
-  std::int64_t next_due(const Receiver& receiver, std::int64_t now_ns) const;
+  // When take() has something again for a receiver, or in an hour where that is later; INT64_MAX:
+  // never by itself.
+  std::int64_t next_due(const Receiver& receiver, std::int64_t now_ns);
   // Forgets what is over and told.
   void prune(std::int64_t now_ns);
 
@@ -138,6 +141,7 @@ class Book {
   void take_token(const Receiver& receiver, const std::string& service, std::int64_t now_ns);
   Message freeze(const Receiver& receiver, Alert& alert, MessageKind kind, std::int64_t now_ns);
   Alert* find(const std::string& id);
+  void bring_back(std::int64_t now_ns);
   bool is_over(const Alert& alert, std::int64_t now_ns) const;
   void fire(const Event& event, std::int64_t now_ns);
   void make_room(std::int64_t now_ns);

@@ -247,7 +247,7 @@ class Sender {
     if (threads_.empty()) stop_early();
   }
 
-  std::int64_t next_due() const {
+  std::int64_t next_due() {
     std::int64_t due = kNever;
     for (const Receiver& receiver : book_.receivers()) {
       if (threads_.contains(receiver.name)) continue;
