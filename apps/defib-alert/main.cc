@@ -47,8 +47,9 @@ Result<int> send_command(int argc, char** argv) {
     const std::string_view key = argv[i], value = argv[i + 1];
     if (key == "--state-dir") {
       options.state_dir = value;
-    } else if (key == "--extra-fd") {
-      std::from_chars(value.data(), value.data() + value.size(), options.extra_fd);
+    } else if (key == "--extra-fd" || key == "--memory-fd") {
+      int& fd = key == "--extra-fd" ? options.extra_fd : options.memory_fd;
+      std::from_chars(value.data(), value.data() + value.size(), fd);
     } else {
       return Error(Code::kWrongUsage, fmt::format("unknown option '{}'", key));
     }

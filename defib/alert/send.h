@@ -3,9 +3,10 @@
 //
 // Whatever is going to be sent is kept in STATE/alerts/book, synced, before it is sent; so a sender
 // that is killed at any instant is continued by the next one, which sends what was under way again
-// with the same id. One sender a state directory, by a lock. Each receiver has a thread of its own
-// while it is spoken to: a receiver that does not answer delays nobody else.
-// Linked by defib::alert_send, which brings libcurl.
+// with the same id. While the disk takes nothing it is kept in memory (book_file.h), and sent. One
+// sender a state directory, by a lock. Each receiver has a thread of its own while it is spoken to:
+// a receiver that does not answer delays nobody else. Linked by defib::alert_send, which brings
+// libcurl.
 
 #pragma once
 
@@ -20,6 +21,9 @@ namespace defib::alert {
 
 // Exit codes of `defib-alert send`.
 inline constexpr int kSendDone = 0;
+inline constexpr int kSendLost = 1;  // what was told and what waits is kept nowhere
+// What was told and what waits is kept, but maybe in memory alone: the disk does not do its part.
+inline constexpr int kSendDiskTrouble = 74;
 inline constexpr int kSendBusy = 75;  // another sender is at work
 
 // What is due later than this is left to the next sender; STATE/alerts/due says when that is.
@@ -28,6 +32,8 @@ inline constexpr os::Duration kSenderLinger = std::chrono::seconds(3);
 struct SendOptions {
   std::string state_dir;
   int extra_fd = -1;  // events that could not be queued, one a line; -1: none
+  int memory_fd =
+      -1;  // a file for the book where the disk does not take it (book_file.h); -1: none
 };
 // Until nothing is due. Blocks.
 Result<int> run_sender(const SendOptions& options);

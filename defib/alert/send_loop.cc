@@ -10,6 +10,7 @@
 #include <memory>
 #include <thread>
 
+#include "defib/alert/book_file.h"
 #include "defib/alert/send.h"
 #include "defib/obs/counters.h"
 #include "defib/obs/log.h"
@@ -20,13 +21,8 @@ namespace defib::alert {
 namespace {
 
 constexpr std::string_view kComponent = "alert";
-constexpr std::uint64_t kMaxBook = 32 << 20;
 constexpr std::int64_t kNever = INT64_MAX;
 constexpr std::uint64_t kEmptyFrom = 256 << 10;
-
-std::string book_path(const std::string& state_dir) {
-  return os::join_path(alerts_dir(state_dir), "book");
-}
 
 // What a receiver's numbers are.
 struct ReceiverCounters {
@@ -77,6 +73,10 @@ class Counters {
   std::optional<obs::Counter> damaged_;
 };
 
+std::unique_ptr<os::File> memory_of(const SendOptions& options) {
+  return options.memory_fd < 0 ? nullptr : os::adopt_file(options.memory_fd, "the book in memory");
+}
+
 class Sender {
  public:
   Sender(os::EventLoop& loop, os::Files& files, SendOptions options)
@@ -84,6 +84,7 @@ class Sender {
         files_(files),
         options_(std::move(options)),
         queue_(files, queue_path(options_.state_dir)),
+        book_file_(files, options_.state_dir, memory_of(options_)),
         counters_(sender_counters_path(options_.state_dir)) {}
   ~Sender() {
     // Blocks until those on their way are back: bounded by their time limits.
@@ -93,7 +94,7 @@ class Sender {
   Sender& operator=(const Sender&) = delete;
 
   Result<> begin() {
-    DEFIB_TRY_ASSIGN(book_, load_book(files_, options_.state_dir));
+    DEFIB_TRY_ASSIGN(book_, book_file_.load());
     DEFIB_TRY_ASSIGN(auto receivers, load_receivers(files_, options_.state_dir));
     book_.set_receivers(std::move(receivers));
     DEFIB_TRY(watch_queue());
@@ -104,7 +105,10 @@ class Sender {
     step();
     return {};
   }
-  int exit_code() const { return exit_code_; }
+  int exit_code() const {
+    if (!saved_) return book_file_.in_memory() ? kSendDiskTrouble : kSendLost;
+    return disk_trouble_ ? kSendDiskTrouble : kSendDone;
+  }
 
  private:
   std::int64_t now() const { return loop_.clock().wall_ns(); }
@@ -179,7 +183,7 @@ class Sender {
     if (!batch) {
       obs::log(obs::Level::kError, kComponent, "the alert queue cannot be read",
                {{"error", batch.error()}});
-      exit_code_ = 1;
+      disk_trouble_ = true;
       return;
     }
     if (batch->end == book_.position) return;
@@ -194,6 +198,7 @@ class Sender {
   }
 
   // A disk that takes nothing must not keep an alert from leaving, least of all the one about it.
+  // Nor may it be told again for that: the next sender finds in memory what this one has told.
   void save() {
     if (!changed_) return;
     book_.prune(now());
@@ -201,13 +206,12 @@ class Sender {
       counters_.of(receiver.name)
           .waiting.set(static_cast<std::int64_t>(book_.waiting(receiver.name)));
     }
-    const auto saved = os::write_file_atomically(files_, book_path(options_.state_dir),
-                                                 encode_line(book_.to_json()) + "\n");
+    const auto saved = book_file_.save(book_);
     saved_ = saved.has_value();
     changed_ = !saved_;
     if (!saved) {
-      obs::log(obs::Level::kError, kComponent, "what is to be sent cannot be kept",
-               {{"error", saved.error()}});
+      obs::log(obs::Level::kError, kComponent, "what is to be sent cannot be kept on the disk",
+               {{"in_memory", book_file_.in_memory()}, {"error", saved.error()}});
     }
   }
 
@@ -285,10 +289,8 @@ class Sender {
       if (!emptied) {
         obs::log(obs::Level::kError, kComponent, "the alert queue cannot be emptied",
                  {{"error", emptied.error()}});
-        exit_code_ = 1;
+        disk_trouble_ = true;
       }
-    } else {
-      exit_code_ = 1;
     }
     note_due(due);
     loop_.stop();
@@ -316,6 +318,7 @@ class Sender {
   os::Files& files_;
   SendOptions options_;
   Queue queue_;
+  BookFile book_file_;
   Counters counters_;
   Book book_;
   os::Fd watch_;
@@ -324,7 +327,7 @@ class Sender {
   bool changed_ = true;
   bool saved_ = false;
   bool leaving_ = false;
-  int exit_code_ = kSendDone;
+  bool disk_trouble_ = false;
 };
 
 }  // namespace
@@ -338,16 +341,7 @@ std::string sender_counters_path(const std::string& state_dir) {
 }
 
 Result<Book> load_book(os::Files& files, const std::string& state_dir) {
-  const std::string path = book_path(state_dir);
-  auto text = os::read_file(files, path, kMaxBook);
-  if (!text && text.error().code() == Code::kFileNotFound) return Book();
-  if (!text) return text.error();
-  if (text->ends_with('\n')) text->pop_back();
-  const auto json = decode_line(*text);
-  if (json && (*json)["version"].as_int() == 1) return Book::from_json(*json);
-  return Error(Code::kCorrupted, "what was to be sent cannot be read")
-      .with("path", path)
-      .because(json ? Error(Code::kMalformed, "its version is another") : json.error());
+  return BookFile(files, state_dir, nullptr).load();
 }
 
 Result<int> run_sender(const SendOptions& options) {
@@ -358,11 +352,11 @@ Result<int> run_sender(const SendOptions& options) {
                    files.open(os::join_path(dir, "sender.lock"), os::OpenMode::kCreate));
   if (!lock->try_lock()) return kSendBusy;
   // A damaged book is set aside: what is still in the queue goes out again, with the same ids.
-  if (const auto book = load_book(files, options.state_dir);
-      !book && book.error().code() == Code::kCorrupted) {
+  BookFile on_disk(files, options.state_dir, nullptr);
+  if (const auto book = on_disk.load(); !book && book.error().code() == Code::kCorrupted) {
     obs::log(obs::Level::kError, kComponent, "set aside as book.damaged",
              {{"error", book.error()}});
-    DEFIB_TRY(files.rename(book_path(options.state_dir), os::join_path(dir, "book.damaged")));
+    DEFIB_TRY(files.rename(on_disk.path(), os::join_path(dir, "book.damaged")));
   }
   DEFIB_TRY_ASSIGN(const std::unique_ptr<os::EventLoop> loop, os::EventLoop::create());
   Sender sender(*loop, files, options);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "defib/alert/book.h"
 #include "defib/obs/log.h"
 #include "defib/os/random.h"
 
@@ -18,6 +19,9 @@ using alert::Event;
 constexpr std::string_view kComponent = "alert";
 constexpr const char* kProgram = "defib-alert";
 constexpr int kExtraFd = 3;
+constexpr int kMemoryFd = 4;
+// As in alert/send.h, which is the sender's.
+constexpr int kExitDiskTrouble = 74;
 constexpr int kExitBusy = 75;
 // Equal events of a service become one within this time.
 constexpr os::Duration kTogether = std::chrono::seconds(1);
@@ -59,7 +63,7 @@ Alerter::Alerter(os::EventLoop& loop, os::Files& files, std::string state_dir)
 Alerter::~Alerter() {
   *alive_ = false;
   flush();
-  for (auto* timer : {&flush_timer_, &start_timer_}) {
+  for (auto* timer : {&flush_timer_, &start_timer_, &relieve_timer_}) {
     if (*timer != 0) loop_.cancel(*timer);
   }
   // The last events leave although nobody will run the loop any more.
@@ -139,19 +143,10 @@ void Alerter::append(std::vector<Event> events) {
   if (const auto appended = queue_.append(events); !appended) {
     obs::log(obs::Level::kError, kComponent, "an alert cannot be queued; it is sent directly",
              {{"error", appended.error()}});
-    for (Event& event : events) {
-      if (homeless_.size() == kMaxHomeless) {
-        ++dropped_;
-      } else {
-        homeless_.push_back(std::move(event));
-      }
-    }
+    for (Event& event : events) keep_homeless(std::move(event));
   }
-  if (sender_.running()) {
-    // It sees the queue's change, unless it is about to end.
-    asked_again_ = true;
-    return;
-  }
+  // It sees the queue's change, unless it is about to end.
+  if (sender_.running()) return relieve_sender();
   if (start_posted_) return;
   // After what the loop is doing now, which may be a restart.
   start_posted_ = true;
@@ -162,18 +157,40 @@ void Alerter::append(std::vector<Event> events) {
   });
 }
 
-void Alerter::wake() {
-  if (!on_) return;
-  if (sender_.running()) {
-    asked_again_ = true;
-    return;
+void Alerter::keep_homeless(Event event) {
+  if (homeless_.size() == kMaxHomeless) {
+    if (handed_over_ == 0) {
+      ++dropped_;
+      return;
+    }
+    // A sender has the oldest.
+    homeless_.erase(homeless_.begin());
+    --handed_over_;
   }
+  homeless_.push_back(std::move(event));
+}
+
+// The one that runs was handed what there was when it started: the next one gets the rest. Not at
+// once, so that each has the time to do something.
+void Alerter::relieve_sender() {
+  if (homeless_.size() <= handed_over_ || relieve_timer_ != 0) return;
+  relieve_timer_ = loop_.run_after(kTogether, [this] {
+    relieve_timer_ = 0;
+    if (homeless_.size() > handed_over_) sender_.terminate();
+  });
+}
+
+void Alerter::wake() {
+  if (!on_ || sender_.running()) return;
   const auto text = os::read_file(files_, os::join_path(alert::alerts_dir(state_dir_), "due"), 64);
   std::int64_t due_ns = 0;
   if (text) std::from_chars(text->data(), text->data() + text->size(), due_ns);
   if (queue_.has_records() || !homeless_.empty()) return start_sender();
   if (due_ns == 0) return;
-  start_later(os::Duration(std::max<std::int64_t>(0, due_ns - loop_.clock().wall_ns())));
+  const std::int64_t wait_ns = due_ns - loop_.clock().wall_ns();
+  // None is noted for later than in an hour: the clock was set back since.
+  if (wait_ns > alert::Book::kMaxWindowNs) return start_sender();
+  start_later(os::Duration(std::max<std::int64_t>(0, wait_ns)));
 }
 
 void Alerter::start_later(os::Duration delay) {
@@ -188,21 +205,26 @@ void Alerter::start_sender() {
   if (sender_.running()) return;
   if (start_timer_ != 0) loop_.cancel(start_timer_);
   start_timer_ = 0;
-  asked_again_ = false;
   HelperProcess::Options options;
   options.argv = {kProgram, "send", "--state-dir", state_dir_};
   os::Fd extra;
-  handed_over_ = homeless_.size();
-  if (handed_over_ > 0) extra = file_of(homeless_);
+  if (!homeless_.empty()) extra = file_of(homeless_);
+  handed_over_ = extra.valid() ? homeless_.size() : 0;
   if (extra.valid()) {
     options.argv.insert(options.argv.end(), {"--extra-fd", fmt::format("{}", kExtraFd)});
-    options.fds = {{extra.get(), kExtraFd}};
+    options.fds.emplace_back(extra.get(), kExtraFd);
+  }
+  if (!book_memory_.valid()) book_memory_ = os::Fd(memfd_create("defib-alert-book", MFD_CLOEXEC));
+  if (book_memory_.valid()) {
+    options.argv.insert(options.argv.end(), {"--memory-fd", fmt::format("{}", kMemoryFd)});
+    options.fds.emplace_back(book_memory_.get(), kMemoryFd);
   }
   const auto started =
       sender_.start(options, [this](const os::ExitStatus& status, const std::string& last_words) {
         sender_ended(status, last_words);
       });
   if (started) return;
+  handed_over_ = 0;
   obs::log(obs::Level::kError, kComponent, "alerts cannot be sent now",
            {{"error", started.error()}});
   start_later(backoff_.next());
@@ -210,6 +232,7 @@ void Alerter::start_sender() {
 
 void Alerter::sender_ended(const os::ExitStatus& status, const std::string& last_words) {
   const bool busy = status.known && status.exited && status.code == kExitBusy;
+  const bool disk_trouble = status.known && status.exited && status.code == kExitDiskTrouble;
   if (status.success()) {
     backoff_.reset();
     homeless_.erase(homeless_.begin(), homeless_.begin() + static_cast<std::ptrdiff_t>(std::min(
@@ -218,7 +241,17 @@ void Alerter::sender_ended(const os::ExitStatus& status, const std::string& last
     // Something came between its last look and its end, or is due later.
     return wake();
   }
-  if (!busy) {
+  const bool more = homeless_.size() > handed_over_;
+  if (disk_trouble) {
+    obs::log(obs::Level::kWarning, kComponent,
+             "alerts are sent, but the disk does not keep what was sent; free space on it",
+             {{"state_dir", state_dir_}});
+  } else {
+    handed_over_ = 0;
+  }
+  // What came meanwhile waits no longer.
+  if (more) return start_sender();
+  if (!busy && !disk_trouble) {
     obs::log(obs::Level::kWarning, kComponent, "the sender of alerts failed",
              {{"status", status.to_string()}, {"error", last_words}});
   }

@@ -3,9 +3,10 @@
 //
 // Appending writes to the page cache and syncs nothing. An event that repeats faster than once a
 // second is counted in memory, and appended once a second. What cannot be appended (a full disk) is
-// handed to the sender directly. The sender is started again with back-off where it fails, and at
-// the time that it asked for.
-// Thread rule: the loop's thread.
+// handed to the sender directly, and to each further one until a sender has it on the disk. What
+// senders cannot write down meanwhile lies in a file in memory that is held here, so that nothing
+// is sent twice. The sender is started again with back-off where it fails, and at the time that it
+// asked for. Thread rule: the loop's thread.
 
 #pragma once
 
@@ -54,6 +55,8 @@ class Alerter {
     std::vector<alert::Event> waiting;  // for the end of that second
   };
   void append(std::vector<alert::Event> events);
+  void keep_homeless(alert::Event event);
+  void relieve_sender();
   void flush();
   void start_sender();
   void sender_ended(const os::ExitStatus& status, const std::string& last_words);
@@ -65,11 +68,11 @@ class Alerter {
   alert::Queue queue_;
   bool on_ = false;
   std::map<std::string, Service> services_;
-  os::EventLoop::TimerId flush_timer_ = 0, start_timer_ = 0;
+  os::EventLoop::TimerId flush_timer_ = 0, start_timer_ = 0, relieve_timer_ = 0;
   bool start_posted_ = false;
-  bool asked_again_ = false;            // while it ran
-  std::vector<alert::Event> homeless_;  // not in the queue
-  std::size_t handed_over_ = 0;         // of them, to the sender that runs
+  std::vector<alert::Event> homeless_;  // not in the queue, and not known to be on the disk
+  std::size_t handed_over_ = 0;         // of them: the first ones, which a sender has
+  os::Fd book_memory_;                  // of the senders
   HelperProcess sender_;
   recovery::Backoff backoff_;
   std::uint64_t told_ = 0, dropped_ = 0;

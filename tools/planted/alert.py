@@ -2,6 +2,7 @@
 
 BOOK = "defib/alert/book.cc"
 JSON = "defib/alert/book_json.cc"
+FILE = "defib/alert/book_file.cc"
 QUEUE = "defib/alert/queue.cc"
 MESSAGE = "defib/alert/message.cc"
 
@@ -24,6 +25,29 @@ BUGS = [
          "  if (!alert.resolved && receiver.repeat_interval.count() > 0) {\n")]),
     ("an acknowledged alert is escalated", "BookTest.AnAcknowledged*", [
         (BOOK, "    if (acknowledged) return {};\n", "")]),
+    ("an acknowledgement outlives what was acknowledged", "BookTest.AnAcknowledgementEnds*", [
+        (BOOK, "  if (alert.resolved || event.severity > alert.severity) {\n",
+         "  if (event.severity > Severity::kCritical) {\n")]),
+    ("an acknowledgement is one of what is graver too", "BookTest.AnAcknowledgementIsNot*", [
+        (BOOK, "  if (alert.resolved || event.severity > alert.severity) {\n",
+         "  if (alert.resolved) {\n")]),
+    ("what was told before the clock was set back is waited for",
+     "BookTest.AClockThatIsSetBackHoldsUpNoFolded*:BookTest.Nothing*", [
+         (BOOK, "      happened(delivery.told_ns);\n", "")]),
+    ("an alert from before the clock was set back waits", "BookTest.AClockThatIsSetBackHoldsUpNoFirst*", [
+        (BOOK, "    happened(alert.first_ns);\n", "")]),
+    ("a receiver rests until the clock has caught up", "BookTest.AClockThatIsSetBackLetsNobody*", [
+        (BOOK, "    rests(state.retry_ns);\n", "")]),
+    ("a refused message rests until the clock has caught up", "BookTest.AClockThatIsSetBackLetsNobody*", [
+        (BOOK, "      if (delivery.outgoing) rests(delivery.outgoing->next_try_ns);\n", "")]),
+    ("tokens come back when the clock has caught up", "BookTest.AClockThatIsSetBackGives*", [
+        (BOOK, "    for (auto& [service, bucket] : state.buckets) happened(bucket.at_ns);\n", "")]),
+    ("what a full disk does not take is kept nowhere", "BookFileTest.WhatTheDisk*", [
+        (FILE, "  in_memory_ = memory_->write_at(0, kept).has_value();\n",
+         "  in_memory_ = kept.empty();\n")]),
+    ("an old book in memory hides the disk's", "BookFileTest.WhatAnother*", [
+        (FILE, "  if (!json || (*json)[\"follows\"].as_string() != on_disk_) return std::nullopt;\n",
+         "  if (!json) return std::nullopt;\n")]),
     ("there is no rate", "BookTest.TheRate*", [
         (BOOK, "    const double missing = 1.0 - bucket->second.tokens;\n",
          "    const double missing = 0.0 * bucket->second.tokens;\n")]),

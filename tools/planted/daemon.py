@@ -10,9 +10,23 @@ HEALTH = "defib/daemon/health_check.cc"
 RECORDER = "defib/daemon/incident_recorder.cc"
 CORE = "defib/daemon/core_file.cc"
 GROUPS = "defib/daemon/crash_groups.cc"
+ALERTER = "defib/daemon/alerter.cc"
 RUNS = "defib/daemon/run_keeper.cc"
 
 BUGS = [
+    ("on a full disk each sender begins anew", "AlerterTest.OnAFullDiskNothing*", [
+        (ALERTER, "    options.fds.emplace_back(book_memory_.get(), kMemoryFd);\n",
+         "    book_memory_ = os::Fd(memfd_create(\"none\", MFD_CLOEXEC));\n"
+         "    options.fds.emplace_back(book_memory_.get(), kMemoryFd);\n")]),
+    ("on a full disk events wait for a sender that stays", "AlerterTest.OnAFullDiskAnEvent*", [
+        (ALERTER, "  if (sender_.running()) return relieve_sender();\n",
+         "  if (sender_.running()) return;\n")]),
+    ("on a full disk events that senders have keep others out", "AlerterTest.OnAFullDiskMore*", [
+        (ALERTER, "    if (handed_over_ == 0) {\n", "    if (handed_over_ <= kMaxHomeless) {\n")]),
+    ("on a full disk a killed sender takes its events along", "AlerterTest.OnAFullDiskAKilled*", [
+        (ALERTER, "  if (status.success()) {\n", "  if (status.success() || status.signal != 0) {\n")]),
+    ("a time noted before the clock was set back is waited for", "AlerterTest.ATimeThat*", [
+        (ALERTER, "  if (wait_ns > alert::Book::kMaxWindowNs) return start_sender();\n", "")]),
     ("what the service said and nobody heard is not told", "Recorder.WhatTheServiceSaid*", [
         (RECORDER, "  if (event.key == \"X_DEFIB_DROPPED\") return messages_lost(own, event.value);\n",
          "")]),
