@@ -160,6 +160,8 @@ TEST_F(AlerterTest, OnAFullDiskAKilledSenderLosesNothing) {
   ASSERT_GT(sender, 1);
   ASSERT_GT(command, 1);
   std::filesystem::remove(dir_ + "/shut");
+  // As if it had been killed while it wrote there.
+  std::filesystem::resize_file(fmt::format("/proc/{}/fd/4", sender), 1);
   ASSERT_EQ(::kill(sender, SIGKILL), 0);
   ASSERT_EQ(::kill(command, SIGKILL), 0);
   until_told(1);
