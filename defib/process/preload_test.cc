@@ -73,6 +73,12 @@ TEST_F(Preload, ComputingForLongerThanTheDeadlineAfterAnyWaitingCallIsAHang) {
     EXPECT_EQ(hang.stage, "waits");
   }
   run_until([&] { return seen_->exits.size() == modes.size(); });
+  run_until([&] { return seen_->captures.size() == modes.size(); });
+  for (const HangReport& hang : seen_->hangs) {
+    EXPECT_NE(hang.capture_path, "");
+    EXPECT_EQ(std::ranges::count(seen_->captures, hang.capture_path, &CaptureReport::path), 1)
+        << "the report that was announced is told of";
+  }
 }
 
 TEST_F(Preload, ABoundlessWaitIsRestAndNoHang) {

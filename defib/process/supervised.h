@@ -250,6 +250,7 @@ class Supervised {
   void healthy_if_all_agree();
   void cancel(os::EventLoop::TimerId& timer);
   std::string capture_path(std::string_view kind, std::uint64_t generation) const;
+  std::string hang_report_path() const;
 
   SupervisionContext& context_;
   ServiceSpec spec_;

@@ -106,6 +106,7 @@ void Supervised::on_hung(HangReport report) {
                     .with("deadline_ms", report.deadline.count() / 1'000'000)
                     .with("kind", report.kind)
                     .with("verdict", report.decision.rule);
+  if (kills) report.capture_path = hang_report_path();
   context_.observer.hung(report);
   if (kills) {
     capture_then_kill(StopReason::kHung);

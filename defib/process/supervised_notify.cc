@@ -186,6 +186,7 @@ void Supervised::on_watchdog_trigger() {
   report.deadline = spec_.heartbeat_timeout;
   report.kills = kills;
   report.kind = "triggered";
+  if (kills) report.capture_path = hang_report_path();
   context_.observer.hung(report);
   if (!kills) return change(ServiceEvent::kUnhealthy);
   capture_then_kill(StopReason::kHung);

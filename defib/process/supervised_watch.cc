@@ -13,17 +13,21 @@ std::string Supervised::capture_path(std::string_view kind, std::uint64_t genera
   return fmt::format("{}/{}/{}-{}.json", dir_, shim::kCaptureDir, kind, generation);
 }
 
+// Empty where a living process is not looked at: only one is at a time.
+std::string Supervised::hang_report_path() const {
+  const bool none =
+      spec_.capture == CaptureMode::kNone || context_.programs.capture.empty() || capture_.valid();
+  return none ? std::string() : capture_path("hang", generation_);
+}
+
 // Evidence first, but only for so long: then the process is killed, whatever the helper does.
 void Supervised::capture_then_kill(StopReason reason) {
   killing_ = true;
   stop_reason_ = reason;
   kill_at_mono_ns_ = context_.clock.mono_ns() + spec_.hang_capture_timeout.count();
   change(ServiceEvent::kKilling);
-  if (spec_.capture == CaptureMode::kNone || context_.programs.capture.empty() ||
-      capture_.valid()) {
-    return kill_now(reason);
-  }
-  const std::string path = capture_path("hang", generation_);
+  const std::string path = hang_report_path();
+  if (path.empty()) return kill_now(reason);
   os::SpawnOptions options;
   options.argv = {context_.programs.capture,
                   "analyze",

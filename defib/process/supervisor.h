@@ -122,7 +122,8 @@ struct HangReport {
   std::string stage;  // the heartbeat's name; "sd_notify" for WATCHDOG=1
   os::Duration silent_for{0};
   os::Duration deadline{0};
-  bool kills = false;  // snapshot and replacement follow; else an alert only
+  bool kills = false;        // snapshot and replacement follow; else an alert only
+  std::string capture_path;  // of the report that captured() will announce; empty: none
   // "deadlock", "busy_loop", "stopped", "thread_ended", "asleep", "triggered" (WATCHDOG=trigger);
   // empty where it is no hang.
   std::string kind;

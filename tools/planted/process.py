@@ -14,6 +14,7 @@ SERVICE = "apps/defib-shim/service.cc"
 STATUS = "apps/defib-shim/status_file.cc"
 GUARDIAN = "defib/process/guardian.cc"
 HEARTBEAT = "defib/process/heartbeat.cc"
+HUNG = "defib/process/supervised_heartbeat.cc"
 POLICY = "defib/process/restart_policy.cc"
 PROTOCOL = "defib/process/shim_protocol.h"
 SOCKETS = "defib/process/kept_sockets.cc"
@@ -27,6 +28,8 @@ TRACE = "apps/defib-snapshot/trace.cc"
 
 BUGS = [
     # Captures.
+    ("a hang's report comes unannounced", "Preload.ComputingFor*", [
+        (HUNG, "  if (kills) report.capture_path = hang_report_path();\n", "")]),
     ("a capture that is late is left to itself", "Capturing.AHelperThatHolds*", [
         (CAPTURE, "  kill(-capture.pid, SIGKILL);\n  kill(capture.pid, SIGKILL);\n", "")]),
     ("a report is told before the end that it belongs to", "Capturing.AReportThatIsDone*", [
