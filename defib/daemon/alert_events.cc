@@ -58,6 +58,11 @@ std::optional<Event> event_of(const IncidentNews& news) {
   return event;
 }
 
+bool is_more_of(const Event& one, const Event& other) {
+  const bool ends_another = one.type == EventType::kResolved && one.incident != other.incident;
+  return one.type == other.type && one.cause == other.cause && !ends_another;
+}
+
 Event shim_lost_event(const std::string& service, const std::string& detail) {
   return notice(service, "shim_lost",
                 fmt::format("the shim of {} died and was replaced; the service went on ({})",

@@ -12,6 +12,9 @@ namespace defib::daemon {
 
 // Nothing where the news is no alert.
 std::optional<alert::Event> event_of(const IncidentNews& news);
+// Whether two events of one service may become one with a count. The end of one incident's alerts
+// says nothing of another's.
+bool is_more_of(const alert::Event& one, const alert::Event& other);
 // A shim died and was replaced.
 alert::Event shim_lost_event(const std::string& service, const std::string& detail);
 // The service goes on, without a standby that is ready.

@@ -8,6 +8,7 @@
 #include <charconv>
 
 #include "defib/alert/book.h"
+#include "defib/daemon/alert_events.h"
 #include "defib/obs/log.h"
 #include "defib/os/random.h"
 
@@ -34,10 +35,6 @@ recovery::BackoffOptions start_backoff() {
   options.cap = std::chrono::minutes(1);
   options.floor = std::chrono::milliseconds(50);
   return options;
-}
-
-bool alike(const Event& a, const Event& b) {
-  return a.type == b.type && a.cause == b.cause;
 }
 
 // A file in memory, at its beginning.
@@ -108,8 +105,8 @@ void Alerter::tell(Event event) {
     events.push_back(std::move(event));
     return append(std::move(events));
   }
-  const auto same =
-      std::ranges::find_if(service.waiting, [&](const Event& one) { return alike(one, event); });
+  const auto same = std::ranges::find_if(service.waiting,
+                                         [&](const Event& one) { return is_more_of(one, event); });
   if (same != service.waiting.end()) {
     event.count += same->count;
     service.waiting.erase(same);
