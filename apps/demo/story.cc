@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include "defib/os/clock.h"
+#include "defib/recovery/incident.h"
 
 namespace defib::demo {
 
@@ -127,6 +128,8 @@ void Timeline::add(const Json& line) {
   }
   if (event == "classified") {
     mark("classified", now);
+  }
+  if (recovery::is_verdict(line)) {
     cause_ = line["cause"].as_string();
     where_ = crash_site(line);
   }

@@ -106,13 +106,15 @@ void IncidentRecorder::found(const std::string& service, Finding finding) {
   IncidentNews news = failure_news(own, finding.cause, std::move(message), opens);
   news.detected = true;
   tell(own, std::move(news));
-  if (own.classified || finding.ends_service) return;
-  own.end_words = finding.detail;
+  // A process that failed has its own verdict, which may still be on its way.
+  if (own.classified || own.failed.generation != 0 || finding.ends_service) return;
+  own.failed.end_words = finding.detail;
   Classification classification;
   classification.cause = std::move(finding.cause);
   classification.evidence = std::move(finding.evidence);
   classification.confidence = 1;
-  write_classification(own, classification.to_json(), wire::Json::array(), finding.source);
+  write_classification(own, own.failed, classification.to_json(), wire::Json::array(),
+                       finding.source);
 }
 
 void IncidentRecorder::close_when_quiet(Track& own) {

@@ -30,10 +30,10 @@ postmortem::Redactor IncidentRecorder::redactor_of(const Track& own) const {
   return redactor_of_ ? redactor_of_(own.service) : postmortem::Redactor();
 }
 
-void IncidentRecorder::add_group(Track& own, wire::Json& fields) {
+void IncidentRecorder::add_group(Track& own, const Failure& failure, wire::Json& fields) {
   if (!own.incident) return;
   if (!fields["signature"].is_object()) {
-    fields.set("signature", signature_without_report(fields, own.end_words));
+    fields.set("signature", signature_without_report(fields, failure.end_words));
   }
   own.groups.count(own.last_id, own.classifications, os::format_time(loop_.clock().wall_ns()),
                    fields["signature"], fields["cause"].as_string());

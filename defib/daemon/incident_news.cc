@@ -18,7 +18,7 @@ void IncidentRecorder::tell(const Track& own, IncidentNews news) {
   if (!on_news_) return;
   news.service = own.service;
   if (news.incident.empty()) news.incident = own.last_id;
-  if (own.incident) news.head = own.incident->head_hash();
+  if (own.incident && news.incident == own.last_id) news.head = own.incident->head_hash();
   on_news_(news);
 }
 
@@ -36,11 +36,11 @@ IncidentNews IncidentRecorder::failure_news(const Track& own, std::string_view c
 // Of a process, or of one that could not be started.
 void IncidentRecorder::tell_failure(const Track& own, IncidentNews news, bool down) {
   news.down = down;
-  news.generation = own.failed_generation;
+  news.generation = own.failed.generation;
   news.failed_mono_ns = own.failed_mono_ns;
   if (!news.hangs) {
-    news.report = own.report_path;
-    news.captured = !own.report_path.empty();
+    news.report = own.failed.report_path;
+    news.captured = !own.failed.report_path.empty();
   }
   tell(own, std::move(news));
 }

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "defib/daemon/incident_track.h"
@@ -17,13 +18,12 @@ using process::StopReason;
 using recovery::Durability;
 
 constexpr std::string_view kComponent = "incident";
-constexpr std::uint64_t kMaxReport = 32 << 20;
-// More than this of an incident's line is the report's business, whose path the incident names.
-constexpr std::size_t kMaxThreadsJson = 1 << 20;
 // So long after a kill for lack of memory its victim is torn down at latest.
 constexpr os::Duration kKillTime = std::chrono::seconds(2);
-// Of the output that an incident carries itself.
-constexpr std::size_t kMaxTail = 4096;
+// More than there are causes that are alerted of.
+constexpr std::size_t kMaxFailedRow = 32;
+// Incidents of starts that failed, for those that failed before them.
+constexpr std::size_t kMaxLookedAt = 256;
 
 std::string_view reason_word(StopReason reason) {
   switch (reason) {
@@ -47,11 +47,11 @@ std::string_view reason_word(StopReason reason) {
   return "unknown";
 }
 
-// The end of a text, from the beginning of a line on.
-std::string last_part(std::string text) {
-  if (text.size() <= kMaxTail) return text;
-  text.erase(0, text.size() - kMaxTail);
-  return text.substr(text.find('\n') + 1);  // npos + 1 is 0
+// A warning that led to an end has said what there is to say about its cause.
+bool follows_warning(std::string_view ended_by) {
+  return std::ranges::any_of(
+      std::array{StopReason::kUnhealthy, StopReason::kLimit, StopReason::kPattern},
+      [&](StopReason reason) { return ended_by == reason_word(reason); });
 }
 
 // From the event of an end, as exit_fields() wrote it.
@@ -97,17 +97,6 @@ wire::Json exit_fields(const process::ExitReport& report) {
     fields.set("equal_crashes", report.equal_crashes);
   }
   return fields;
-}
-
-// The report's, in the words of the cause that is known.
-wire::Json signature_of_report(const wire::Json& report, std::string_view cause) {
-  constexpr std::string_view kUnknown = "unknown";
-  wire::Json signature = report["signature"];
-  const std::string_view text = signature["text"].as_string();
-  if (text.starts_with(kUnknown)) {
-    signature.set("text", fmt::format("{}{}", cause, text.substr(kUnknown.size())));
-  }
-  return signature;
 }
 
 }  // namespace
@@ -181,11 +170,39 @@ void IncidentRecorder::continue_open(Track& own) {
   for (const recovery::IncidentSummary& summary : *listed_) {  // newest first
     if (summary.service != own.service) continue;
     own.last_id = summary.id;
-    if (summary.outcome == "failed") own.failed_incident = summary.id;
+    own.failed_row = failed_row(own, *listed_);
     if (tell_again_) tell_again(own, summary);
     if (summary.closed_at.empty() && summary.outcome != "failed") resume(own, summary.id);
     return;
   }
+}
+
+void IncidentRecorder::add_to_row(std::vector<std::string>& row, const std::string& id) {
+  // Of many equal failures in a row the last one has the alerts.
+  if (row.size() == kMaxFailedRow) row.pop_back();
+  row.push_back(id);
+}
+
+// Those that ended as "failed" since the service was last started.
+std::vector<std::string> IncidentRecorder::failed_row(
+    const Track& own, const std::vector<recovery::IncidentSummary>& newest_first) const {
+  std::vector<std::string> row;
+  std::size_t looked_at = 0;
+  for (const recovery::IncidentSummary& summary : newest_first) {
+    if (summary.service != own.service) continue;
+    if (summary.outcome == "failed") add_to_row(row, summary.id);
+    if (summary.cause != "start_failed") break;  // what failed otherwise had been started
+    if (++looked_at == kMaxLookedAt) break;
+    const auto lines = log_.read(summary.id);
+    const bool ran = !lines || std::ranges::any_of(*lines, [](const wire::Json& line) {
+      const std::string_view event = line["event"].as_string();
+      return event == "restarted" ||
+             (event == "detected" && line["what"].as_string() != "start_failed");
+    });
+    if (ran) break;
+  }
+  std::ranges::reverse(row);
+  return row;
 }
 
 void IncidentRecorder::resume(Track& own, const std::string& id) {
@@ -203,12 +220,19 @@ void IncidentRecorder::resume(Track& own, const std::string& id) {
   for (const wire::Json& line : *lines) replay(own, line);
   obs::log(obs::Level::kInfo, kComponent, "continuing an open incident",
            {{"service", own.service}, {"incident", id}});
-  if (!own.classified && own.process_failed) {
-    // The report may have been written while nobody was here; else the shim tells of it again.
-    if (!own.report_path.empty() && files_.exists(own.report_path)) {
-      classify_by_report(own, own.report_path);
+  // A report may have been written while nobody was here; else the shim tells of it again.
+  std::vector<std::uint64_t> generations;
+  for (const Failure& failure : own.earlier) generations.push_back(failure.generation);
+  if (own.process_failed || own.failed.generation != 0) {
+    generations.push_back(own.failed.generation);
+  }
+  for (const std::uint64_t generation : generations) {
+    Failure* const failure = own.incident ? waiting(own, generation) : nullptr;
+    if (failure == nullptr) continue;
+    if (!failure->report_path.empty() && files_.exists(failure->report_path)) {
+      classify_by_report(own, *failure);
     } else {
-      wait_for_classification(own, own.report_path.empty() ? kOutputTime : kClassificationTime);
+      wait_for_classification(own, *failure);
     }
   }
 }
@@ -219,39 +243,70 @@ void IncidentRecorder::replay(Track& own, const wire::Json& line) {
   if (line["origin"].as_string() == "service") {
     own.recovering = true;
   } else if (event == "detected") {
-    own.failed_generation = static_cast<std::uint64_t>(line["generation"].as_int());
-    own.failed_mono_ns = line["noticed_mono_ns"].as_int();
-    own.report_path = line["report"].as_string();
-    own.process_failed = own.process_failed || line["what"].as_string() == "exit";
-    own.classified = own.replaced = own.healthy = own.recovering = false;
-    own.end_words = line["status"].as_string();
-    const wire::Json& guess = line["by_status"];
-    own.by_status.emplace();
-    own.by_status->cause = guess["cause"].as_string();
-    own.by_status->signal = guess["signal"].as_string();
-    own.by_status->subtype = guess["subtype"].as_string();
-    own.by_status->confidence = guess["confidence"].as_double();
-    for (const wire::Json& sentence : guess["evidence"].items()) {
-      own.by_status->evidence.emplace_back(sentence.as_string());
+    replay_failure(own, line);
+  } else if (event == "captured") {
+    Failure* const failure = waiting(own, line["generation"].as_uint());
+    if (failure != nullptr && failure->report_path == line["report"].as_string()) {
+      failure->report_due = false;
     }
-    own.end.reset();
-    // What the supervisor ended is classified by its reason.
-    if (line["ended_by"].as_string() == reason_word(StopReason::kNone)) own.end = end_of(line);
   } else if (event == "classified") {
-    own.classified = true;
     ++own.classifications;
+    // Of an end before the newest, or, without a generation, what was found beside any end.
+    const std::uint64_t generation = line["generation"].as_uint();
+    const bool earlier = std::erase_if(own.earlier, [&](const Failure& failure) {
+                           return failure.generation == generation;
+                         }) > 0;
+    own.classified = own.classified || !earlier;
   } else if (event == "restarted") {
     own.replaced = true;
+    note_replacement(own, line["generation"].as_uint(), line["started_mono_ns"].as_int());
   }
+}
+
+// What is found beside the ends of processes changes nothing that has to be known again.
+void IncidentRecorder::replay_failure(Track& own, const wire::Json& line) {
+  const std::string_view what = line["what"].as_string();
+  const std::uint64_t generation = line["generation"].as_uint();
+  if (what != "exit" && what != "hang" && what != "start_failed") return;
+  if (what == "start_failed" || generation != own.failed.generation) put_aside(own);
+  const wire::Json& guess = line["by_status"];
+  Classification by_status;
+  by_status.cause = guess["cause"].as_string();
+  by_status.signal = guess["signal"].as_string();
+  by_status.subtype = guess["subtype"].as_string();
+  by_status.confidence = guess["confidence"].as_double();
+  for (const wire::Json& sentence : guess["evidence"].items()) {
+    by_status.evidence.emplace_back(sentence.as_string());
+  }
+  if (what == "exit") {
+    note_end(own, generation, line["ended_by"].as_string(),
+             std::string(line["report"].as_string()));
+    own.failed.end_words = line["status"].as_string();
+    // What the supervisor ended is classified by its reason.
+    if (line["ended_by"].as_string() == reason_word(StopReason::kNone)) {
+      own.failed.end = end_of(line);
+    }
+  } else if (what == "hang") {
+    note_hang(own, generation, line["kills"].as_bool(), std::string(line["report"].as_string()));
+  } else {
+    own.process_failed = true;
+    own.classified = false;
+    by_status.cause = what;
+    by_status.evidence = {std::string(line["error"]["message"].as_string())};
+    by_status.confidence = 1;
+  }
+  own.failed.by_status = std::move(by_status);
+  if (what == "start_failed") return;
+  const std::int64_t crashed = line["crashed_mono_ns"].as_int();
+  own.failed_mono_ns = crashed != 0 ? crashed : line["noticed_mono_ns"].as_int();
 }
 
 void IncidentRecorder::end(const std::string& service) {
   const auto found = tracks_.find(service);
   if (found == tracks_.end()) return;
   Track& own = *found->second;
-  for (auto* timer : {&own.classify_timer, &own.health_timer, &own.sync_timer, &own.quiet_timer}) {
-    cancel(*timer);
-  }
+  for (auto* timer : {&own.health_timer, &own.sync_timer, &own.quiet_timer}) cancel(*timer);
+  forget_failures(own);
   if (own.incident && own.incident->sync_due_mono_ns() != 0) {
     // A gap of a moment in time stamps is no loss; an unsynced line could be one.
     append(own, "left", wire::Json::object(), Durability::kSync);
@@ -262,10 +317,9 @@ void IncidentRecorder::end(const std::string& service) {
 bool IncidentRecorder::open(Track& own, const wire::Json& fields) {
   if (own.incident) return true;
   own.classified = own.process_failed = own.replaced = own.healthy = own.recovering = false;
-  own.failed_generation = 0;
+  own.ended_generation = 0;
   own.final_outcome.clear();
-  own.report_path.clear();
-  own.end_words.clear();
+  forget_failures(own);
   own.classifications = 0;
   own.matched_lines = 0;
   auto created = log_.create(own.service, fields);
@@ -353,8 +407,7 @@ void IncidentRecorder::append_promoted(Track& own) {
 
 void IncidentRecorder::exited(const process::ExitReport& report) {
   Track& own = track(report.service);
-  if (own.incident && report.generation != 0 && report.generation <= own.failed_generation &&
-      own.process_failed) {
+  if (own.incident && report.generation != 0 && report.generation <= own.ended_generation) {
     return;  // told a second time, because the recorder before us was killed
   }
   const bool failure = report.reason != StopReason::kRequested &&
@@ -366,39 +419,27 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
     return close_if_due(own);
   }
   cancel(own.health_timer);
-  const bool hang_known = own.incident && own.failed_generation == report.generation;
-  // A warning that led to this end has said what there is to say about its cause.
-  const bool warned =
-      own.incident && !own.process_failed &&
-      (report.reason == StopReason::kUnhealthy || report.reason == StopReason::kLimit ||
-       report.reason == StopReason::kPattern);
-  const bool was_classified = (hang_known || warned) && own.classified;
   const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", "unknown"}, {"pid", report.pid}}))) return;
-  // The end before this one may still wait for its last output; this is it.
-  if (own.end && own.classify_timer != 0 && own.report_path.empty()) classify(own);
+  if (own.failed.generation != report.generation) put_aside(own);
   if (own.dying && own.dying->generation == report.generation) append_dying(own);
-  own.end = exit_facts(report, own.limit);
-  own.end->started_mono_ns = start_of(own, report.generation);
-  own.end->oom_kills = kills_at_end(own, report);
-  own.by_status = classify_exit(*own.end);
-  own.failed_generation = report.generation;
+  note_end(own, report.generation, reason_word(report.reason), report.capture_path);
+  ExitFacts& end = own.failed.end.emplace(exit_facts(report, own.limit));
+  end.started_mono_ns = start_of(own, report.generation);
+  end.oom_kills = kills_at_end(own, report);
+  own.failed.by_status = classify_exit(end);
   own.failed_mono_ns =
       report.crashed_mono_ns != 0 ? report.crashed_mono_ns : report.noticed_mono_ns;
-  own.end_words = report.status.to_string();
-  own.process_failed = true;
-  own.replaced = own.healthy = own.recovering = false;
-  own.classified = was_classified;
+  own.failed.end_words = report.status.to_string();
   own.final_outcome.clear();
-  if (!hang_known || !report.capture_path.empty()) own.report_path = report.capture_path;
   wire::Json fields = exit_fields(report);
-  if (own.end->started_mono_ns != 0) fields.set("started_mono_ns", own.end->started_mono_ns);
-  if (own.end->cpu_limit_ns != 0) fields.set("cpu_limit_ns", own.end->cpu_limit_ns);
-  if (own.end->oom_kills != 0) {
-    fields.set("oom_kills", own.end->oom_kills);
-    fields.set("memory_limit_bytes", own.end->memory_limit_bytes);
+  if (end.started_mono_ns != 0) fields.set("started_mono_ns", end.started_mono_ns);
+  if (end.cpu_limit_ns != 0) fields.set("cpu_limit_ns", end.cpu_limit_ns);
+  if (end.oom_kills != 0) {
+    fields.set("oom_kills", end.oom_kills);
+    fields.set("memory_limit_bytes", end.memory_limit_bytes);
   }
-  fields.set("by_status", own.by_status->to_json());
+  fields.set("by_status", own.failed.by_status->to_json());
   append(own, "detected", fields, Durability::kSync);
   for (const wire::Json& core : std::exchange(own.cores, {})) {
     append(own, "core_dumped", core, Durability::kSoon);
@@ -409,16 +450,14 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
             {"status", report.status.to_string()},
             {"incident", own.last_id}});
   IncidentNews news =
-      failure_news(own, own.by_status->cause,
+      failure_news(own, own.failed.by_status->cause,
                    fmt::format("{} ended: {}; {}", own.service, report.status.to_string(),
                                report.restarts ? "it is being started again"
                                                : "it is not started again by itself"),
                    opens);
   news.pid = report.pid;
   tell_failure(own, std::move(news), !report.restarts);
-  if (!own.classified) {
-    wait_for_classification(own, own.report_path.empty() ? kOutputTime : kClassificationTime);
-  }
+  if (!own.classified) wait_for_classification(own, own.failed);
   // Its replacement may have been told of already.
   if (own.promotion && own.promotion->old_generation == report.generation) append_promoted(own);
   if (own.newest_start && own.newest_start->generation > report.generation) {
@@ -426,12 +465,30 @@ void IncidentRecorder::exited(const process::ExitReport& report) {
   }
 }
 
-void IncidentRecorder::wait_for_classification(Track& own, os::Duration time) {
-  cancel(own.classify_timer);
-  own.classify_timer = loop_.run_after(time, [this, &own] {
-    own.classify_timer = 0;
-    classify(own);
-  });
+// The newest failure is the end of that process: as it happens, and as the file tells it.
+void IncidentRecorder::note_end(Track& own, std::uint64_t generation, std::string_view ended_by,
+                                const std::string& report_path) {
+  const bool hang_known = own.failed.generation == generation;
+  const bool warned = !own.process_failed && follows_warning(ended_by);
+  own.classified = own.classified && (hang_known || warned);
+  own.failed.generation = own.ended_generation = generation;
+  own.process_failed = true;
+  own.replaced = own.healthy = own.recovering = false;
+  own.failed.end.reset();
+  if (report_path.empty()) return;
+  own.failed.report_path = report_path;
+  own.failed.report_due = true;
+}
+
+// The same of a hang. Its process may go on where it is not ended for it.
+void IncidentRecorder::note_hang(Track& own, std::uint64_t generation, bool kills,
+                                 const std::string& report_path) {
+  own.failed.generation = generation;
+  own.failed.end.reset();
+  own.failed.report_path = report_path;
+  own.failed.report_due = !report_path.empty();
+  own.classified = false;
+  if (kills) own.replaced = own.healthy = own.recovering = false;
 }
 
 // The kernel's kills in its group that may be this end: not those that it outlived by far, such as
@@ -456,135 +513,38 @@ std::int64_t IncidentRecorder::start_of(const Track& own, std::uint64_t generati
   return 0;
 }
 
-// Not what a run before it wrote, nor its replacement.
-process::RunOutput IncidentRecorder::output_of_end(const Track& own) const {
-  if (!log_tail_) return {};
-  const bool replaced = own.newest_start && own.newest_start->generation > own.failed_generation;
-  return log_tail_(own.service, own.end ? own.end->started_mono_ns : 0,
-                   replaced ? own.newest_start->mono_ns : INT64_MAX);
-}
-
-// Without a report: by the exit status, the kernel's log, and the last lines of output.
-void IncidentRecorder::classify(Track& own) {
-  if (!own.incident || own.classified) return;
-  Classification found = own.by_status.value_or(Classification());
-  process::RunOutput output = output_of_end(own);
-  if (!output.out.empty() || !output.err.empty()) {
-    postmortem::Redactor redactor = redactor_of(own);
-    output.out = redactor.text(output.out);
-    output.err = redactor.text(output.err);
-  }
-  std::string tail = last_part(output.out + output.err);
-  if (own.end) {
-    own.end->err = std::move(output.err);
-    own.end->out = std::move(output.out);
-    if (kernel_log_) own.end->kernel = kernel_log_(*own.end);
-    found = classify_exit(*own.end);
-    own.end.reset();  // its texts are large
-  }
-  if (!tail.empty()) {
-    append(own, "output", wire::Json::object({{"tail", tail}}), Durability::kSoon);
-  }
-  write_classification(own, found.to_json(), wire::Json::array(), "exit_status");
-}
-
-void IncidentRecorder::captured(const process::CaptureReport& report) {
-  Track& own = track(report.service);
-  if (!own.incident) return;
-  wire::Json fields = wire::Json::object(
-      {{"generation", report.generation}, {"ok", report.ok}, {"report", report.path}});
-  if (report.error) fields.set("error", wire::to_json(*report.error));
-  if (report.released_mono_ns != 0) {
-    fields.set("released_mono_ns", report.released_mono_ns);
-    fields.set("captured_in_ns", report.released_mono_ns - report.crashed_mono_ns);
-  }
-  if (!report.fingerprint.empty()) {
-    fields.set("fingerprint", report.fingerprint);
-    fields.set("equal_crashes", report.equal_crashes);
-  }
-  append(own, "captured", fields, Durability::kSoon);
-  if (own.classified) return;
-  if (report.ok || report.partial) {
-    classify_by_report(own, report.path);
-  } else {
-    wait_for_classification(own, kOutputTime);
-  }
-}
-
-void IncidentRecorder::classify_by_report(Track& own, const std::string& path) {
-  const auto text = os::read_file(files_, path, kMaxReport);
-  const auto report = text ? wire::Json::parse(*text) : Result<wire::Json>(text.error());
-  if (!report || !(*report)["classification"].is_object()) {
-    obs::log(obs::Level::kWarning, kComponent, "the crash report cannot be used",
-             {{"service", own.service}, {"path", path}});
-    return classify(own);
-  }
-  cancel(own.classify_timer);
-  // A report of a live process may name no cause; that it hung is known all the same.
-  const wire::Json& by_report = (*report)["classification"];
-  const bool knows_more = by_report["cause"].as_string() == "unknown" && own.by_status &&
-                          own.by_status->cause != "unknown";
-  wire::Json found = knows_more ? own.by_status->to_json() : by_report;
-  found.set("signature", signature_of_report(*report, found["cause"].as_string()));
-  write_classification(own, found, (*report)["threads"], "report");
-}
-
-void IncidentRecorder::write_classification(Track& own, const wire::Json& classification,
-                                            const wire::Json& threads, std::string_view source) {
-  // A process that was killed because it hung shows the hang's cause, not the kill's.
-  wire::Json fields = redactor_of(own).json(classification);
-  fields.set("source", source);
-  if (!own.report_path.empty()) fields.set("report", own.report_path);
-  fields.set("threads", threads.is_array() ? threads : wire::Json::array());
-  if (fields["threads"].dump().size() > kMaxThreadsJson) {
-    wire::Json crashed = wire::Json::array();
-    for (const wire::Json& thread : threads.items()) {
-      if (thread["crashed"].as_bool()) crashed.push(thread);
-    }
-    fields.set("threads", std::move(crashed));
-    fields.set("threads_left_out", static_cast<std::int64_t>(threads.size()) - 1);
-  }
-  obs::log(obs::Level::kWarning, kComponent, "cause found",
-           {{"service", own.service},
-            {"incident", own.last_id},
-            {"cause", fields["cause"].as_string()},
-            {"subtype", fields["subtype"].as_string()}});
-  own.classified = true;
-  ++own.classifications;
-  add_group(own, fields);
-  append(own, "classified", fields, Durability::kSoon);
-  save_groups(own);
-  close_if_due(own);
-}
-
 void IncidentRecorder::hung(const process::HangReport& report) {
   Track& own = track(report.service);
   const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", "heartbeat_lost"}, {"pid", report.pid}}))) return;
-  own.failed_generation = report.generation;
+  if (own.failed.generation != report.generation) put_aside(own);
+  note_hang(own, report.generation, report.kills, report.capture_path);
+  if (report.kills) {
+    cancel(own.health_timer);
+    own.final_outcome.clear();
+  }
   own.failed_mono_ns = loop_.clock().mono_ns();
-  own.classified = false;
-  own.end.reset();
-  own.by_status = classify_exit({.reason = StopReason::kHung});
-  own.by_status->evidence.push_back(
-      fmt::format("stage '{}' stood still for {}, its deadline is {}", report.stage,
-                  os::format_duration(report.silent_for), os::format_duration(report.deadline)));
-  own.by_status->evidence.push_back(fmt::format("judged {}: {}",
-                                                report.kind.empty() ? "no hang" : report.kind,
-                                                process::explain_briefly(report.decision)));
-  append(own, "detected",
-         wire::Json::object({{"what", "hang"},
-                             {"generation", report.generation},
-                             {"pid", report.pid},
-                             {"stage", report.stage},
-                             {"silent_ns", report.silent_for.count()},
-                             {"deadline_ns", report.deadline.count()},
-                             {"noticed_mono_ns", own.failed_mono_ns},
-                             {"kills", report.kills},
-                             {"kind", report.kind},
-                             {"decision", report.decision.to_json()},
-                             {"by_status", own.by_status->to_json()}}),
-         Durability::kSoon);
+  Classification& by_status =
+      own.failed.by_status.emplace(classify_exit({.reason = StopReason::kHung}));
+  by_status.evidence.push_back(fmt::format("stage '{}' stood still for {}, its deadline is {}",
+                                           report.stage, os::format_duration(report.silent_for),
+                                           os::format_duration(report.deadline)));
+  by_status.evidence.push_back(fmt::format("judged {}: {}",
+                                           report.kind.empty() ? "no hang" : report.kind,
+                                           process::explain_briefly(report.decision)));
+  wire::Json fields = wire::Json::object({{"what", "hang"},
+                                          {"generation", report.generation},
+                                          {"pid", report.pid},
+                                          {"stage", report.stage},
+                                          {"silent_ns", report.silent_for.count()},
+                                          {"deadline_ns", report.deadline.count()},
+                                          {"noticed_mono_ns", own.failed_mono_ns},
+                                          {"kills", report.kills},
+                                          {"kind", report.kind},
+                                          {"decision", report.decision.to_json()},
+                                          {"by_status", by_status.to_json()}});
+  if (!report.capture_path.empty()) fields.set("report", report.capture_path);
+  append(own, "detected", fields, Durability::kSoon);
   obs::log(obs::Level::kWarning, kComponent, "the service hangs",
            {{"service", own.service},
             {"stage", report.stage},
@@ -594,12 +554,12 @@ void IncidentRecorder::hung(const process::HangReport& report) {
             {"verdict", process::explain_briefly(report.decision)}});
   IncidentNews news =
       failure_news(own, "heartbeat_lost",
-                   fmt::format("{} hangs: {}", own.service, own.by_status->evidence.back()), opens);
+                   fmt::format("{} hangs: {}", own.service, by_status.evidence.back()), opens);
   news.pid = report.pid;
   news.hangs = true;
   news.captured = report.kills;
   tell_failure(own, std::move(news), false);
-  wait_for_classification(own, kClassificationTime);
+  wait_for_classification(own, own.failed, kClassificationTime);
 }
 
 void IncidentRecorder::ready(const std::string& service) {
@@ -615,14 +575,15 @@ void IncidentRecorder::started(const process::StartInfo& info) {
   if (!own.newest_start || own.newest_start->generation < info.generation) {
     own.start_before = std::exchange(own.newest_start, info);
   }
-  if (!own.failed_incident.empty()) {
+  for (std::string& failed : std::exchange(own.failed_row, {})) {
     IncidentNews news;
     news.what = IncidentNews::What::kRunsAgain;
-    news.incident = std::exchange(own.failed_incident, {});
-    news.id = fmt::format("{}:again:{}", news.incident, info.generation);
+    news.id = fmt::format("{}:again:{}", failed, info.generation);
+    news.incident = std::move(failed);
     tell(own, std::move(news));
   }
   if (!own.incident) return;
+  note_replacement(own, info.generation, info.mono_ns);
   own.replaced = true;
   own.healthy = false;
   own.final_outcome.clear();
@@ -657,7 +618,8 @@ void IncidentRecorder::adopted(const std::string& service, pid_t pid, std::uint6
   if (!own.incident) return;
   append(own, "adopted", wire::Json::object({{"pid", pid}, {"generation", generation}}),
          Durability::kSoon);
-  if (generation > own.failed_generation) own.replaced = true;
+  if (generation > own.failed.generation) own.replaced = true;
+  if (started_mono_ns != 0) note_replacement(own, generation, started_mono_ns);
   if (own.replaced || !own.process_failed) wait_for_health(own);
 }
 
@@ -675,6 +637,7 @@ void IncidentRecorder::start_failed(const std::string& service, const Error& err
   Track& own = track(service);
   const bool opens = !own.incident;
   if (!open(own, wire::Json::object({{"cause", "start_failed"}}))) return;
+  put_aside(own);
   own.process_failed = true;
   append(own, "detected",
          wire::Json::object({{"what", "start_failed"}, {"error", wire::to_json(error)}}),
@@ -690,7 +653,7 @@ void IncidentRecorder::start_failed(const std::string& service, const Error& err
   found.cause = "start_failed";
   found.evidence = {error.to_line()};
   found.confidence = 1;
-  write_classification(own, found.to_json(), wire::Json::array(), "start");
+  write_classification(own, own.failed, found.to_json(), wire::Json::array(), "start");
 }
 
 // Hooks and kills beside the main process belong to an incident, and open none.
@@ -839,6 +802,10 @@ void IncidentRecorder::close_if_due(Track& own) {
 }
 
 void IncidentRecorder::close(Track& own, std::string_view outcome) {
+  // Nothing follows its end: whose report is still on its way has its verdict now.
+  for (std::size_t left = own.earlier.size(); left > 0; --left) {
+    classify_now(own, own.earlier.front());
+  }
   auto head = own.incident->close(outcome);
   if (!head) {
     head = own.incident->close("failed");  // a service may name an outcome that there is not
@@ -859,11 +826,11 @@ void IncidentRecorder::close(Track& own, std::string_view outcome) {
   news.outcome = outcome;
   news.message = fmt::format("the incident of {} is closed: {}", own.service, outcome);
   tell(own, std::move(news));
-  if (outcome == "failed") own.failed_incident = own.last_id;
+  if (outcome == "failed") add_to_row(own.failed_row, own.last_id);
   own.incident.reset();
   own.final_outcome.clear();
   cancel(own.sync_timer);
-  cancel(own.classify_timer);
+  cancel(own.failed.timer);
   cancel(own.health_timer);
   cancel(own.quiet_timer);
 }
@@ -880,7 +847,8 @@ bool IncidentRecorder::has_open(const std::string& service) const {
 
 bool IncidentRecorder::settled(const std::string& service) const {
   const Track* own = find(service);
-  return own == nullptr || !own->incident || (own->classified && own->final_outcome.empty());
+  return own == nullptr || !own->incident ||
+         (own->classified && own->earlier.empty() && own->final_outcome.empty());
 }
 
 }  // namespace defib::daemon

@@ -7,7 +7,8 @@
 //   restarted   the replacement became ready, or ran for kHealthyTime, and nothing was said
 //   stopped     somebody stopped the service, or it ended cleanly
 //   failed      it is not started again by itself (crash loop, or its policy)
-// and it is never closed before its cause is classified, or the classification is overdue.
+// and it is never closed before its cause is classified, or the classification is overdue. Each
+// failure of a process has a verdict of its own; the cause is that of the newest one.
 //
 // A recorder that is killed at any moment is continued by the next one from the file: begin() reads
 // an incident that was left open, and exits that the shim tells a second time are known by their
@@ -68,7 +69,7 @@ struct IncidentNews {
     kSlowLane,        // it crashes too often, and is tried again slowly
     kApprovalNeeded,  // recovery waits for a human
     kClosed,
-    kRunsAgain,   // a service whose last incident ended as "failed" was started by somebody
+    kRunsAgain,   // a service was started whose incident ended as "failed"; one of each such
     kUnrecorded,  // the disk takes no incident
   };
   What what = What::kFailed;
@@ -166,6 +167,7 @@ class IncidentRecorder {
   bool settled(const std::string& service) const;
 
  private:
+  struct Failure;
   struct Track;
   IncidentRecorder(os::EventLoop& loop, os::Files& files, std::string state_dir,
                    recovery::IncidentLog log, LogTail log_tail, KernelLog kernel_log);
@@ -175,19 +177,33 @@ class IncidentRecorder {
   bool open(Track& track, const wire::Json& fields);
   void resume(Track& track, const std::string& id);
   void replay(Track& track, const wire::Json& line);
+  void replay_failure(Track& track, const wire::Json& line);
+  static void add_to_row(std::vector<std::string>& row, const std::string& id);
+  std::vector<std::string> failed_row(
+      const Track& track, const std::vector<recovery::IncidentSummary>& newest_first) const;
   void append(Track& track, std::string_view event, const wire::Json& fields,
               recovery::Durability durability);
   void schedule_sync(Track& track);
-  void wait_for_classification(Track& track, os::Duration time);
-  void classify(Track& track);
+  static void note_end(Track& track, std::uint64_t generation, std::string_view ended_by,
+                       const std::string& report_path);
+  static void note_hang(Track& track, std::uint64_t generation, bool kills,
+                        const std::string& report_path);
+  static void note_replacement(Track& track, std::uint64_t generation, std::int64_t mono_ns);
+  static Failure* waiting(Track& track, std::uint64_t generation);
+  void put_aside(Track& track);
+  void forget_failures(Track& track);
+  void wait_for_classification(Track& track, Failure& failure);
+  void wait_for_classification(Track& track, Failure& failure, os::Duration time);
+  void classify(Track& track, Failure& failure);
+  void classify_now(Track& track, Failure& failure);
   static std::uint32_t kills_at_end(Track& track, const process::ExitReport& report);
   static std::int64_t start_of(const Track& track, std::uint64_t generation);
-  process::RunOutput output_of_end(const Track& track) const;
-  void classify_by_report(Track& track, const std::string& path);
-  void write_classification(Track& track, const wire::Json& classification,
+  process::RunOutput output_of_end(const Track& track, const Failure& failure) const;
+  void classify_by_report(Track& track, Failure& failure);
+  void write_classification(Track& track, Failure& failure, const wire::Json& classification,
                             const wire::Json& threads, std::string_view source);
   postmortem::Redactor redactor_of(const Track& track) const;
-  void add_group(Track& track, wire::Json& fields);
+  void add_group(Track& track, const Failure& failure, wire::Json& fields);
   void catch_up_groups(Track& track, const std::vector<recovery::IncidentSummary>& newest_first);
   void save_groups(const Track& track);
   void service_event(Track& track, const std::string& text);

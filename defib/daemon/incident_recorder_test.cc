@@ -114,6 +114,52 @@ class Recorder : public ::testing::Test {
     EXPECT_TRUE(log->verify(id, {})->intact);
     return incident_document(*log->read(id));
   }
+  // An end whose report is on its way.
+  process::ExitReport reported_crash(std::uint64_t generation, int signal) {
+    process::ExitReport report = crash(generation, signal);
+    report.capture_path = fmt::format("{}/crash-{}.json", dir_, generation);
+    return report;
+  }
+  std::string write_report(const std::string& name, const std::string& cause) {
+    const std::string path = fmt::format("{}/{}.json", dir_, name);
+    std::ofstream(path) << wire::Json::object(
+                               {{"classification", wire::Json::object({{"cause", cause}})},
+                                {"signature", wire::Json::object({{"id", "of " + cause},
+                                                                  {"text", cause + " in f"}})}})
+                               .dump();
+    return path;
+  }
+  void captured(std::uint64_t generation, const std::string& path, bool ok = true) {
+    process::CaptureReport report;
+    report.service = "engine";
+    report.generation = generation;
+    report.path = path;
+    report.ok = ok;
+    recorder_->captured(report);
+  }
+  process::HangReport hang(std::uint64_t generation, bool kills) {
+    process::HangReport report;
+    report.service = "engine";
+    report.generation = generation;
+    report.pid = 4712;
+    report.stage = "loop";
+    report.silent_for = 300ms;
+    report.deadline = 200ms;
+    report.kills = kills;
+    return report;
+  }
+  // "2 abort crash-2.json, "; an asterisk where it is not the incident's cause.
+  static std::string verdicts(const wire::Json& incident) {
+    std::string text;
+    for (const wire::Json& entry : incident["timeline"].items()) {
+      if (entry["event"].as_string() != "classified") continue;
+      const std::string_view report = entry["report"].as_string();
+      text += fmt::format("{}{} {} {}, ", entry["generation"].as_int(),
+                          entry["earlier"].as_bool() ? "*" : "", entry["cause"].as_string(),
+                          report.substr(report.rfind('/') + 1));
+    }
+    return text;
+  }
   static std::string events(const wire::Json& incident) {
     std::string text;
     for (const wire::Json& entry : incident["timeline"].items()) {
@@ -389,6 +435,210 @@ TEST_F(Recorder, EachOfTwoQuickEndsHasAVerdictOfItsOwn) {
     verdicts += fmt::format("{} {}, ", entry["cause"].as_string(), entry["subtype"].as_string());
   }
   EXPECT_EQ(verdicts, "uncaught_exception KeyError, exit_failure exit_code_7, ");
+}
+
+TEST_F(Recorder, AReportThatComesAfterTheNextEndIsThatOfItsOwnEnd) {
+  ASSERT_TRUE(os::real_files().create_dirs(dir_ + "/services/engine"));
+  recorder_->exited(reported_crash(1, SIGSEGV));
+  start(2);
+  recorder_->exited(reported_crash(2, SIGABRT));
+  start(3);
+  tell("READY", "1");
+  captured(1, write_report("crash-1", "null_dereference"));
+  EXPECT_TRUE(recorder_->has_open("engine")) << "the newest one has no verdict yet";
+  EXPECT_EQ(list()[0].cause, "unknown") << "the cause is that of the newest";
+  captured(2, write_report("crash-2", "abort"));
+  const wire::Json incident = newest();
+  EXPECT_EQ(verdicts(incident), "1* null_dereference crash-1.json, 2 abort crash-2.json, ");
+  EXPECT_EQ(incident["cause"].as_string(), "abort");
+  EXPECT_EQ(incident["outcome"].as_string(), "restarted");
+  EXPECT_EQ(CrashGroups::read(os::real_files(), dir_ + "/services/engine").groups().size(), 2U);
+}
+
+TEST_F(Recorder, ALateVerdictOnAnEarlierEndIsNotTheCause) {
+  ASSERT_TRUE(os::real_files().create_dirs(dir_ + "/services/engine"));
+  recorder_->exited(reported_crash(1, SIGSEGV));
+  start(2);
+  recorder_->exited(reported_crash(2, SIGABRT));
+  captured(2, write_report("crash-2", "abort"));
+  EXPECT_FALSE(recorder_->settled("engine")) << "something more will be written";
+  captured(1, write_report("crash-1", "null_dereference"));
+  EXPECT_EQ(list()[0].cause, "abort");
+  EXPECT_EQ(newest()["cause"].as_string(), "abort");
+  EXPECT_EQ(newest()["classification"]["generation"].as_int(), 2);
+  EXPECT_TRUE(recorder_->settled("engine"));
+  start(3);
+  run_until_closed();
+  EXPECT_EQ(verdicts(newest()), "2 abort crash-2.json, 1* null_dereference crash-1.json, ");
+  EXPECT_EQ(list()[0].cause, "abort");
+  EXPECT_EQ(CrashGroups::read(os::real_files(), dir_ + "/services/engine").groups().size(), 2U);
+}
+
+TEST_F(Recorder, AKilledRecorderIsContinuedWithEachEndsOwnReport) {
+  recorder_->exited(reported_crash(1, SIGSEGV));
+  start(2);
+  recorder_->exited(reported_crash(2, SIGABRT));
+  start(3);
+  kill();
+  captured(1, write_report("crash-1", "null_dereference"));
+  EXPECT_EQ(verdicts(newest()), "1* null_dereference crash-1.json, ");
+  EXPECT_FALSE(recorder_->settled("engine"));
+  kill();  // an earlier one's verdict is not the newest one's
+  EXPECT_FALSE(recorder_->settled("engine"));
+  write_report("crash-2", "abort");
+  kill();  // the report was written while nobody was here
+  recorder_->adopted("engine", 4712, 3);
+  run_until_closed();
+  EXPECT_EQ(verdicts(newest()), "1* null_dereference crash-1.json, 2 abort crash-2.json, ");
+  EXPECT_EQ(newest()["cause"].as_string(), "abort");
+}
+
+TEST_F(Recorder, AnIncidentThatIsClosedHasAVerdictOnEachEnd) {
+  recorder_->exited(reported_crash(1, SIGSEGV));
+  start(2);
+  process::ExitReport second = crash(2);
+  second.status = {.known = true, .exited = true, .code = 7, .signal = 0, .core_dumped = false};
+  recorder_->exited(second);
+  recorder_->crash_loop("engine", Error(Code::kCrashLoop, "it crashes"));
+  run_until_closed();
+  EXPECT_EQ(verdicts(newest()), "2 exit_failure , 1* segmentation_fault crash-1.json, ");
+  EXPECT_EQ(newest()["cause"].as_string(), "exit_failure");
+  EXPECT_EQ(list()[0].cause, "exit_failure");
+}
+
+TEST_F(Recorder, MoreEndsThanMayWaitHaveAVerdictEach) {
+  for (std::uint64_t end = 1; end <= 7; ++end) recorder_->exited(reported_crash(end, SIGSEGV));
+  EXPECT_THAT(verdicts(newest()), testing::HasSubstr("1* segmentation_fault"));
+  captured(7, write_report("crash-7", "abort"));
+  recorder_->crash_loop("engine", Error(Code::kCrashLoop, "it crashes"));
+  EXPECT_FALSE(recorder_->has_open("engine"));
+  EXPECT_THAT(verdicts(newest()), testing::HasSubstr("6* segmentation_fault"));
+  EXPECT_EQ(newest()["cause"].as_string(), "abort");
+}
+
+TEST_F(Recorder, AStartThatFailsLeavesTheCrashBeforeItsOwnReport) {
+  recorder_->exited(reported_crash(1, SIGSEGV));
+  recorder_->start_failed("engine", Error(Code::kStartFailed, "no such program"));
+  captured(1, write_report("crash-1", "null_dereference"));
+  recorder_->state_changed("engine", ServiceState::kStarting, ServiceState::kFailed);
+  EXPECT_EQ(verdicts(newest()), "0 start_failed , 1* null_dereference crash-1.json, ");
+  EXPECT_EQ(newest()["cause"].as_string(), "start_failed");
+}
+
+TEST_F(Recorder, AReportOfAHangThatComesLateIsNotThatOfTheNextEnd) {
+  process::HangReport first = hang(1, true);
+  first.capture_path = dir_ + "/hang-1.json";
+  recorder_->hung(first);
+  recorder_->exited(crash(1));  // it ended by itself while it was looked at
+  start(2);
+  recorder_->exited(reported_crash(2, SIGABRT));
+  captured(1, write_report("hang-1", "busy_loop"));
+  start(3);
+  captured(2, write_report("crash-2", "abort"));
+  run_until_closed();
+  EXPECT_EQ(verdicts(newest()), "1* busy_loop hang-1.json, 2 abort crash-2.json, ");
+  EXPECT_EQ(newest()["cause"].as_string(), "abort");
+}
+
+TEST_F(Recorder, AFindingIsNotTheVerdictOnAnEndThatWaitsForItsReport) {
+  recorder_->exited(reported_crash(1, SIGSEGV));
+  start(2);
+  Finding finding;
+  finding.cause = "log_pattern";
+  finding.fields = wire::Json::object({{"what", "log_pattern"}});
+  recorder_->found("engine", finding);
+  kill();
+  captured(1, write_report("crash-1", "null_dereference"));
+  EXPECT_EQ(verdicts(newest()), "1 null_dereference crash-1.json, ");
+}
+
+TEST_F(Recorder, TheEndOfAHungReplacementIsRecordedAndTold) {
+  for (const bool killed : {false, true}) {
+    recorder_->exited(crash(1, SIGSEGV));
+    start(2);
+    run_until([this] { return recorder_->settled("engine"); });
+    recorder_->hung(hang(2, true));
+    if (killed) {
+      kill();
+      recorder_->adopted("engine", 4712, 2);
+    }
+    std::vector<IncidentNews> news;
+    recorder_->on_news([&](const IncidentNews& one) { news.push_back(one); }, false);
+    process::ExitReport end = crash(2);
+    end.reason = StopReason::kHung;
+    end.restarts = false;
+    recorder_->exited(end);
+    recorder_->exited(end);  // told twice
+    ASSERT_EQ(news.size(), 1U);
+    EXPECT_TRUE(news[0].down);
+    EXPECT_EQ(news[0].generation, 2U);
+    recorder_->state_changed("engine", ServiceState::kStopping, ServiceState::kFailed);
+    run_until_closed();
+    EXPECT_EQ(newest()["outcome"].as_string(), "failed");
+    EXPECT_EQ(verdicts(newest()), "1 segmentation_fault , 2 heartbeat_lost , ");
+    recorder_->on_news({}, false);
+  }
+}
+
+TEST_F(Recorder, AServiceThatIsKilledForAHangIsNotRestartedByItsTimeBefore) {
+  tell("READY", "1");
+  recorder_->exited(crash(1, SIGSEGV));
+  start(2);
+  process::HangReport report = hang(2, true);
+  report.capture_path = dir_ + "/hang-2.json";
+  recorder_->hung(report);
+  tell("READY", "1");
+  captured(2, write_report("hang-2", "busy_loop"));
+  EXPECT_TRUE(recorder_->has_open("engine")) << "it is about to be killed";
+  kill();
+  recorder_->ready("engine");
+  EXPECT_TRUE(recorder_->has_open("engine"));
+  run_until([this] { return recorder_->settled("engine"); });
+  EXPECT_TRUE(recorder_->has_open("engine"));
+  EXPECT_EQ(verdicts(newest()), "2 busy_loop hang-2.json, 1* segmentation_fault , ");
+}
+
+TEST_F(Recorder, AllIncidentsThatFailedInARowAreToldToRunAgain) {
+  const auto fail_to_start = [this] {
+    recorder_->start_failed("engine", Error(Code::kStartFailed, "no such program"));
+    recorder_->state_changed("engine", ServiceState::kStarting, ServiceState::kFailed);
+    return recorder_->last_incident("engine");
+  };
+  std::vector<IncidentNews> news;
+  const auto listen = [&] {
+    recorder_->on_news([&](const IncidentNews& one) { news.push_back(one); }, false);
+  };
+  const auto told = [&] {
+    std::vector<std::string> incidents;
+    for (const IncidentNews& one : std::exchange(news, {})) {
+      if (one.what != IncidentNews::What::kRunsAgain) continue;
+      EXPECT_EQ(one.head, "") << "that is another incident's";
+      incidents.push_back(one.incident);
+    }
+    return incidents;
+  };
+  recorder_->exited(crash(1, SIGSEGV));
+  recorder_->crash_loop("engine", Error(Code::kCrashLoop, "it crashes"));
+  run_until_closed();
+  std::vector<std::string> row = {recorder_->last_incident("engine")};
+  row.push_back(fail_to_start());
+  listen();
+  start(2);
+  EXPECT_THAT(told(), testing::UnorderedElementsAreArray(row));
+  start(3);
+  EXPECT_THAT(told(), testing::IsEmpty());
+  // The same over a kill; what failed before the last start is not of this row.
+  recorder_->exited(crash(3, SIGSEGV));
+  recorder_->crash_loop("engine", Error(Code::kCrashLoop, "it crashes"));
+  run_until_closed();
+  row = {recorder_->last_incident("engine")};
+  row.push_back(fail_to_start());
+  row.push_back(fail_to_start());
+  recorder_->start_failed("engine", Error(Code::kStartFailed, "no such program"));
+  kill();
+  listen();
+  start(4);
+  EXPECT_THAT(told(), testing::UnorderedElementsAreArray(row));
 }
 
 TEST_F(Recorder, AKillForMemoryOfLongAgoDoesNotExplainAnEnd) {

@@ -52,7 +52,7 @@ wire::Json incident_document(const std::vector<wire::Json>& lines) {
   bool waits = false;
   for (const wire::Json& line : lines) {
     waits = recovery::waits_for_human(line, waits);
-    if (line["event"].as_string() == "classified") {
+    if (recovery::is_verdict(line)) {
       classification = classification_of(line);
       cause = line["cause"].as_string();
       if (line["threads"].is_array()) threads = line["threads"];

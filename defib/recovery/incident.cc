@@ -81,7 +81,7 @@ Result<> add_fields(wire::Json& line, const wire::Json& fields) {
 // The cause that a line states, or an empty text.
 std::string_view stated_cause(const wire::Json& line) {
   const std::string_view event = line["event"].as_string();
-  if (event != "opened" && event != "classified" && event != "closed") return {};
+  if (event != "opened" && event != "closed" && !is_verdict(line)) return {};
   return line["cause"].as_string();
 }
 
@@ -267,6 +267,10 @@ Result<IncidentSummary> summarize(os::Files& files, const std::string& path) {
 }
 
 }  // namespace
+
+bool is_verdict(const wire::Json& line) {
+  return line["event"].as_string() == "classified" && !line["earlier"].as_bool();
+}
 
 bool waits_for_human(const wire::Json& line, bool before) {
   const std::string_view event = line["event"].as_string(), state = line["state"].as_string();

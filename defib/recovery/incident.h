@@ -58,8 +58,8 @@ class Incident {
  public:
   // One event; `fields` are its own, without seq, times and hashes (InvalidArgument names a field
   // that the line has already). list() shows the text "cause" of the latest "opened", "classified"
-  // or "closed"; an open incident that waits for a human (waits_for_human()) is shown as
-  // "awaiting_approval".
+  // (is_verdict()) or "closed"; an open incident that waits for a human (waits_for_human()) is
+  // shown as "awaiting_approval".
   Result<> append(std::string_view event, const wire::Json& fields, Durability durability);
   // Appends "closed" with the outcome and the last known cause, synced; returns the closing hash.
   // InvalidArgument where the outcome is not one of recovered, restarted, stopped,
@@ -102,6 +102,10 @@ struct VerifyResult {
 // Checks one incident's text. `expected_head` (from an alert; may be empty) must be the hash of one
 // of its lines: an incident goes on after the alert, but never loses what the alert has seen.
 VerifyResult verify_incident(std::string_view text, std::string_view expected_head = {});
+
+// Whether the line states the incident's cause as it was found out: a verdict, and not a late one
+// on a failure before the newest, which has the member "earlier".
+bool is_verdict(const wire::Json& line);
 
 // Whether an open incident waits for a human's approval after this line, where `before` says so of
 // the lines before it: from the question (approval_required, the state awaiting_approval, an

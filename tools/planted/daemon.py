@@ -8,6 +8,10 @@ LOG_WATCH = "defib/daemon/log_watch.cc"
 LOG = "defib/daemon/service_log.cc"
 HEALTH = "defib/daemon/health_check.cc"
 RECORDER = "defib/daemon/incident_recorder.cc"
+VERDICT = "defib/daemon/incident_verdict.cc"
+FINDINGS = "defib/daemon/incident_findings.cc"
+INCIDENT = "defib/recovery/incident.cc"
+ALERTS = "defib/daemon/alert_events.cc"
 CORE = "defib/daemon/core_file.cc"
 GROUPS = "defib/daemon/crash_groups.cc"
 ALERTER = "defib/daemon/alerter.cc"
@@ -36,8 +40,36 @@ BUGS = [
         (GROUPS, "  for (const wire::Json& line : lines) {\n    if (line[\"event\"]",
          "  for (const wire::Json& line : lines) {\n    if (number >= 0 || line[\"event\"]")]),
     ("an end is forgotten for the next one", "Recorder.EachOfTwoQuick*", [
-        (RECORDER, "  if (own.end && own.classify_timer != 0 && own.report_path.empty()) classify(own);\n",
-         "")]),
+        (VERDICT, "  own.earlier.push_back(std::move(before));\n", "")]),
+    ("a report is that of whatever failed last", "Recorder.AReportThatComes*", [
+        (VERDICT, "waiting(own, of_warned ? 0 : report.generation);\n",
+         "waiting(own, own.failed.generation);\n")]),
+    ("the late verdict on an earlier end is the cause", "Recorder.ALateVerdict*", [
+        (INCIDENT, " && !line[\"earlier\"].as_bool();\n", ";\n")]),
+    ("the verdict on an earlier end is replayed as the newest one's",
+     "Recorder.AKilledRecorderIsContinuedWith*", [
+        (RECORDER, "    own.classified = own.classified || !earlier;\n",
+         "    own.classified = own.classified || !earlier || generation != 0;\n")]),
+    ("an incident is closed without a verdict on each end", "Recorder.AnIncidentThatIsClosed*", [
+        (RECORDER, "  for (std::size_t left = own.earlier.size(); left > 0; --left) {\n",
+         "  for (std::size_t left = own.earlier.size(); left > 100; --left) {\n")]),
+    ("the report of a hang is not waited for", "Recorder.AReportOfAHang*", [
+        (RECORDER, "  own.failed.report_due = !report_path.empty();\n",
+         "  own.failed.report_path.clear();\n"),
+        (VERDICT, "std::ranges::find(own.earlier, generation, &Failure::generation);\n",
+         "std::ranges::find_if(own.earlier, [&](const Failure& one) {\n"
+         "    return one.generation == generation && one.report_due;\n  });\n")]),
+    ("a finding is the verdict on an end", "Recorder.AFindingIsNot*", [
+        (FINDINGS, "own.failed.generation != 0 || finding.ends_service", "finding.ends_service")]),
+    ("the end of a hung process counts as told", "Recorder.TheEndOfAHung*", [
+        (RECORDER, "report.generation <= own.ended_generation) {\n",
+         "own.process_failed &&\n      report.generation <= own.failed.generation) {\n")]),
+    ("one that is killed for a hang was restarted well", "Recorder.AServiceThatIsKilled*", [
+        (RECORDER, "  if (kills) own.replaced = own.healthy = own.recovering = false;\n", "")]),
+    ("of a row of failed incidents one runs again", "Recorder.AllIncidentsThatFailed*", [
+        (RECORDER, "  if (row.size() == kMaxFailedRow) row.pop_back();\n", "  row.clear();\n")]),
+    ("the ends of two incidents become one alert", "AlertEvents.TheEnds*", [
+        (ALERTS, " && !ends_another;\n", ";\n")]),
     ("a run that ended badly is good", "RunKeeperTest.*", [
         (RUNS, "  if (well && long_enough && !run.told)", "  if (long_enough && !run.told)")]),
     ("a run is good while something is wrong", "RunKeeperTest.While*", [
@@ -45,8 +77,8 @@ BUGS = [
     ("the groups have no end", "Groups.AreBounded", [
         (GROUPS, "    if (groups_.size() == kMaxGroups) {\n", "    if (groups_.size() == 100 * kMaxGroups) {\n")]),
     ("secrets in the output reach the incident", "Recorder.SecretsInTheOutput*", [
-        (RECORDER, "    output.err = redactor.text(output.err);\n", ""),
-        (RECORDER, "    output.out = redactor.text(output.out);\n", "")]),
+        (VERDICT, "    output.err = redactor.text(output.err);\n", ""),
+        (VERDICT, "    output.out = redactor.text(output.out);\n", "")]),
     ("anybody's requests are carried out", "Control.*", [
         (CONTROL, "  if (!peer || (*peer != geteuid() && *peer != 0)) {\n", "  if (!peer) {\n")]),
     ("an answer that comes late goes to whoever calls next", "Control.ACallerThatLeaves*", [
@@ -81,8 +113,8 @@ BUGS = [
         (HEALTH, "    deadline_ = 0;\n    attempt_->abandon();\n", "    deadline_ = 0;\n"
                  "    if (config_.name.size() < 1000) return;\n")]),
     ("an exit that is told twice counts twice", "Recorder.AKilledRecorder*", [
-        (RECORDER, "  if (own.incident && report.generation != 0 && report.generation <= "
-                   "own.failed_generation &&\n", "  if (own.incident && report.generation == 0 &&\n")]),
+        (RECORDER, "report.generation != 0 && report.generation <= own.ended_generation) {\n",
+         "report.generation == 0) {\n")]),
     ("a file that took a core's name is removed", "Cores.AFileThat*", [
         (CORE, "    const bool same = now && now->device == entry.device && "
                "now->inode == entry.inode;\n", "    const bool same = now.has_value();\n")]),

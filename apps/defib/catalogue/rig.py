@@ -122,7 +122,8 @@ class Rig:
                  if line["event"] == "classified"]
         if len(lines) != 2:
             raise RuntimeError(f"{len(lines)} classifications instead of 2")
-        return lines[-1]
+        # The verdict on the first one may come after that on the second.
+        return [line for line in lines if not line.get("earlier")][-1]
 
     def run_stop(self, victim):
         self.begin(victim.command)
