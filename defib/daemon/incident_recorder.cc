@@ -222,6 +222,7 @@ void IncidentRecorder::resume(Track& own, const std::string& id) {
            {{"service", own.service}, {"incident", id}});
   // A report may have been written while nobody was here; else the shim tells of it again.
   std::vector<std::uint64_t> generations;
+  generations.reserve(own.earlier.size() + 1);
   for (const Failure& failure : own.earlier) generations.push_back(failure.generation);
   if (own.process_failed || own.failed.generation != 0) {
     generations.push_back(own.failed.generation);
