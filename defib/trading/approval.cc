@@ -146,7 +146,7 @@ Result<Approval> Approval::from_json(const wire::Json& json) {
 }
 
 Result<std::string> ApprovalDesk::publish(const Plan& plan) {
-  const std::string hash = plan.hash();
+  std::string hash = plan.hash();
   const std::string path = plan_path(dir_, hash);
   DEFIB_TRY(files_->create_dirs(os::join_path(dir_, "plans")));
   DEFIB_TRY(files_->create_dirs(os::join_path(dir_, "approvals")));
