@@ -276,15 +276,15 @@ Result<> TradingRecovery::State::poll_ramp() {
   }
   if (now < ramp.next_ns() || now < health_next) return {};
   std::optional<HealthResult> health;
-  const bool asked = ramp.phase() == RampPhase::kProving || now >= ramp.check_due_ns();
-  if (asked) {
-    health = ramp.phase() == RampPhase::kProving ? check_without_trading() : check_health();
-  }
+  const bool proving = ramp.phase() == RampPhase::kProving;
+  const bool asked = proving || now >= ramp.check_due_ns();
+  if (asked) health = proving ? check_without_trading() : check_health();
   if (health) unanswered_since = 0;
   health_next = 0;
   if (asked && !health) {
-    const os::Duration pause =
-        unanswered_since != 0 ? pause_for_reading(parts.venue->rebuild_model()) : kRetry;
+    // The comprehensive check reads everything. The quick one is for what is known here, too.
+    const bool costly = proving && unanswered_since != 0;
+    const os::Duration pause = costly ? pause_for_reading(parts.venue->rebuild_model()) : kRetry;
     health_next = now + pause.count();
   }
   return on_ramp_change(ramp.advance(parts.clock->mono_ns(), health));
