@@ -484,7 +484,8 @@ Result<Order> CoinbaseVenue::order(const std::string& symbol, const std::string&
 // those together with the open ones; they come first, so that one that opens meanwhile is in the
 // second list.
 Result<std::vector<Order>> CoinbaseVenue::open_orders(const std::string& symbol) {
-  const auto list = [&](Parameters statuses, const std::function<void(Order)>& take) -> Result<> {
+  const auto list = [&](const Parameters& statuses,
+                        const std::function<void(Order)>& take) -> Result<> {
     for (const char* source : {"RETAIL_ADVANCED", "RETAIL_SIMPLE"}) {
       Parameters filter = statuses;
       filter.emplace_back("product_ids", symbol);
