@@ -23,12 +23,14 @@
 #include "defib/process/agent_c.h"
 
 // The sanitizers would have handlers of their own for fatal signals, and the hook leaves those
-// alone.
-extern "C" const char* __asan_default_options() {
-  return "handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:handle_abort=0";
+// alone. They ask before they are ready to watch whom they ask.
+constexpr char kSanitizerOptions[] =
+    "handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:handle_abort=0";
+extern "C" __attribute__((no_sanitize("address"))) const char* __asan_default_options() {
+  return kSanitizerOptions;
 }
-extern "C" const char* __tsan_default_options() {
-  return __asan_default_options();
+extern "C" __attribute__((no_sanitize("thread"))) const char* __tsan_default_options() {
+  return kSanitizerOptions;
 }
 
 namespace defib::process {
