@@ -13,6 +13,7 @@
 #include <fstream>
 
 #include "defib/os/files.h"
+#include "defib/os/process_tree.h"
 
 namespace defib::daemon {
 namespace {
@@ -42,7 +43,8 @@ class AlerterTest : public testing::Test {
   void TearDown() override {
     // Nobody may write there any more, nor be started.
     EXPECT_TRUE(alerter_->set_receivers({}));
-    until([&] { return !sender_runs(); });
+    // Its end is taken note of by the loop; nothing is left to the tests behind these.
+    until([&] { return !sender_runs() && os::process_descendants(::getpid()).empty(); });
     alerter_.reset();
     std::filesystem::remove_all(dir_);
   }
